@@ -1,0 +1,1 @@
+"""Hydra-driven hyperparameter sweeps for PyTorch, recorded in MLflow, searched by Optuna."""

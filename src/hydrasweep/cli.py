@@ -1,0 +1,41 @@
+"""How an entrypoint ends: with an exit code, and a sentence instead of a traceback."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from hydrasweep.errors import UserError
+
+
+@contextmanager
+def plain_exit(go_on: str | None = None) -> Iterator[None]:
+    """Turn a user's error into one sentence and exit code 1, Ctrl-C into 130, SIGTERM into 143.
+
+    ``go_on`` is the command that goes on after an interruption. HYDRA_FULL_ERROR=1 shows
+    tracebacks.
+    """
+    hint = f" To go on: {go_on}" if go_on else ""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        print(f"\nStopped.{hint}", file=sys.stderr)
+        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 128 + signal.SIGTERM:
+            print(f"Terminated.{hint}", file=sys.stderr)
+        raise
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    """End like Ctrl-C does, by an exception: so that runs are closed on the way out."""
+    del frame
+    raise SystemExit(128 + signum)

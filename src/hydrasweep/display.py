@@ -1,0 +1,113 @@
+"""What a person sees of a run: a header, a bar, a line for each epoch, a closing table."""
+
+import io
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hydrasweep.tracking import Description, Run
+from hydrasweep.training import Meter
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def show(renderable: RenderableType) -> None:
+    """Log a table as plain text: the same on the screen, in a pipe and in the log file."""
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console.print(renderable)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    log.info("%s", "\n".join(line.rstrip() for line in lines))
+
+
+def pairs(values: Mapping[str, str]) -> Table:
+    """Names and values, one a row."""
+    table = Table(show_header=False, box=None, padding=(0, 1, 0, 0))
+    table.add_column()
+    table.add_column(no_wrap=True)
+    for name, value in values.items():
+        table.add_row(name, value)
+    return table
+
+
+def header(about: Description, output_dir: Path) -> Table:
+    """What is about to be trained."""
+    name, digest, _ = about.dataset
+    return pairs(
+        {
+            "Run": about.name,
+            "Data": f"{name} ({digest[:8]}), validation split {about.params['data.split_seed']}",
+            "Model": f"{about.tags['architecture']}, "
+            f"{int(about.tags['n_parameters']):,} parameters",
+            "Device": f"{about.tags['device']}, {about.tags['n_threads']} threads",
+            "Output": str(output_dir),
+        }
+    )
+
+
+def footer(final: Mapping[str, float], run: Run, root: str) -> Group:
+    """How a run ended, and what to do next."""
+    results = Table(box=box.SIMPLE_HEAD)
+    results.add_column("metric")
+    results.add_column("value", justify="right")
+    for name, value in sorted(final.items()):
+        results.add_row(name, f"{value:.2%}" if name.endswith("accuracy") else f"{value:,.4g}")
+    todo = {"Results": str(run.output_dir)}
+    if run.link:
+        todo |= {"Compare": f"cd {Path(root).resolve()} && mlflow ui", "then open": run.link}
+    return Group(results, pairs(todo))
+
+
+def with_bar(epochs: Iterator[T], meter: Meter, batch_size: int) -> Iterator[T]:
+    """Pass ``epochs`` on, with a bar on the terminal while each is being trained."""
+    console = Console()
+    if not console.is_terminal:
+        yield from epochs
+        return
+    while True:
+        with Live(
+            console=console,
+            transient=True,  # gone before the line of the epoch is written
+            refresh_per_second=4,
+            get_renderable=lambda: _bar(meter, batch_size),
+        ):
+            try:
+                metrics = next(epochs)
+            except StopIteration:
+                return
+        yield metrics
+
+
+def epoch_line(epoch: int, epochs: int, metrics: Mapping[str, float]) -> str:
+    """One epoch in one line of less than 80 characters."""
+    line = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
+    line += f"  loss {metrics['train/loss']:.4f}  train {metrics['train/accuracy']:7.2%}"
+    if "val/accuracy" in metrics:
+        line += f"  val {metrics['val/accuracy']:7.2%}"
+    return line + (
+        f"  {metrics['time/epoch_seconds']:.1f} s  {metrics['time/images_per_second']:,.0f} img/s"
+    )
+
+
+def _bar(meter: Meter, batch_size: int) -> RenderableType:
+    n_steps = len(meter.losses)
+    if not n_steps or not meter.step:
+        return Text("")
+    loss = float(meter.losses[: meter.step].mean())
+    speed = meter.step * batch_size / max(time.perf_counter() - meter.started, 1e-9)
+    row = Table.grid(padding=(0, 1))
+    row.add_row(
+        f"epoch {meter.epoch}",
+        ProgressBar(total=n_steps, completed=meter.step, width=30),
+        f"{meter.step}/{n_steps}  loss {loss:.4f}  {speed:,.0f} images/s",
+    )
+    return Group(row)

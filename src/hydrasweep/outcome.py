@@ -1,0 +1,109 @@
+"""What a run is said to be at its start, and what it keeps at its end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from hydrasweep import config
+from hydrasweep.data import ImageData, Split
+from hydrasweep.tracking import Description, Run
+from hydrasweep.training import Training, predict, score
+
+
+def describe(
+    cfg: DictConfig, data: ImageData, training: Training, output_dir: Path
+) -> Description:
+    """The run's name, settings, marks and files, for the tracker and the header."""
+    model, optimizer = config.kind(cfg.model), config.kind(cfg.optimizer)
+    resolved = output_dir / "config.yaml"
+    resolved.write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    overrides = output_dir / ".hydra" / "overrides.yaml"
+    return Description(
+        name=f"{model} lr={cfg.optimizer.lr:.3g} {optimizer} batch={cfg.data.batch_size} "
+        f"seed={cfg.seed}",
+        params=config.flatten(cfg),
+        tags={
+            "architecture": model,
+            "data": data.name,
+            "device": str(next(training.model.parameters()).device),
+            "n_threads": str(torch.get_num_threads()),
+            "seed": str(cfg.seed),
+            "n_parameters": str(n_parameters(training.model)),
+        },
+        dataset=(data.name, data.digest, str(data.root)),
+        files=[resolved, *([overrides] if overrides.exists() else [])],
+    )
+
+
+def n_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def conclude(
+    cfg: DictConfig, data: ImageData, training: Training, val: Split, run: Run
+) -> dict[str, float]:
+    """Score, draw and save what the config asks for; give the metrics that the run ends with.
+
+    They are the last epoch's, and those that a run has once: ``test/*`` among them only
+    where ``score_test`` is set, which is the only way to the test images.
+    """
+    history = run.history()
+    final: dict[str, float] = dict(history[-1]) if history else {}
+    final.pop("step", None)
+    once = {
+        "n_parameters": float(n_parameters(training.model)),
+        "time/train_seconds": sum(epoch["time/epoch_seconds"] for epoch in history),
+    }
+    scored = ("val", val)
+    if not history and len(val.labels):  # nothing was trained: how the first weights do
+        once |= _score("val", training, val)
+    if cfg.score_train:
+        seen, _ = data.development()
+        once[cfg.score_train] = _score("train", training, seen)["train/accuracy"]
+    if cfg.score_test:
+        scored = ("test", data.test())
+        once |= _score(*scored[:1], training, scored[1])
+    run.log_once(once, step=training.epoch)
+    if cfg.artifacts:
+        _draw(*scored, data, training, run)
+        _keep_model(data, training, run)
+    return final | once
+
+
+def _score(name: str, training: Training, split: Split) -> dict[str, float]:
+    logits = predict(training.model, training.normalize, split)
+    loss, accuracy = score(logits, split.labels.to(logits.device))
+    return {f"{name}/loss": loss, f"{name}/accuracy": accuracy}
+
+
+def _draw(name: str, split: Split, data: ImageData, training: Training, run: Run) -> None:
+    from hydrasweep import figures  # matplotlib takes a second to import
+
+    folder = run.output_dir / "pictures"
+    folder.mkdir(exist_ok=True)
+    images, labels = data.first(16)
+    captions = [str(label) for label in labels.tolist()]
+    title = f"{data.name}: the first training images"
+    figures.draw_images(images, captions, title, folder / "first_images.png")
+    if len(split.labels):
+        logits = predict(training.model, training.normalize, split).cpu()
+        split = split.to(torch.device("cpu"))
+        title = f"{data.name}, {len(split.labels):,} {name} images"
+        figures.draw_confusion(logits, split.labels, title, folder / "confusion.png")
+        figures.draw_mistakes(
+            logits, split, f"Worst mistakes on {title}", folder / "worst_mistakes.png"
+        )
+    for path in sorted(folder.glob("*.png")):
+        run.save_artifact(path, "pictures")
+
+
+def _keep_model(data: ImageData, training: Training, run: Run) -> None:
+    """Save the weights, and a model from raw pixels (uint8) to logits."""
+    path = run.output_dir / "model.pt"
+    torch.save(training.model.state_dict(), path)
+    run.save_artifact(path)
+    model = nn.Sequential(training.normalize, training.model).cpu().eval()
+    run.save_model(model, data.first(2).images.numpy())

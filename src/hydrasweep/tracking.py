@@ -1,0 +1,416 @@
+"""One run, recorded: in the output folder always, in MLflow when that is asked for."""
+
+import functools
+import getpass
+import json
+import logging
+import os
+import platform
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydrasweep.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+STEP_METRICS_FILE = "metrics.jsonl"
+SCORE, BEST_SCORE = "val/accuracy", "best/val_accuracy"
+RUN_ID_FILE = "mlflow_run_id"
+REPORTED_PACKAGES = ("torch", "torchvision", "hydra-core", "optuna", "mlflow")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a run is: known before it starts."""
+
+    name: str
+    params: Mapping[str, Any]
+    tags: Mapping[str, str]
+    dataset: tuple[str, str, str]  # name, digest, where it is read from
+    files: Sequence[Path]
+
+
+class StoppedEarly(Exception):
+    """Ends a run before its last epoch, on purpose; ``tags`` say why."""
+
+    def __init__(self, message: str, tags: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.tags = dict(tags)
+
+
+class Run:
+    """A run that is recorded in its output folder alone."""
+
+    link: str | None = None
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
+        self._file = output_dir / STEP_METRICS_FILE
+        past = self.history()
+        self._steps = {line["step"] for line in past}
+        self._best = max((line[SCORE] for line in past if SCORE in line), default=0.0)
+
+    def history(self) -> list[dict[str, float]]:
+        """The metrics of each epoch recorded so far, under their names and ``step``."""
+        if not self._file.exists():
+            return []
+        lines = self._file.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record the metrics of an epoch, once: a resumed run may come by it again."""
+        if step in self._steps:
+            return
+        if SCORE in metrics:
+            self._best = max(self._best, metrics[SCORE])
+            metrics = {**metrics, BEST_SCORE: self._best}
+        self._steps.add(step)
+        with self._file.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self.log_once(metrics, step)
+
+    def log_once(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record values that the run has once, such as its test accuracy."""
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Mark the run."""
+
+    def save_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep a file of the output folder with the run."""
+
+    def save_model(self, model: Any, example: Any) -> None:
+        """Keep the model: a torch module from ``example``'s kind of array to logits."""
+
+
+class NullTracker:
+    """Keeps a run in its output folder and nowhere else."""
+
+    @contextmanager
+    def run(self, output_dir: Path, description: Description) -> Iterator[Run]:
+        del description
+        yield Run(output_dir)
+
+
+class MLflowTracker:
+    """Records runs in one experiment of an MLflow store.
+
+    The store is the one that MLFLOW_TRACKING_URI names, and else ``root``'s ``mlflow.db``
+    and ``mlruns/``, which a plain ``mlflow ui`` in that folder opens.
+    """
+
+    def __init__(
+        self, root: str, experiment: str, run_name: str | None, parent_run_id: str | None
+    ) -> None:
+        self.root = Path(root).resolve()
+        self.experiment = experiment
+        self.run_name = run_name
+        self.parent_run_id = parent_run_id
+
+    @contextmanager
+    def run(self, output_dir: Path, description: Description) -> Iterator[Run]:
+        """Open the run that ``output_dir`` belongs to, or a new one, and close it with the
+        status that tells what happened.
+
+        Raises:
+            UserError: the store can't be used; or it went away and results wait in
+                ``output_dir``.
+        """
+        store = open_store(self.root)
+        experiment_id = store.experiment(self.experiment)
+        if self.parent_run_id is None:
+            store.bury_orphans(experiment_id)
+        run = MLflowRun(store, experiment_id, output_dir, description, self)
+        try:
+            yield run
+        except StoppedEarly as stop:
+            run.tag(stop.tags)
+            run.end("KILLED")
+            raise
+        except Exception as error:
+            run.end("FAILED", error)
+            raise
+        except BaseException:  # Ctrl-C, SIGTERM
+            run.end("KILLED")
+            raise
+        run.end("FINISHED")
+        if run.lost:
+            raise UserError(
+                f"MLflow at {store.shown_uri} stopped answering ({run.lost}). Nothing is lost: "
+                f"metrics, pictures and weights are in {output_dir}. Once it is back: "
+                f"python src/train.py resume={output_dir}"
+            )
+
+
+class Store:
+    """An MLflow store, opened and known to answer."""
+
+    def __init__(self, uri: str, artifact_root: Path | None, shown_uri: str) -> None:
+        from mlflow import MlflowClient
+
+        self.uri = uri
+        self.shown_uri = shown_uri
+        self.artifact_root = artifact_root
+        self.client: MlflowClient = MlflowClient(uri)
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment, which is made where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = (self.artifact_root / name).as_uri() if self.artifact_root else None
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location))
+            except MlflowException:  # another process was faster
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            raise UserError(
+                f"tracking.experiment={name}: this experiment was deleted in MLflow; "
+                "restore it there or take another name"
+            )
+        return str(found.experiment_id)
+
+    def bury_orphans(self, experiment_id: str) -> None:
+        """Mark runs of this machine FAILED whose process has died without a word."""
+        found = self.client.search_runs(
+            [experiment_id],
+            f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'",
+        )
+        for run in found:
+            pid, started = run.data.tags["pid"], run.data.tags["process_started"]
+            if process_started(int(pid)) != started:
+                self.client.set_tag(run.info.run_id, "ended", f"process {pid} died")
+                self.client.set_terminated(run.info.run_id, "FAILED")
+
+    def runs_link(self, experiment_id: str) -> str:
+        """Where the UI shows the experiment's runs as a table."""
+        base = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        page = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        return base.rstrip("/") + page
+
+
+class MLflowRun(Run):
+    """A run in MLflow. From the first failed call on it only writes to the output folder,
+    so that a store that goes away never ends a training."""
+
+    def __init__(
+        self,
+        store: Store,
+        experiment_id: str,
+        output_dir: Path,
+        description: Description,
+        tracker: MLflowTracker,
+    ) -> None:
+        super().__init__(output_dir)
+        self.client = store.client
+        self.link = store.runs_link(experiment_id)
+        self.lost: str | None = None
+        id_file = output_dir / RUN_ID_FILE
+        if id_file.exists():
+            self.id = id_file.read_text()
+            self._send(self._reopen)
+        else:
+            tags = {
+                **environment_tags(),
+                **process_tags(),
+                **description.tags,
+                "mlflow.user": getpass.getuser(),
+                "mlflow.source.name": sys.argv[0],
+                "mlflow.source.type": "LOCAL",
+                "output_dir": str(output_dir),
+            }
+            if tracker.parent_run_id:
+                tags["mlflow.parentRunId"] = tracker.parent_run_id
+            name = tracker.run_name or description.name
+            self.id = self.client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
+            id_file.write_text(self.id)
+            self._send(self._describe, description)
+
+    def _describe(self, description: Description) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+        params = [Param(key, str(value)) for key, value in description.params.items()]
+        for start in range(0, len(params), 100):  # as many as MLflow takes at once
+            self.client.log_batch(self.id, params=params[start : start + 100])
+        for path in description.files:
+            self.client.log_artifact(self.id, str(path))
+        name, digest, source = description.dataset
+        dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
+        self.client.log_inputs(
+            self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+        )
+
+    def _reopen(self) -> None:
+        self.client.update_run(self.id, status="RUNNING")
+        for key, value in process_tags().items():
+            self.client.set_tag(self.id, key, value)
+        sent = {m.step for m in self.client.get_metric_history(self.id, "train/loss")}
+        for line in self.history():
+            step = int(line.pop("step"))
+            if step not in sent:
+                self._log_metrics(line, step)
+
+    def log_once(self, metrics: Mapping[str, float], step: int) -> None:
+        self._send(self._log_metrics, metrics, step)
+
+    def _log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self.id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()]
+        )
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self._send(self.client.set_tag, self.id, key, value)
+
+    def save_artifact(self, path: Path, folder: str | None = None) -> None:
+        self._send(self.client.log_artifact, self.id, str(path), folder)
+
+    def save_model(self, model: Any, example: Any) -> None:
+        self._send(self._log_model, model, example)
+
+    def _log_model(self, model: Any, example: Any) -> None:
+        import mlflow
+        import numpy as np
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        mlflow.set_tracking_uri(self.client.tracking_uri)
+        n_outputs = model(_as_tensor(example)).shape[1]
+        inputs = TensorSpec(example.dtype, (-1, *example.shape[1:]))
+        outputs = TensorSpec(np.dtype(np.float32), (-1, n_outputs))
+        Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=mlflow.pytorch,
+            run_id=self.id,
+            pytorch_model=model,
+            signature=ModelSignature(Schema([inputs]), Schema([outputs])),
+            input_example=example,
+            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch")],
+            # A graph, not a pickle: loading it runs no code and needs none of ours.
+            serialization_format="pt2",
+        )
+
+    def end(self, status: str, error: Exception | None = None) -> None:
+        if error is not None:
+            path = self.output_dir / "traceback.txt"
+            path.write_text("".join(traceback.format_exception(error)))
+            self.save_artifact(path)
+        self._send(self.client.set_terminated, self.id, status)
+
+    def _send(self, call: Callable[..., Any], *args: Any) -> None:
+        if self.lost:
+            return
+        try:
+            call(*args)
+        except Exception as error:  # whatever the store's failure is, training goes on
+            self.lost = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            log.warning("MLflow stopped answering (%s): keeping results locally", self.lost)
+
+
+def open_store(root: Path) -> Store:
+    """Open the MLflow store, made ready by one process where several come at once.
+
+    Raises:
+        UserError: it can't be reached or is locked.
+    """
+    from filelock import FileLock
+
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # MLflow's own seven tries of two minutes would hold a training up for a quarter of an hour.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    database = root / "mlflow.db"
+    remote = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = remote or f"sqlite:///{database}"
+    shown = _without_password(uri)
+    try:
+        if remote:
+            store = Store(uri, None, shown)
+            store.client.search_experiments(max_results=1)
+            return store
+        with FileLock(root / "mlflow.db.lock"):
+            if not database.exists():
+                with closing(sqlite3.connect(database)) as connection:
+                    # Readers and one writer side by side; the database remembers it.
+                    connection.execute("PRAGMA journal_mode=WAL")
+            store = Store(uri, root / "mlruns", shown)
+            # A write, so that a store that is locked or read-only shows it now.
+            store.client.set_experiment_tag("0", "hydrasweep", "opened")
+            return store
+    except Exception as error:
+        reason = str(error).splitlines()[0][:300]
+        raise UserError(
+            f"MLflow's store at {shown} can't be used ({type(error).__name__}: {reason}): "
+            "make it answer, point MLFLOW_TRACKING_URI to another, or train with tracking=none"
+        ) from error
+
+
+def process_started(pid: int) -> str:
+    """When the process began, or "" where there is none: tells a reused pid from its owner."""
+    import psutil
+
+    try:
+        return f"{psutil.Process(pid).create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def process_tags() -> dict[str, str]:
+    pid = os.getpid()
+    return {
+        "host": socket.gethostname(),
+        "pid": str(pid),
+        "process_started": process_started(pid),
+    }
+
+
+@functools.cache
+def environment_tags() -> dict[str, str]:
+    """Versions, and the commit of the code where it stands in a git checkout."""
+    tags = {f"version.{name}": version(name) for name in REPORTED_PACKAGES}
+    tags["version.python"] = platform.python_version()
+    here = Path(__file__).parent
+    try:
+        git = functools.partial(subprocess.check_output, cwd=here, text=True, stderr=-3)
+        tags["mlflow.source.git.commit"] = git(["git", "rev-parse", "HEAD"]).strip()
+        tags["git_dirty"] = str(bool(git(["git", "status", "--porcelain"]).strip())).lower()
+    except (OSError, subprocess.CalledProcessError):
+        pass  # not a checkout, or no git
+    return tags
+
+
+def _without_password(uri: str) -> str:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(uri).render_as_string(hide_password=True)
+    except ArgumentError:
+        return uri
+
+
+def _as_tensor(array: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(array)

@@ -1,0 +1,177 @@
+"""Training and evaluation: torch, and nothing else."""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from hydrasweep.data import Split
+from hydrasweep.errors import UserError
+
+EVALUATION_BATCH = 1000  # images at a time where no gradient is kept
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The training loss became infinite or not a number."""
+
+
+@dataclass
+class Meter:
+    """Where training stands within an epoch, for a display to read while it runs.
+
+    ``losses`` holds one loss for each batch of the epoch, on the training device; only a
+    display that reads it waits for the device.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    started: float = 0.0
+    losses: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+@dataclass
+class Training:
+    """What is trained, with what: the objects that a stopped training needs again.
+
+    ``normalize`` and ``augment`` take float pixels (n, channels, height, width).
+    """
+
+    model: nn.Module
+    normalize: nn.Module
+    augment: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    epoch: int = 0  # epochs done
+
+    def save(self, path: Path) -> None:
+        """Write the state to ``path`` in one atomic step."""
+        state: dict[str, Any] = {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "generator": torch.get_rng_state(),
+        }
+        if torch.cuda.is_available():
+            state["cuda_generators"] = torch.cuda.get_rng_state_all()
+        temporary = path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> None:
+        """Go back to the state in ``path``, torch's global generators included.
+
+        Raises:
+            UserError: the file is cut short, or of another model.
+        """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+        except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+            raise UserError(
+                f"the checkpoint {path} can't be read ({error}): train again without resume="
+            ) from error
+        torch.set_rng_state(state["generator"])
+        if "cuda_generators" in state:
+            torch.cuda.set_rng_state_all(state["cuda_generators"])
+        self.epoch = state["epoch"]
+
+
+def fit(
+    training: Training,
+    train: Split,
+    val: Split,
+    *,
+    epochs: int,
+    batch_size: int,
+    smoothing: float = 0.0,
+    meter: Meter | None = None,
+) -> Iterator[dict[str, float]]:
+    """Train up to ``epochs`` epochs and yield one flat dict of metrics after each.
+
+    Times are in seconds, accuracies between 0 and 1, losses in nats for each image;
+    ``train/*`` are means over the epoch as the weights move, ``val/*`` belong to the
+    weights at its end and are left out where there are no validation images.
+
+    Raises:
+        NonFiniteLossError: naming the epoch and the step, both counted from 1.
+    """
+    model, device = training.model, train.labels.device
+    meter = meter or Meter()
+    n_images = len(train.labels)
+    while training.epoch < epochs:
+        started = time.perf_counter()
+        model.train()
+        batches = torch.randperm(n_images, device=device).split(batch_size)
+        losses = torch.zeros(len(batches), device=device)
+        n_correct = torch.zeros((), dtype=torch.int64, device=device)
+        meter.epoch, meter.losses, meter.started = training.epoch + 1, losses, started
+        for step, index in enumerate(batches):
+            labels = train.labels[index]
+            pixels = train.images[index].float()
+            logits = model(training.normalize(training.augment(pixels)))
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            lr = training.optimizer.param_groups[0]["lr"]
+            training.optimizer.zero_grad()
+            loss.backward()
+            training.optimizer.step()
+            training.scheduler.step()
+            losses[step] = loss.detach()
+            n_correct += (logits.detach().argmax(1) == labels).sum()
+            meter.step = step + 1
+        _check_finite(losses, training.epoch + 1)
+        weights = torch.full_like(losses, batch_size)
+        weights[-1] = len(batches[-1])
+        metrics = {
+            "train/loss": float((losses * weights).sum() / n_images),
+            "train/accuracy": int(n_correct) / n_images,
+        }
+        seconds = time.perf_counter() - started
+        if len(val.labels):
+            loss, accuracy = score(predict(model, training.normalize, val), val.labels)
+            metrics |= {"val/loss": loss, "val/accuracy": accuracy}
+        metrics |= {
+            "lr": float(lr),
+            "time/epoch_seconds": time.perf_counter() - started,
+            "time/images_per_second": n_images / seconds,
+        }
+        training.epoch += 1
+        yield metrics
+
+
+def predict(model: nn.Module, normalize: nn.Module, split: Split) -> Tensor:
+    """Logits (n, n_classes) of every image, in order, in evaluation mode."""
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    with torch.inference_mode():
+        logits = [
+            model(normalize(pixels.to(device))) for pixels in split.images.split(EVALUATION_BATCH)
+        ]
+    model.train(was_training)
+    return torch.cat(logits)
+
+
+def score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy in nats and accuracy, over all rows."""
+    loss = F.cross_entropy(logits, labels).item()
+    return loss, (logits.argmax(1) == labels).sum().item() / len(labels)
+
+
+def _check_finite(losses: Tensor, epoch: int) -> None:
+    bad = torch.nonzero(~losses.isfinite())
+    if len(bad):
+        step = int(bad[0])
+        raise NonFiniteLossError(
+            f"the loss is {losses[step].item()} at step {step + 1} of epoch {epoch}: "
+            "try a smaller optimizer.lr"
+        )
