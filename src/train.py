@@ -8,53 +8,51 @@ from omegaconf import DictConfig
 
 os.environ.setdefault("HYDRASWEEP_ROOT", str(Path(__file__).resolve().parents[1]))
 
-from hydrasweep import cli, config
+from hydrasweep import cli, config, search
+from hydrasweep.search import trial
 
 
 def train(cfg: DictConfig, output_dir: Path) -> float | list[float]:
     """Train as ``cfg`` says, going on where ``output_dir`` has a state; give the objective."""
     config.check(cfg)
-    import torch
+    from hydrasweep import assembly, display, outcome, tracking
+    from hydrasweep.training import Meter, fit
 
-    from hydrasweep import display, outcome
-    from hydrasweep.training import Meter, Training, fit
-
-    device = config.resolve_device(cfg.device)
-    torch.set_num_threads(cfg.n_threads or torch.get_num_threads())
-    torch.manual_seed(cfg.seed)
-    data = config.build(cfg.data)
-    train_split, val_split = (split.to(device) for split in data.development())
-    cfg.n_steps = max(1, cfg.epochs * -(-len(train_split.labels) // cfg.data.batch_size))
-    model = config.build(cfg.model).to(device)
-    optimizer = config.build(cfg.optimizer)(model.parameters())
-    scheduler = config.build(cfg.scheduler)(optimizer)
-    augment = config.build(cfg.augmentation)
-    training = Training(model, data.normalize().to(device), augment, optimizer, scheduler)
+    job = assembly.assemble(cfg)
+    training, objectives, sweep = job.training, config.objectives(cfg), trial.current()
     state = output_dir / "last.pt"
     if state.exists():
         training.load(state)
-
-    about = outcome.describe(cfg, data, training, output_dir)
-    with config.build(cfg.tracking).run(output_dir, about) as run:
-        display.show(display.header(about, output_dir))
-        meter = Meter()
-        sizes = {"epochs": cfg.epochs, "batch_size": cfg.data.batch_size}
-        epochs = fit(
-            training, train_split, val_split, **sizes, smoothing=cfg.label_smoothing, meter=meter
-        )
-        for metrics in display.with_bar(epochs, meter, cfg.data.batch_size):
-            run.log(metrics, step=training.epoch)
-            display.log.info(display.epoch_line(training.epoch, cfg.epochs, metrics))
-            if cfg.checkpoint:
-                training.save(state)
-        final = outcome.conclude(cfg, data, training, val_split, run)
-    display.show(display.footer(final, run, cfg.paths.root))
-    values = [final[name] for name in config.objectives(cfg)]
+    about = outcome.describe(cfg, job.data, training, output_dir)
+    metrics: dict[str, float] = {}
+    try:
+        with config.build(cfg.tracking).run(output_dir, about) as run:
+            display.show(display.header(about, output_dir))
+            meter = Meter()
+            epochs = fit(
+                training, job.train, job.val, epochs=cfg.epochs, batch_size=cfg.data.batch_size,
+                smoothing=cfg.label_smoothing, meter=meter,
+            )  # fmt: skip
+            for metrics in display.with_bar(epochs, meter, cfg.data.batch_size):
+                run.log(metrics, step=training.epoch)
+                display.log.info(display.epoch_line(training.epoch, cfg.epochs, metrics))
+                if cfg.checkpoint:
+                    training.save(state)
+                sweep.report(metrics, objectives, training.epoch)
+                if training.epoch < cfg.epochs and sweep.should_prune():
+                    raise tracking.StoppedEarly(sweep.reason(), training.epoch)
+            metrics = outcome.conclude(cfg, job.data, training, job.val, run)
+        display.show(display.footer(metrics, run, cfg.paths.root))
+    except tracking.StoppedEarly as stop:
+        display.log.info(str(stop))
+    values = [metrics[name] for name in objectives]
     return values[0] if len(values) == 1 else values
 
 
 @hydra.main(config_path="../conf", config_name="train", execution_whitelist=config.TRUSTED)
 def main(cfg: DictConfig) -> float | list[float]:
+    if trial.current().in_sweep:
+        return train(*config.started(cfg))
     with cli.plain_exit():
         cfg, output_dir = config.started(cfg)
     with cli.plain_exit(go_on=f"python src/train.py resume={output_dir}"):
@@ -62,4 +60,5 @@ def main(cfg: DictConfig) -> float | list[float]:
 
 
 if __name__ == "__main__":
+    search.register()
     main()

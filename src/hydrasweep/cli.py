@@ -19,7 +19,7 @@ def plain_exit(go_on: str | None = None) -> Iterator[None]:
     tracebacks.
     """
     hint = f" To go on: {go_on}" if go_on else ""
-    signal.signal(signal.SIGTERM, _terminate)
+    exit_on_sigterm()
     try:
         yield
     except UserError as error:
@@ -35,7 +35,11 @@ def plain_exit(go_on: str | None = None) -> Iterator[None]:
         raise
 
 
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end this process by an exception, as Ctrl-C does: so that runs are closed."""
+    signal.signal(signal.SIGTERM, _terminate)
+
+
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    """End like Ctrl-C does, by an exception: so that runs are closed on the way out."""
     del frame
     raise SystemExit(128 + signum)

@@ -43,6 +43,8 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         shape = (1, len(mean), 1, 1)
+        self.scale: Tensor
+        self.shift: Tensor
         scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
         shift = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
         self.register_buffer("scale", scale.float().view(shape))
@@ -83,8 +85,9 @@ class ImageData:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the data set's settings, file names and bytes."""
-        sha = hashlib.sha256(repr(sorted(self.dataset.items())).encode())
+        """SHA-256 of the data set's settings, file names and bytes, wherever they lie."""
+        settings = sorted((key, value) for key, value in self.dataset.items() if key != "root")
+        sha = hashlib.sha256(repr(settings).encode())
         for path in self._raw_files():
             sha.update(path.name.encode())
             with path.open("rb") as file:
@@ -130,7 +133,7 @@ class ImageData:
                 if not (split := _load(self._cache(train))):
                     split = self._decode(train)
                     _save(self._cache(train), split)
-        return split
+        return self._checked(split)
 
     def _cache(self, train: bool) -> Path:
         part = "train" if train else "test"
@@ -158,7 +161,7 @@ class ImageData:
         except Exception as error:
             raise UserError(self._damage(error)) from error
         self.__dict__.pop("digest", None)  # a download has just brought the files
-        return self._checked(Split(pixels, torch.tensor(labels)))
+        return Split(pixels, torch.tensor(labels))
 
     def _checked(self, split: Split) -> Split:
         shape = (self.n_channels, *self.image_size)
@@ -218,6 +221,6 @@ def _save(path: Path, split: Split) -> None:
     os.close(handle)
     try:
         torch.save(tuple(split), temporary)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)

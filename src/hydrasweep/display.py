@@ -23,10 +23,14 @@ T = TypeVar("T")
 
 def show(renderable: RenderableType) -> None:
     """Log a table as plain text: the same on the screen, in a pipe and in the log file."""
-    console = Console(file=io.StringIO(), width=200, color_system=None)
-    console.print(renderable)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    log.info("%s", "\n".join(line.rstrip() for line in lines))
+    log.info("%s", as_text(renderable))
+
+
+def as_text(renderable: RenderableType) -> str:
+    """A table as plain text, without colours."""
+    output = io.StringIO()
+    Console(file=output, width=200, color_system=None).print(renderable)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
 
 
 def pairs(values: Mapping[str, str]) -> Table:
@@ -41,7 +45,7 @@ def pairs(values: Mapping[str, str]) -> Table:
 
 def header(about: Description, output_dir: Path) -> Table:
     """What is about to be trained."""
-    name, digest, _ = about.dataset
+    name, digest, _ = about.dataset or ("none", "", "")
     return pairs(
         {
             "Run": about.name,

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from hydrasweep.data import Split
+from hydrasweep.data import ImageData, Split
 
 
 def draw_images(images: Tensor, captions: Sequence[str], title: str, path: Path) -> None:
@@ -25,6 +25,13 @@ def draw_images(images: Tensor, captions: Sequence[str], title: str, path: Path)
             axis.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
             axis.set_title(caption, fontsize=9)
     figure.savefig(path, dpi=100)
+
+
+def draw_first(data: ImageData, path: Path) -> None:
+    """Draw the first 16 training images with their labels."""
+    images, labels = data.first(16)
+    captions = [str(label) for label in labels.tolist()]
+    draw_images(images, captions, f"{data.name}: the first training images", path)
 
 
 def draw_confusion(logits: Tensor, labels: Tensor, title: str, path: Path) -> None:

@@ -1,6 +1,5 @@
 """What a run is said to be at its start, and what it keeps at its end."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,14 +12,13 @@ from hydrasweep.tracking import Description, Run
 from hydrasweep.training import Training, predict, score
 
 
-def describe(
-    cfg: DictConfig, data: ImageData, training: Training, output_dir: Path
-) -> Description:
+def describe(cfg: DictConfig, data: ImageData, training: Training, output_dir: Path) -> Description:
     """The run's name, settings, marks and files, for the tracker and the header."""
     model, optimizer = config.kind(cfg.model), config.kind(cfg.optimizer)
     resolved = output_dir / "config.yaml"
     resolved.write_text(OmegaConf.to_yaml(cfg, resolve=True))
     overrides = output_dir / ".hydra" / "overrides.yaml"
+    sweep = {"study": cfg.study} if cfg.study else {}
     return Description(
         name=f"{model} lr={cfg.optimizer.lr:.3g} {optimizer} batch={cfg.data.batch_size} "
         f"seed={cfg.seed}",
@@ -31,6 +29,7 @@ def describe(
             "device": str(next(training.model.parameters()).device),
             "n_threads": str(torch.get_num_threads()),
             "seed": str(cfg.seed),
+            **sweep,
             "n_parameters": str(n_parameters(training.model)),
         },
         dataset=(data.name, data.digest, str(data.root)),
@@ -84,10 +83,7 @@ def _draw(name: str, split: Split, data: ImageData, training: Training, run: Run
 
     folder = run.output_dir / "pictures"
     folder.mkdir(exist_ok=True)
-    images, labels = data.first(16)
-    captions = [str(label) for label in labels.tolist()]
-    title = f"{data.name}: the first training images"
-    figures.draw_images(images, captions, title, folder / "first_images.png")
+    figures.draw_first(data, folder / "first_images.png")
     if len(split.labels):
         logits = predict(training.model, training.normalize, split).cpu()
         split = split.to(torch.device("cpu"))

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import re
 import socket
 import sqlite3
 import subprocess
@@ -17,12 +18,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import quote, urlencode
 
 from hydrasweep.errors import UserError
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from hydrasweep.processes import identity, is_dead
 
 log = logging.getLogger(__name__)
 
@@ -39,26 +39,29 @@ class Description:
     name: str
     params: Mapping[str, Any]
     tags: Mapping[str, str]
-    dataset: tuple[str, str, str]  # name, digest, where it is read from
+    dataset: tuple[str, str, str] | None  # name, digest, where it is read from
     files: Sequence[Path]
 
 
 class StoppedEarly(Exception):
-    """Ends a run before its last epoch, on purpose; ``tags`` say why."""
+    """Ends a run before its last epoch, on purpose; the message says why."""
 
-    def __init__(self, message: str, tags: Mapping[str, str]) -> None:
+    def __init__(self, message: str, epoch: int) -> None:
         super().__init__(message)
-        self.tags = dict(tags)
+        self.epoch = epoch
 
 
 class Run:
     """A run that is recorded in its output folder alone."""
 
+    id: str | None = None
     link: str | None = None
 
     def __init__(self, output_dir: Path) -> None:
         self.output_dir = output_dir
         self._file = output_dir / STEP_METRICS_FILE
+        if self._file.exists():  # a kill may have cut the last line short
+            os.truncate(self._file, self._file.read_bytes().rfind(b"\n") + 1)
         past = self.history()
         self._steps = {line["step"] for line in past}
         self._best = max((line[SCORE] for line in past if SCORE in line), default=0.0)
@@ -67,8 +70,7 @@ class Run:
         """The metrics of each epoch recorded so far, under their names and ``step``."""
         if not self._file.exists():
             return []
-        lines = self._file.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [json.loads(line) for line in self._file.read_text().splitlines()]
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record the metrics of an epoch, once: a resumed run may come by it again."""
@@ -93,6 +95,14 @@ class Run:
 
     def save_model(self, model: Any, example: Any) -> None:
         """Keep the model: a torch module from ``example``'s kind of array to logits."""
+
+    def settle(self) -> None:
+        """Set right the runs whose process has died."""
+
+    def sweep_link(self, study: str) -> str | None:
+        """Where the runs of a sweep are compared."""
+        del study
+        return None
 
 
 class NullTracker:
@@ -136,7 +146,7 @@ class MLflowTracker:
         try:
             yield run
         except StoppedEarly as stop:
-            run.tag(stop.tags)
+            run.tag({"pruned": "true", "pruned.epoch": str(stop.epoch), "pruned.why": str(stop)})
             run.end("KILLED")
             raise
         except Exception as error:
@@ -163,7 +173,7 @@ class Store:
         self.uri = uri
         self.shown_uri = shown_uri
         self.artifact_root = artifact_root
-        self.client: MlflowClient = MlflowClient(uri)
+        self.client = MlflowClient(uri)
 
     def experiment(self, name: str) -> str:
         """The id of the experiment, which is made where there is none."""
@@ -192,16 +202,33 @@ class Store:
             f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'",
         )
         for run in found:
-            pid, started = run.data.tags["pid"], run.data.tags["process_started"]
-            if process_started(int(pid)) != started:
+            if is_dead(run.data.tags):
+                pid = run.data.tags["pid"]
                 self.client.set_tag(run.info.run_id, "ended", f"process {pid} died")
                 self.client.set_terminated(run.info.run_id, "FAILED")
 
     def runs_link(self, experiment_id: str) -> str:
         """Where the UI shows the experiment's runs as a table."""
-        base = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        base = self.shown_uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
         page = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
         return base.rstrip("/") + page
+
+    def sweep_link(self, experiment_id: str, study: str) -> str:
+        """Where the UI charts the trials of one sweep, side by side and without their parent.
+
+        The UI applies a filter only beside all the other parts of its address.
+        """
+        words = {
+            "compareRunsMode": "CHART",
+            "searchFilter": f"tags.study = '{study}'",
+            "orderByKey": f"metrics.`{BEST_SCORE}`",
+            "orderByAsc": "false",
+            "startTime": "ALL",
+            "lifecycleFilter": "Active",
+            "modelVersionFilter": "All Runs",
+            "datasetsFilter": "W10=",  # none, as the UI writes it
+        }
+        return f"{self.runs_link(experiment_id)}&{urlencode(words, quote_via=quote)}"
 
 
 class MLflowRun(Run):
@@ -217,17 +244,19 @@ class MLflowRun(Run):
         tracker: MLflowTracker,
     ) -> None:
         super().__init__(output_dir)
+        self.store = store
+        self.experiment_id = experiment_id
         self.client = store.client
         self.link = store.runs_link(experiment_id)
         self.lost: str | None = None
         id_file = output_dir / RUN_ID_FILE
         if id_file.exists():
             self.id = id_file.read_text()
-            self._send(self._reopen)
+            self._send(self._reopen, description)
         else:
             tags = {
                 **environment_tags(),
-                **process_tags(),
+                **identity(),
                 **description.tags,
                 "mlflow.user": getpass.getuser(),
                 "mlflow.source.name": sys.argv[0],
@@ -244,20 +273,24 @@ class MLflowRun(Run):
     def _describe(self, description: Description) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
+        for path in description.files:
+            self.client.log_artifact(self.id, str(path))
+        if description.dataset is not None:
+            name, digest, source = description.dataset
+            dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
+            self.client.log_inputs(
+                self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+            )
+        # Last, so that their presence says that all is told.
         params = [Param(key, str(value)) for key, value in description.params.items()]
         for start in range(0, len(params), 100):  # as many as MLflow takes at once
             self.client.log_batch(self.id, params=params[start : start + 100])
-        for path in description.files:
-            self.client.log_artifact(self.id, str(path))
-        name, digest, source = description.dataset
-        dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
-        self.client.log_inputs(
-            self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
-        )
 
-    def _reopen(self) -> None:
+    def _reopen(self, description: Description) -> None:
         self.client.update_run(self.id, status="RUNNING")
-        for key, value in process_tags().items():
+        if len(self.client.get_run(self.id).data.params) < len(description.params):
+            self._describe(description)
+        for key, value in identity().items():
             self.client.set_tag(self.id, key, value)
         sent = {m.step for m in self.client.get_metric_history(self.id, "train/loss")}
         for line in self.history():
@@ -292,22 +325,34 @@ class MLflowRun(Run):
         from mlflow.models import Model, ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        mlflow.set_tracking_uri(self.client.tracking_uri)
         n_outputs = model(_as_tensor(example)).shape[1]
         inputs = TensorSpec(example.dtype, (-1, *example.shape[1:]))
         outputs = TensorSpec(np.dtype(np.float32), (-1, n_outputs))
-        Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=mlflow.pytorch,
-            run_id=self.id,
-            pytorch_model=model,
-            signature=ModelSignature(Schema([inputs]), Schema([outputs])),
-            input_example=example,
-            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch")],
-            # A graph, not a pickle: loading it runs no code and needs none of ours.
-            serialization_format="pt2",
-        )
+        # Model.log knows no client, only a global that is an environment variable too, and
+        # would pass for the user's own in the next run of this process.
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(self.client.tracking_uri)
+        try:
+            Model.log(
+                artifact_path=None,
+                name="model",
+                flavor=mlflow.pytorch,
+                run_id=self.id,
+                pytorch_model=model,
+                signature=ModelSignature(Schema([inputs]), Schema([outputs])),
+                input_example=example,
+                pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch")],
+                # A graph, not a pickle: loading it runs no code and needs none of ours.
+                serialization_format="pt2",
+            )
+        finally:
+            mlflow.set_tracking_uri(before)
+
+    def settle(self) -> None:
+        self._send(self.store.bury_orphans, self.experiment_id)
+
+    def sweep_link(self, study: str) -> str:
+        return self.store.sweep_link(self.experiment_id, study)
 
     def end(self, status: str, error: Exception | None = None) -> None:
         if error is not None:
@@ -322,10 +367,12 @@ class MLflowRun(Run):
         try:
             call(*args)
         except Exception as error:  # whatever the store's failure is, training goes on
-            self.lost = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.lost = _without_password(reason)[:300]
             log.warning("MLflow stopped answering (%s): keeping results locally", self.lost)
 
 
+@functools.lru_cache(maxsize=1)
 def open_store(root: Path) -> Store:
     """Open the MLflow store, made ready by one process where several come at once.
 
@@ -340,6 +387,7 @@ def open_store(root: Path) -> Store:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     database = root / "mlflow.db"
     remote = os.environ.get("MLFLOW_TRACKING_URI")
     uri = remote or f"sqlite:///{database}"
@@ -350,39 +398,18 @@ def open_store(root: Path) -> Store:
             store.client.search_experiments(max_results=1)
             return store
         with FileLock(root / "mlflow.db.lock"):
-            if not database.exists():
-                with closing(sqlite3.connect(database)) as connection:
-                    # Readers and one writer side by side; the database remembers it.
-                    connection.execute("PRAGMA journal_mode=WAL")
-            store = Store(uri, root / "mlruns", shown)
-            # A write, so that a store that is locked or read-only shows it now.
-            store.client.set_experiment_tag("0", "hydrasweep", "opened")
-            return store
+            with closing(sqlite3.connect(database, timeout=20)) as connection:
+                # Readers and one writer side by side; the database remembers it.
+                connection.execute("PRAGMA journal_mode=WAL")
+                # One that is locked or read-only shows it here; MLflow would try for minutes.
+                connection.execute("BEGIN IMMEDIATE")
+            return Store(uri, root / "mlruns", shown)
     except Exception as error:
-        reason = str(error).splitlines()[0][:300]
+        reason = _without_password(str(error).splitlines()[0])[:300]
         raise UserError(
             f"MLflow's store at {shown} can't be used ({type(error).__name__}: {reason}): "
             "make it answer, point MLFLOW_TRACKING_URI to another, or train with tracking=none"
         ) from error
-
-
-def process_started(pid: int) -> str:
-    """When the process began, or "" where there is none: tells a reused pid from its owner."""
-    import psutil
-
-    try:
-        return f"{psutil.Process(pid).create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return ""
-
-
-def process_tags() -> dict[str, str]:
-    pid = os.getpid()
-    return {
-        "host": socket.gethostname(),
-        "pid": str(pid),
-        "process_started": process_started(pid),
-    }
 
 
 @functools.cache
@@ -400,14 +427,8 @@ def environment_tags() -> dict[str, str]:
     return tags
 
 
-def _without_password(uri: str) -> str:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(uri).render_as_string(hide_password=True)
-    except ArgumentError:
-        return uri
+def _without_password(text: str) -> str:
+    return re.sub(r"(?<=\w:)//[^/\s]*@", "//", text)
 
 
 def _as_tensor(array: Any) -> Any:

@@ -1,10 +1,10 @@
 """Training and evaluation: torch, and nothing else."""
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ class Training:
             state["cuda_generators"] = torch.cuda.get_rng_state_all()
         temporary = path.with_suffix(".tmp")
         torch.save(state, temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     def load(self, path: Path) -> None:
         """Go back to the state in ``path``, torch's global generators included.
@@ -77,7 +77,7 @@ class Training:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
-        except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+        except (RuntimeError, EOFError, KeyError, ValueError, OSError, UnpicklingError) as error:
             raise UserError(
                 f"the checkpoint {path} can't be read ({error}): train again without resume="
             ) from error
@@ -132,14 +132,14 @@ def fit(
         _check_finite(losses, training.epoch + 1)
         weights = torch.full_like(losses, batch_size)
         weights[-1] = len(batches[-1])
-        metrics = {
-            "train/loss": float((losses * weights).sum() / n_images),
+        metrics: dict[str, float] = {
+            "train/loss": (losses * weights).sum().item() / n_images,
             "train/accuracy": int(n_correct) / n_images,
         }
         seconds = time.perf_counter() - started
         if len(val.labels):
-            loss, accuracy = score(predict(model, training.normalize, val), val.labels)
-            metrics |= {"val/loss": loss, "val/accuracy": accuracy}
+            val_loss, val_accuracy = score(predict(model, training.normalize, val), val.labels)
+            metrics |= {"val/loss": val_loss, "val/accuracy": val_accuracy}
         metrics |= {
             "lr": float(lr),
             "time/epoch_seconds": time.perf_counter() - started,

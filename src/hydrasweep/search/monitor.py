@@ -1,0 +1,160 @@
+"""What a person sees of a sweep while it runs, and what is kept of it as it goes."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from hydrasweep.search import results
+from hydrasweep.search.queue import Queue, Stratum
+
+POLL_SECONDS = 1.0
+
+
+class Monitor:
+    """Watches a sweep's storage from a thread: a live table on a terminal, a line for each
+    event elsewhere; files and the tracker's parent run after every trial."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        folder: Path,
+        stratify: str | None,
+        n_workers: int,
+        record: Callable[[Stratum, FrozenTrial, float], None],
+    ) -> None:
+        self.queue = queue
+        self.folder = folder
+        self.stratify = stratify
+        self.n_workers = n_workers
+        self.record = record
+        self.console = Console(file=sys.stdout)  # bound now: a worker may redirect it
+        self._seen = {row[1]._trial_id for row in queue.trials() if row[1].state.is_finished()}
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Monitor":
+        results.write_all(self.queue, self.folder, self.stratify)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def say(self, message: str) -> None:
+        """Write a line, above the table if there is one."""
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def _watch(self) -> None:
+        if not self.console.is_terminal:
+            while not self._closed.wait(POLL_SECONDS):
+                self._update()
+            self._update()
+            return
+        with Live(
+            console=self.console,
+            refresh_per_second=2,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ) as live:
+            closed = False
+            while not closed:
+                closed = self._closed.wait(POLL_SECONDS)
+                self._update()
+                live.update(self.table())
+
+    def _update(self) -> None:
+        news = [
+            (stratum, trial)
+            for stratum in self.queue.strata
+            for trial in stratum.study.get_trials(deepcopy=False)
+            if trial.state.is_finished() and trial._trial_id not in self._seen
+        ]
+        if not news:
+            return
+        for row in sorted(news, key=lambda row: row[1].datetime_complete or datetime.min):
+            self._seen.add(row[1]._trial_id)
+            if not self.console.is_terminal or row[1].state == TrialState.FAIL:
+                self.say(event_line(*row))
+            if row[1].state == TrialState.COMPLETE:
+                winner = results.best([(row[0], trial) for trial in row[0].trials()])
+                self.record(*row, winner[0][1].values[0])
+        results.write_all(self.queue, self.folder, self.stratify)
+
+    def table(self) -> Group:
+        """Counts, running trials and the best so far for each stratum."""
+        table = Table(box=box.SIMPLE_HEAD, title=f"study {self.queue.name}", title_justify="left")
+        for name in ("", "done", "pruned", "failed", "best", "running"):
+            table.add_column(name, justify="left" if name in ("", "running") else "right")
+        for stratum in self.queue.strata:
+            trials = stratum.trials()
+            states = [trial.state for trial in trials]
+            winner = results.best([(stratum, trial) for trial in trials])
+            running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+            table.add_row(
+                stratum.value or "all",
+                f"{sum(state.is_finished() for state in states)}/{len(states)}",
+                str(states.count(TrialState.PRUNED)),
+                str(states.count(TrialState.FAIL)),
+                f"{winner[0][1].values[0]:.4f}" if winner else "",
+                "  ".join(map(_running, running)),
+            )
+        return Group(table, f"time left: {_duration(self.seconds_left())}")
+
+    def seconds_left(self) -> float | None:
+        """What is still to do, at each stratum's mean pace so far; None before its first end."""
+        total = 0.0
+        for stratum in self.queue.strata:
+            trials = stratum.trials()
+            done = [results.seconds(trial) for trial in trials if trial.state.is_finished()]
+            if len(done) == len(trials):
+                continue
+            if not done:
+                return None
+            elapsed = sum(
+                (datetime.now() - trial.datetime_start).total_seconds()
+                for trial in trials
+                if trial.state == TrialState.RUNNING and trial.datetime_start
+            )
+            pace = sum(done) / len(done)
+            total += max(0.0, pace * (len(trials) - len(done)) - elapsed)
+        return total / self.n_workers
+
+
+def event_line(stratum: Stratum, trial: FrozenTrial) -> str:
+    """A trial's end in one line."""
+    words = [time.strftime("%H:%M:%S"), stratum.label(trial.number), trial.state.name]
+    if trial.state == TrialState.FAIL:
+        error = trial.user_attrs.get("error", trial.user_attrs.get("dropped", ""))
+        return " ".join([*words, error.strip().rpartition("\n")[2]])
+    values = trial.values or []
+    words += [f"{value:.4f}" for value in values]
+    words += [f"{results.epochs(trial)} epochs", f"{results.seconds(trial):.1f} s"]
+    words += [f"{key}={_short(value)}" for key, value in trial.params.items()]
+    return " ".join(words)
+
+
+def _running(trial: FrozenTrial) -> str:
+    last = trial.intermediate_values.get(trial.last_step) if trial.last_step else None
+    value = f" {last:.4f}" if last is not None else ""
+    return f"#{trial.number} epoch {results.epochs(trial) + 1}{value}"
+
+
+def _duration(value: float | None) -> str:
+    if value is None:
+        return "known after each first trial"
+    return f"{value // 60:.0f} min {value % 60:02.0f} s"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

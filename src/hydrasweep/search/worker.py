@@ -1,0 +1,243 @@
+"""What each worker does: take a trial, compose its config, train, tell; until none is left."""
+
+import contextlib
+import logging
+import math
+import os
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobStatus, configure_log, run_job
+from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_method
+from omegaconf import DictConfig, open_dict
+from optuna.exceptions import TrialPruned
+from optuna.trial import Trial, TrialState
+
+from hydrasweep.cli import exit_on_sigterm
+from hydrasweep.processes import is_dead
+from hydrasweep.search import trial as trials
+from hydrasweep.search.queue import EPOCHS, ERROR, Queue, Stratum
+from hydrasweep.search.space import Space
+
+log = logging.getLogger(__name__)
+
+N_ALIKE = 3  # so many failures with one error, before anything else has ended, end the sweep
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every worker must know; it travels to them pickled."""
+
+    name: str
+    space: Space
+    storage: Any
+    directions: Sequence[str]
+    sampler: DictConfig | None
+    pruner: DictConfig | None
+    custom_search_space: str | None
+    deadline: float | None  # in seconds since the epoch
+    max_failures: int | None
+    max_failure_rate: float | None
+    trial_overrides: Sequence[str]
+    run_name_key: str | None  # the setting that takes a trial's readable name
+    n_gpus: int
+    parent: Mapping[str, str]  # the process that launched the workers
+
+    def open(self, seed_offset: int = 0) -> Queue:
+        return Queue.open(
+            self.name,
+            self.storage,
+            self.space.strata,
+            self.directions,
+            self.sampler,
+            self.pruner,
+            seed_offset,
+        )
+
+
+class SweepTrial:
+    """Passes training's reports on to Optuna, and Optuna's verdict back."""
+
+    in_sweep = True
+
+    def __init__(self, trial: Trial, parent: Mapping[str, str]) -> None:
+        self._trial = trial
+        self._parent = parent
+        self._epoch = 0
+        self._last = math.nan
+        self.was_pruned = False
+
+    def report(self, metrics: Mapping[str, float], objectives: list[str], epoch: int) -> None:
+        """Record how the trial stands.
+
+        Raises:
+            KeyboardInterrupt: the sweep's own process died; nobody waits for this trial.
+        """
+        if is_dead(self._parent):
+            raise KeyboardInterrupt("the sweep's process died")
+        self._epoch = epoch
+        if len(objectives) == 1:
+            self._last = metrics[objectives[0]]
+            self._trial.report(self._last, epoch)
+        else:  # Optuna takes no reports on several objectives, and never prunes them
+            self._trial.set_user_attr(EPOCHS, epoch)
+
+    def should_prune(self) -> bool:
+        self.was_pruned = self._epoch > 0 and not math.isnan(self._last)
+        self.was_pruned = self.was_pruned and self._trial.should_prune()
+        return self.was_pruned
+
+    def reason(self) -> str:
+        """Why it was stopped, in words."""
+        pruner = type(self._trial.study.pruner).__name__
+        return f"pruned at epoch {self._epoch} with {self._last:.4f} by {pruner}"
+
+
+def work(
+    cfg: DictConfig,
+    plan: Plan,
+    task_function: TaskFunction,
+    hydra_context: HydraContext,
+    config: DictConfig,
+) -> int:
+    """Work until no trial is left; the task function of a worker's own Hydra job.
+
+    ``config`` is the sweep's config. Gives the number of trials done.
+    """
+    del cfg
+    exit_on_sigterm()
+    own: Any = HydraConfig.get()
+    if plan.n_gpus > 1:  # before torch is imported
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(own.job.num % plan.n_gpus)
+    # Another seed for each worker and each start, or all would propose the same.
+    queue = plan.open(seed_offset=1000 * plan.open().n_finished() + own.job.num)
+    n_done = 0
+    while plan.deadline is None or time.time() < plan.deadline:
+        if is_dead(plan.parent) or (taken := queue.take(plan.space.distributions)) is None:
+            break
+        run_trial(queue, *taken, plan, task_function, hydra_context, config)
+        # Each job sets logging up for its own folder; this is the worker's again.
+        configure_log(own.job_logging, own.verbose, hydra_context.execution_whitelist)
+        n_done += 1
+    return n_done
+
+
+def run_trial(
+    queue: Queue,
+    stratum: Stratum,
+    trial: Trial,
+    plan: Plan,
+    task_function: TaskFunction,
+    hydra_context: HydraContext,
+    config: DictConfig,
+) -> None:
+    """Run one trial as a Hydra job of its own, and tell Optuna how it ended."""
+    label = stratum.label(trial.number)
+    seen = SweepTrial(trial, plan.parent)
+    trials.set_current(seen)
+    try:
+        if plan.custom_search_space:
+            get_method(plan.custom_search_space)(config, trial)
+        overrides = [
+            *plan.space.overrides(stratum.value, trial.params),
+            *plan.trial_overrides,
+            f"hydra.sweep.subdir={label}",
+        ]
+        if plan.run_name_key:
+            overrides.append(f"{plan.run_name_key}='{run_name(stratum, trial)}'")
+        composed = hydra_context.config_loader.load_sweep_config(config, overrides)
+        with open_dict(composed):
+            composed.hydra.job.id = label
+            composed.hydra.job.num = trial.number
+        value = run_quietly(task_function, hydra_context, composed, label)
+        if seen.was_pruned:
+            stratum.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            stratum.study.tell(trial, as_values(value, len(plan.directions)))
+    except TrialPruned:  # a task function that prunes in Optuna's own way
+        stratum.study.tell(trial, state=TrialState.PRUNED)
+    except Exception as error:
+        log.warning("%s failed: %s", label, error)
+        trial.set_user_attr(ERROR, "".join(traceback.format_exception(error)))
+        stratum.study.tell(trial, state=TrialState.FAIL)
+        if reason := too_many_failures(queue, plan):
+            queue.stop(reason)
+    except BaseException:  # Ctrl-C, SIGTERM
+        queue.give_up(stratum, trial.number, "it was interrupted")
+        raise
+    finally:
+        trials.set_current(trials.NullTrial())
+
+
+def run_quietly(
+    task_function: TaskFunction, hydra_context: HydraContext, config: DictConfig, label: str
+) -> Any:
+    """Run a Hydra job; what it prints goes to its log file, not over the sweep's table."""
+    folder = Path(config.hydra.sweep.dir) / label
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        (folder / f"{config.hydra.job.name}.log").open("a", buffering=1) as output,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
+        ret = run_job(
+            hydra_context=hydra_context,
+            task_function=task_function,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        if ret.status != JobStatus.COMPLETED:
+            raise ret._return_value  # its property would write about it on the screen
+    return ret.return_value
+
+
+def run_name(stratum: Stratum, trial: Trial) -> str:
+    """What tells the trial apart comes first: MLflow's table cuts names."""
+    settings = (
+        f"{key.rpartition('.')[2].removesuffix('_size')}="
+        + (f"{value:.2g}" if isinstance(value, float) else str(value))
+        for key, value in trial.params.items()
+    )
+    words = " ".join([stratum.value, f"#{trial.number}", *settings]).strip()
+    return words.replace("\\", "").replace("'", "")
+
+
+def as_values(value: Any, n: int) -> list[float]:
+    """The objectives as Optuna takes them.
+
+    Raises:
+        ValueError: they are not ``n`` numbers.
+    """
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    try:
+        numbers = [float(number) for number in values]
+    except (TypeError, ValueError):
+        raise ValueError(f"the task function must return {n} number(s), not {value!r}") from None
+    if len(numbers) != n or any(map(math.isnan, numbers)):
+        raise ValueError(f"the task function must return {n} number(s), not {value!r}")
+    return numbers
+
+
+def too_many_failures(queue: Queue, plan: Plan) -> str:
+    """Why the sweep must end for its failures; "" where it need not."""
+    finished = [trial for _, trial in queue.trials() if trial.state.is_finished()]
+    failed = [trial for trial in finished if trial.state == TrialState.FAIL]
+    errors = Counter(
+        trial.user_attrs.get(ERROR, "").strip().rpartition("\n")[2] for trial in failed
+    )
+    if len(finished) == len(failed) >= N_ALIKE and len(errors) == 1:
+        return f"the first {len(failed)} trials failed alike: {next(iter(errors))}"
+    if plan.max_failures is not None and len(failed) > plan.max_failures:
+        return f"{len(failed)} trials failed, and max_failures={plan.max_failures}"
+    rate = plan.max_failure_rate
+    if rate is not None and len(failed) > rate * len(finished):
+        return f"{len(failed)} of {len(finished)} trials failed, and max_failure_rate={rate}"
+    return ""
