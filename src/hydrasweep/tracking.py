@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -320,33 +321,31 @@ class MLflowRun(Run):
         self._send(self._log_model, model, example)
 
     def _log_model(self, model: Any, example: Any) -> None:
+        """By the client: ``mlflow.pytorch.log_model`` writes to the experiment and the store
+        that are current in this process, which are not always this run's."""
         import mlflow
         import numpy as np
+        from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model, ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        n_outputs = model(_as_tensor(example)).shape[1]
         inputs = TensorSpec(example.dtype, (-1, *example.shape[1:]))
-        outputs = TensorSpec(np.dtype(np.float32), (-1, n_outputs))
-        # Model.log knows no client, only a global that is an environment variable too, and
-        # would pass for the user's own in the next run of this process.
-        before = os.environ.get("MLFLOW_TRACKING_URI")
-        mlflow.set_tracking_uri(self.client.tracking_uri)
-        try:
-            Model.log(
-                artifact_path=None,
-                name="model",
-                flavor=mlflow.pytorch,
-                run_id=self.id,
-                pytorch_model=model,
+        outputs = TensorSpec(np.dtype(np.float32), (-1, model(_as_tensor(example)).shape[1]))
+        logged = self.client.create_logged_model(self.experiment_id, "model", self.id)
+        with tempfile.TemporaryDirectory() as folder:
+            mlflow.pytorch.save_model(
+                model,
+                f"{folder}/model",
+                mlflow_model=Model(run_id=self.id, model_id=logged.model_id),
                 signature=ModelSignature(Schema([inputs]), Schema([outputs])),
                 input_example=example,
                 pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch")],
                 # A graph, not a pickle: loading it runs no code and needs none of ours.
                 serialization_format="pt2",
             )
-        finally:
-            mlflow.set_tracking_uri(before)
+            self.client.log_model_artifacts(logged.model_id, f"{folder}/model")
+        self.client.finalize_logged_model(logged.model_id, "READY")
+        self.client.log_outputs(self.id, [LoggedModelOutput(logged.model_id, step=0)])
 
     def settle(self) -> None:
         self._send(self.store.bury_orphans, self.experiment_id)

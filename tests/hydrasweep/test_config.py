@@ -1,0 +1,155 @@
+"""The configuration: every file works, and a value that can't work is refused in words."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, Compose
+from omegaconf import DictConfig, OmegaConf
+
+from hydrasweep import config
+from hydrasweep.errors import UserError
+
+CONF = REPOSITORY / "conf"
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
+by_file = pytest.mark.parametrize("file", FILES, ids=str)
+
+
+def choice(file: Path, groups: DictConfig) -> list[str]:
+    """The override that takes a group's file; a group that no default names wants a plus."""
+    group = file.parent.as_posix()
+    if group == ".":
+        return []
+    return [f"{'' if group in groups else '+'}{group}={file.stem}"]
+
+
+def composed(compose: Compose, file: Path) -> DictConfig:
+    name = file.stem if file.parent == Path() else "train"
+    kwargs = {"config_name": name, "return_hydra_config": True}
+    groups = compose(**kwargs).hydra.runtime.choices
+    return compose(*choice(file, groups), **kwargs)
+
+
+def test_all_groups_are_looked_at() -> None:
+    assert {file.parent.as_posix() for file in FILES} >= {
+        *(".", "augmentation", "data", "experiment", "model", "optimizer", "scheduler"),
+        "tracking",
+    }
+
+
+@by_file
+def test_every_file_composes_passes_the_check_and_instantiates(
+    compose: Compose, file: Path
+) -> None:
+    cfg = composed(compose, file)
+    del cfg.hydra  # some of it is known only to a job
+    cfg.n_steps = 10
+    OmegaConf.resolve(cfg)
+    config.check(cfg)
+    model = config.build(cfg.model)
+    optimizer = config.build(cfg.optimizer)(model.parameters())
+    scheduler = config.build(cfg.scheduler)(optimizer)
+    data = config.build(cfg.data)
+    images = torch.zeros(2, data.n_channels, *data.image_size, dtype=torch.uint8)
+    augmented = config.build(cfg.augmentation)(images.float())
+    logits = model(data.normalize()(augmented))
+    assert logits.shape == (2, data.n_classes)
+    logits.sum().backward()
+    optimizer.step()
+    scheduler.step()
+    assert config.build(cfg.tracking).run
+
+
+@by_file
+def test_every_file_says_first_what_it_is_for_and_how_to_use_it(file: Path) -> None:
+    header = []
+    for line in (CONF / file).read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            header.append(line.removeprefix("# "))
+    assert header[0][0].isupper()
+    assert not header[0].startswith("python ")
+    commands = [line for line in header[1:] if line.startswith("python src/")]
+    assert commands
+    if file.parent != Path():
+        assert any(f"{file.parent.as_posix()}={file.stem}" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("epochs=abc", "a whole number, 0 or more"),
+        ("epochs=-1", "a whole number, 0 or more"),
+        ("epochs=2.5", "a whole number, 0 or more"),
+        ("epochs=true", "a whole number, 0 or more"),
+        ("epochs=null", "a whole number, 0 or more"),
+        ("seed=-1", "a whole number from 0"),
+        ("seed=9223372036854775808", "a whole number from 0"),
+        ("label_smoothing=1", "a number from 0 to below 1"),
+        ("n_threads=0", "null or a whole number, 1 or more"),
+        ("data.batch_size=0", "a whole number, 1 or more"),
+        ("data.batch_size=1e2", "a whole number, 1 or more"),
+        ("data.n_train=0", "null or a whole number, 1 or more"),
+        ("data.n_val=-1", "a whole number, 0 or more"),
+        ("model.dropout=1.5", "a number from 0 to below 1"),
+        ("model.dropout=abc", "a number from 0 to below 1"),
+        ("optimizer.lr=-1", "a number above 0"),
+        ("optimizer.lr=0", "a number above 0"),
+        ("optimizer.lr=nan", "a number above 0"),
+        ("optimizer.lr=inf", "a number above 0"),
+        ("optimizer.weight_decay=-0.1", "a number, 0 or more"),
+        ("objective=foo", "val/accuracy"),
+        ("objective=test/accuracy", "val/accuracy"),
+        ("objective=[val/accuracy,foo]", "val/accuracy"),
+    ],
+)
+def test_wrong_value_is_refused_with_key_value_and_what_is_allowed(
+    compose: Compose, override: str, allowed: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        config.check(compose(override))
+    key, _, value = override.partition("=")
+    message = str(refused.value)
+    assert message.startswith(f"{key}=")
+    assert allowed in message
+    if value.isalpha() and value not in ("null", "true"):
+        assert value in message
+    assert "\n" not in message
+
+
+def test_validation_metric_is_no_objective_without_validation_images(compose: Compose) -> None:
+    with pytest.raises(UserError, match=r"data\.n_val=0 leaves nothing to validate on"):
+        config.check(compose("data.n_val=0"))
+    config.check(compose("data.n_val=0", "objective=train/accuracy"))
+
+
+def test_several_objectives_are_allowed(compose: Compose) -> None:
+    cfg = compose("objective=[val/accuracy,n_parameters]")
+    config.check(cfg)
+    assert config.objectives(cfg) == ["val/accuracy", "n_parameters"]
+    assert config.objectives(compose()) == ["val/accuracy"]
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", ""])
+def test_device_that_is_not_there_is_refused_with_those_that_are(name: str) -> None:
+    with pytest.raises(UserError, match=f"device={name}: this machine has .*cpu"):
+        config.resolve_device(name)
+
+
+def test_auto_takes_the_best_device() -> None:
+    assert config.resolve_device("cpu") == torch.device("cpu")
+    assert (config.resolve_device("auto").type == "cuda") == torch.cuda.is_available()
+
+
+def test_architectures_have_the_same_settings(compose: Compose) -> None:
+    flat = [config.flatten(compose(f"model={name}")) for name in ("baseline", "cnn", "lenet5")]
+    assert set(flat[0]) == set(flat[1]) == set(flat[2])
+    assert {"model.dropout", "optimizer.lr", "data.batch_size", "epochs"} <= set(flat[0])
+    assert [values["model.dropout"] for values in flat] == [0.0, 0.2, 0.0]
+
+
+def test_error_of_a_users_class_comes_through_with_its_cause() -> None:
+    node = OmegaConf.create({"_target_": "hydrasweep.models.LeNet5", "dropout": 0})
+    with pytest.raises(Exception, match="n_channels"):
+        config.build(node)
