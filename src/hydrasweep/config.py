@@ -87,17 +87,21 @@ def started(cfg: DictConfig) -> tuple[DictConfig, Path]:
         UserError: there is no run in DIR, or other settings come with resume=.
     """
     job = HydraConfig.get()
-    if job.mode == RunMode.MULTIRUN:
+    output_dir, modes = Path(job.runtime.output_dir), {job.mode.name}
+    if cfg.resume is not None:
+        output_dir = Path(cfg.resume).resolve()
+        recorded = output_dir / ".hydra" / "config.yaml"
+        if not recorded.exists():
+            raise UserError(f"resume={cfg.resume}: no run there (no {recorded})")
+        if others := [word for word in job.overrides.task if not word.startswith("resume=")]:
+            raise UserError(
+                f"resume= goes on with a run as it is set: leave out {' '.join(others)}"
+            )
+        cfg = DictConfig(OmegaConf.load(recorded))
+        modes.add(OmegaConf.load(recorded.with_name("hydra.yaml")).hydra.mode)
+    if RunMode.MULTIRUN.name in modes:
         cfg.score_test = False
-    if cfg.resume is None:
-        return cfg, Path(job.runtime.output_dir)
-    output_dir = Path(cfg.resume).resolve()
-    recorded = output_dir / ".hydra" / "config.yaml"
-    if not recorded.exists():
-        raise UserError(f"resume={cfg.resume}: no run there (no {recorded})")
-    if others := [word for word in job.overrides.task if not word.startswith("resume=")]:
-        raise UserError(f"resume= goes on with a run as it is set: leave out {' '.join(others)}")
-    return DictConfig(OmegaConf.load(recorded)), output_dir
+    return cfg, output_dir
 
 
 def objectives(cfg: DictConfig) -> list[str]:

@@ -1,0 +1,199 @@
+"""The entrypoints as a person uses them: what they print, how they end, how they go on."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, Compose, Script, environment
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from train import train
+
+Stopped = Callable[..., tuple[int, str, str]]
+LEAN = ("artifacts=false", "score_test=false")
+LONG = ("epochs=8", "data.n_train=1000", "model.dropout=0.2", "augmentation=affine")
+
+
+def runs(root: Path) -> list[Run]:
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("hydrasweep")
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+def output_dir(shown: str) -> Path:
+    (line,) = re.findall(r"^Output +(.*)$", shown, re.MULTILINE)
+    return Path(line)
+
+
+def steps(folder: Path) -> list[int]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def resume(root: Path, folder: Path, *others: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "src" / "train.py"), f"resume={folder}", *others],
+        env=environment(root),
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_run_prints_what_it_does_how_it_goes_and_what_to_do_next(
+    script: Script, root: Path, tmp_path: Path
+) -> None:
+    done = script("train.py", "model=baseline", "epochs=2")
+    assert done.returncode == 0, done.stderr
+    header, _, rest = done.stdout.partition("epoch 1/2")
+    assert "baseline, 623,290 parameters" in header
+    assert "mnist" in header
+    assert "cpu, 1 threads" in header
+    assert re.search(r"epoch 2/2  loss \d\.\d+  train +[\d.]+%  val +[\d.]+%", rest)
+    assert re.search(r"test/accuracy +\d\d\.\d\d%", rest)
+    assert f"cd {root} && mlflow ui" in rest
+    assert "http://127.0.0.1:5000/#/experiments/" in rest
+    assert max(len(line) for line in rest.splitlines() if line.startswith("epoch")) < 80
+    assert "\x1b" not in done.stdout
+    assert "Traceback" not in done.stderr
+    (run,) = runs(root)
+    assert run.info.status == "FINISHED"
+    assert output_dir(done.stdout).is_relative_to(root / "outputs")
+    assert not [path for path in tmp_path.iterdir() if path != root]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "epochs=abc",
+        "data.batch_size=0",
+        "optimizer.lr=-1",
+        "model.dropout=1.5",
+        "device=cuda:99",
+        "objective=foo",
+    ],
+)
+def test_wrong_value_ends_with_one_sentence_and_no_run(
+    script: Script, root: Path, override: str
+) -> None:
+    done = script("train.py", override)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: {override}: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+    assert runs(root) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("model=lenet", "lenet5"), ("optimizer.learning_rate=1", "optimizer.learning_rate")],
+)
+def test_wrong_group_or_key_gets_hydras_own_words(
+    script: Script, override: str, words: str
+) -> None:
+    done = script("train.py", override)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"]], ids=" ".join)
+def test_help_and_config_are_shown_before_anything_heavy_is_imported(
+    root: Path, flags: list[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(REPOSITORY / "src" / "train.py"), *flags],
+        env=environment(root),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "batch_size: 64" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in imported
+    assert not imported & {"torch", "mlflow", "torchvision", "optuna", "matplotlib", "sqlalchemy"}
+
+
+def test_killed_run_goes_on_to_the_same_weights_in_the_same_run(
+    stopped: Stopped, compose: Compose, root: Path, tmp_path: Path
+) -> None:
+    code, shown, _ = stopped(signal.SIGKILL, "epoch 2/8", *LONG, *LEAN)
+    assert code == -signal.SIGKILL
+    folder = output_dir(shown)
+    assert torch.load(folder / "last.pt", weights_only=True)["epoch"] < 8
+    (killed,) = runs(root)
+    assert killed.info.status == "RUNNING"
+
+    # The next run sees that the process has died; and is the one that nobody stops.
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    train(compose(*LONG, *LEAN), whole)
+    assert {run.info.run_id: run.info.status for run in runs(root)}[killed.info.run_id] == "FAILED"
+
+    done = resume(root, folder)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1/8" not in done.stdout
+    ours, theirs = (
+        torch.load(path / "last.pt", weights_only=True)["model"] for path in (folder, whole)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert steps(folder) == list(range(1, 9))
+    assert len(runs(root)) == 2
+    (resumed,) = [run for run in runs(root) if run.info.run_id == killed.info.run_id]
+    assert resumed.info.status == "FINISHED"
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    history = client.get_metric_history(killed.info.run_id, "val/accuracy")
+    assert [point.step for point in history] == list(range(1, 9))
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_run_is_killed_and_says_how_to_go_on(
+    stopped: Stopped, root: Path, signum: int, code: int
+) -> None:
+    ended, shown, errors = stopped(signum, "epoch 2/8", *LONG, *LEAN)
+    assert ended == code
+    assert f"python src/train.py resume={output_dir(shown)}" in errors
+    assert "Traceback" not in errors
+    assert [run.info.status for run in runs(root)] == ["KILLED"]
+
+
+def test_multirun_never_scores_the_test_images_even_when_resumed(
+    script: Script, root: Path
+) -> None:
+    settings = ("model=baseline,lenet5", "epochs=1", "artifacts=false", "tracking=none")
+    done = script("train.py", "-m", *settings)
+    assert done.returncode == 0, done.stderr
+    folders = sorted((root / "outputs" / "multirun").glob("*/[01]"))
+    assert [steps(folder) for folder in folders] == [[1], [1]]
+    resumed = resume(root, folders[0])
+    assert resumed.returncode == 0, resumed.stderr
+    for shown in (done.stdout, resumed.stdout):
+        assert "val/accuracy" in shown
+        assert "test/" not in shown
+
+
+def test_resume_wants_a_run_and_no_other_settings(root: Path, tmp_path: Path) -> None:
+    def refused(folder: Path, *arguments: str) -> str:
+        done = resume(root, folder, *arguments)
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+        return done.stderr
+
+    assert "resume=nowhere: no run there" in refused(Path("nowhere"))
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    (tmp_path / "run" / ".hydra" / "config.yaml").write_text("epochs: 1\n")
+    assert "leave out epochs=3" in refused(tmp_path / "run", "epochs=3")
+
+
+def test_show_data_draws_the_first_images(script: Script, root: Path) -> None:
+    done = script("show_data.py", "data=mnist_tutorial")
+    assert done.returncode == 0, done.stderr
+    picture = Path(done.stdout.strip())
+    assert picture.is_relative_to(root)
+    assert picture.read_bytes()[:4] == b"\x89PNG"
