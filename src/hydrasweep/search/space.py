@@ -1,11 +1,15 @@
 """The search space: hydra-optuna-sweeper's syntax, split into strata."""
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from hydra_plugins.hydra_optuna_sweeper._impl import (
     OptunaSweeperImpl,
     create_params_from_overrides,
@@ -23,8 +27,8 @@ from hydrasweep.errors import UserError
 class Space:
     """What is searched and what is fixed.
 
-    ``strata`` are the values of ``stratify``, each with a study of its own; a space without
-    strata has the one stratum "".
+    ``strata`` are the values of ``stratify`` as words of a command line, each with a study of
+    its own; a space without strata has the one stratum "".
     """
 
     distributions: Mapping[str, BaseDistribution]
@@ -39,14 +43,20 @@ class Space:
         Raises:
             UserError: an override is no valid sweep, or nothing has ``stratify``'s name.
         """
-        latest = {word.partition("=")[0].lstrip("+"): word for word in words}
-        try:
-            distributions, fixed, others = create_params_from_overrides(list(latest.values()))
-        except (ValueError, AssertionError, NotImplementedError) as error:
-            raise UserError(f"the search space can't be read: {error}") from error
+        distributions: dict[str, BaseDistribution] = {}
+        fixed: dict[str, str] = {}
+        for key, word in {_key(word): word for word in words}.items():
+            try:
+                searched, _, _ = create_params_from_overrides([word])
+            except (ValueError, AssertionError, NotImplementedError, HydraException) as error:
+                why = str(error) or "this sweep is unknown to Optuna"
+                raise UserError(f"{word}: can't be searched: {why}") from error
+            distributions |= searched
+            if not searched:
+                fixed[key] = word
         strata: Sequence[str] = [""]
         if stratify in fixed:
-            strata = [fixed.pop(stratify)]
+            strata = [fixed.pop(stratify).partition("=")[2]]
         elif stratify is not None:
             choice = distributions.pop(stratify, None)
             if not isinstance(choice, CategoricalDistribution):
@@ -54,21 +64,19 @@ class Space:
                     f"hydra.sweeper.stratify={stratify}: must be null or a parameter that is "
                     "searched as choice(…)"
                 )
-            strata = [str(value) for value in choice.choices]
-        overrides = [latest[key] for key in fixed]
-        return cls(distributions, [*overrides, *others], stratify, strata)
+            strata = [as_word(value) for value in choice.choices]
+        return cls(distributions, list(fixed.values()), stratify, strata)
 
     def overrides(self, stratum: str, params: Mapping[str, Any]) -> list[str]:
         """The command line of a trial."""
-        chosen = {self.stratify: stratum, **params} if self.stratify else params
-        return [*self.fixed, *(f"{key}={as_word(value)}" for key, value in chosen.items())]
+        first = [f"{self.stratify}={stratum}"] if self.stratify else []
+        chosen = (f"{key}={as_word(value)}" for key, value in params.items())
+        return [*self.fixed, *first, *chosen]
 
     def record(self) -> dict[str, str]:
         """The space as words that two starts of one study can be compared by."""
         record = {name: distribution_to_json(d) for name, d in self.distributions.items()}
-        record |= dict(
-            word.lstrip("+").partition("=")[::2] for word in self.fixed if "study=" not in word
-        )
+        record |= {_key(w): w.partition("=")[2] for w in self.fixed if _key(w) != "study"}
         if self.stratify:
             record[self.stratify] = json.dumps(list(self.strata))
         return record
@@ -101,9 +109,33 @@ class Space:
         ]
 
 
+def as_text(distribution: BaseDistribution) -> str:
+    """A distribution as a person reads it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return "one of " + ", ".join(map(str, distribution.choices))
+    low, high = _ends(distribution)
+    log = ", logarithmic" if getattr(distribution, "log", False) else ""
+    step = getattr(distribution, "step", None)
+    steps = f" in steps of {step:g}" if step not in (None, 1) else ""
+    return f"{low:g} to {high:g}{steps}{log}"
+
+
 def as_word(value: Any) -> str:
-    """A value as Hydra's override grammar reads it."""
-    return "null" if value is None else str(value)
+    """A value as Hydra's override grammar reads it.
+
+    Upstream gives a choice's lists, dicts, nulls and quoted text as words already.
+    """
+    if not isinstance(value, str):
+        return str(value)
+    with contextlib.suppress(HydraException):
+        read = OverridesParser.create().parse_override(f"key={value}").value()
+        if read == value or read is None or value.startswith(("[", "{", "'", '"')):
+            return value
+    return QuotedString(value, Quote.single).with_quotes()
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")
 
 
 def _ends(distribution: BaseDistribution) -> Sequence[Any]:
