@@ -16,6 +16,9 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
 
     _target_: str = "hydrasweep.search.sweeper.Sweeper"
 
+    # Print the plan and an estimate of its time, check it, and stop there.
+    dry_run: bool = False
+
     # How many processes work on the study. Null: n_jobs, and if that is null too one for
     # each GPU or else each core; the basic launcher has one.
     n_workers: int | None = None

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from hydrasweep.search import results
-from hydrasweep.search.queue import Queue, Stratum
+from hydrasweep.search.queue import DROPPED, ERROR, Queue, Stratum
 
 POLL_SECONDS = 1.0
 
@@ -133,10 +133,13 @@ class Monitor:
 
 def event_line(stratum: Stratum, trial: FrozenTrial) -> str:
     """A trial's end in one line."""
-    words = [time.strftime("%H:%M:%S"), stratum.label(trial.number), trial.state.name]
+    when, label = time.strftime("%H:%M:%S"), stratum.label(trial.number)
+    if why := trial.user_attrs.get(DROPPED):
+        return f"{when} {label} lost: {why}; its settings are tried again"
     if trial.state == TrialState.FAIL:
-        error = trial.user_attrs.get("error", trial.user_attrs.get("dropped", ""))
-        return " ".join([*words, error.strip().rpartition("\n")[2]])
+        *_, error = trial.user_attrs.get(ERROR, "unknown").strip().splitlines()
+        return f"{when} {label} FAIL {error}"
+    words = [when, label, trial.state.name]
     values = trial.values or []
     words += [f"{value:.4f}" for value in values]
     words += [f"{results.epochs(trial)} epochs", f"{results.seconds(trial):.1f} s"]

@@ -68,7 +68,7 @@ class Sweeper(HydraSweeper):
             plan = self._plan(name, arguments)
             estimates = self._check(plan)
             print(describe(plan, self.settings, n_workers, estimates))
-            if self.settings.n_trials == 0:
+            if self.settings.dry_run or self.settings.n_trials == 0:
                 return
         with cli.plain_exit(go_on=go_on_command(self.config, name)):
             self._run(plan, n_workers)
@@ -333,19 +333,23 @@ def describe(
     plan: "Plan", settings: DictConfig, n_workers: int, estimates: Mapping[str, float]
 ) -> str:
     """What the sweep is going to do, and how long that would take without pruning."""
-    n_trials = len(plan.space.grid()) if is_grid(settings) else settings.n_trials
+    from hydrasweep.search.space import as_text
+
+    n_trials = settings.n_trials
+    if is_grid(settings):
+        n_trials = len(plan.space.grid()) * len(plan.space.strata)
     pruner = (settings.pruner or {}).get("_target_", "none").rpartition(".")[2]
     sampler = settings.sampler["_target_"].rpartition(".")[2]
     lines = [
         f"Study {plan.name}: {n_trials} trials, {n_workers} workers, {sampler}, pruner {pruner}",
-        *(f"  {name}: {distribution}" for name, distribution in plan.space.distributions.items()),
+        *(f"  {name}: {as_text(d)}" for name, d in plan.space.distributions.items()),
     ]
     if plan.space.stratify:
-        lines.append(f"  {plan.space.stratify}: {', '.join(plan.space.strata)}, equal shares")
+        lines.append(f"  {plan.space.stratify}: {', '.join(plan.space.strata)}, with equal shares")
     if any(estimates.values()):
         each = ", ".join(f"{key} {seconds:.0f} s".strip() for key, seconds in estimates.items())
         total = n_trials * sum(estimates.values()) / len(estimates) / n_workers
-        lines.append(f"  a whole trial: {each}; all without pruning: {total / 60:.1f} min")
+        lines.append(f"  a whole trial: {each}; all of them unpruned: {total / 60:.0f} min")
     return "\n".join([*lines, "  checked: every corner of the space composes and trains"])
 
 
