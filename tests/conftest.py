@@ -21,6 +21,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
+from hydrasweep import search
 from hydrasweep.assembly import assemble
 from hydrasweep.data import Split
 from hydrasweep.training import Training
@@ -32,6 +33,7 @@ Compose = Callable[..., DictConfig]
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 torch.set_num_threads(1)
+search.register()
 
 
 @pytest.fixture

@@ -381,6 +381,8 @@ def open_store(root: Path) -> Store:
     from filelock import FileLock
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # It would print addresses with the password that may be in them.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # MLflow's own seven tries of two minutes would hold a training up for a quarter of an hour.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

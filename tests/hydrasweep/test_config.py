@@ -1,11 +1,12 @@
 """The configuration: every file works, and a value that can't work is refused in words."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY, Compose
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from hydrasweep import config
 from hydrasweep.errors import UserError
@@ -15,19 +16,19 @@ FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 by_file = pytest.mark.parametrize("file", FILES, ids=str)
 
 
-def choice(file: Path, groups: DictConfig) -> list[str]:
-    """The override that takes a group's file; a group that no default names wants a plus."""
-    group = file.parent.as_posix()
-    if group == ".":
-        return []
-    return [f"{'' if group in groups else '+'}{group}={file.stem}"]
+def header(file: Path) -> list[str]:
+    """The comment lines at the top of a file, without those that are Hydra's."""
+    lines = itertools.takewhile(
+        lambda line: line.startswith("#"), (CONF / file).read_text().splitlines()
+    )
+    return [line.removeprefix("# ") for line in lines if not line.startswith("# @package")]
 
 
-def composed(compose: Compose, file: Path) -> DictConfig:
-    name = file.stem if file.parent == Path() else "train"
-    kwargs = {"config_name": name, "return_hydra_config": True}
-    groups = compose(**kwargs).hydra.runtime.choices
-    return compose(*choice(file, groups), **kwargs)
+def command(file: Path) -> list[str]:
+    """The words of the command that a file's header gives."""
+    commands = [line.split() for line in header(file) if line.startswith("python src/")]
+    assert commands, f"conf/{file} gives no command"
+    return commands[0]
 
 
 def test_all_groups_are_looked_at() -> None:
@@ -38,11 +39,25 @@ def test_all_groups_are_looked_at() -> None:
 
 
 @by_file
-def test_every_file_composes_passes_the_check_and_instantiates(
+def test_every_file_says_first_what_it_is_for_and_then_how_it_is_used(file: Path) -> None:
+    first, *_ = header(file)
+    assert first[0].isupper()
+    assert command(file)[1] == "src/train.py"
+    if file.parent != Path():
+        assert f"{file.parent.as_posix()}={file.stem}" in command(file)
+
+
+@by_file
+def test_every_file_composes_by_its_command_passes_the_check_and_instantiates(
     compose: Compose, file: Path
 ) -> None:
-    cfg = composed(compose, file)
-    del cfg.hydra  # some of it is known only to a job
+    overrides = [word for word in command(file) if "=" in word]
+    cfg = compose(*overrides, return_hydra_config=True)
+    for node in ("hydra.sweeper.sampler", "hydra.sweeper.pruner"):
+        if OmegaConf.select(cfg, node):
+            assert config.build(OmegaConf.select(cfg, node))
+    with open_dict(cfg):
+        del cfg.hydra  # some of it is known only to a job
     cfg.n_steps = 10
     OmegaConf.resolve(cfg)
     config.check(cfg)
@@ -58,22 +73,6 @@ def test_every_file_composes_passes_the_check_and_instantiates(
     optimizer.step()
     scheduler.step()
     assert config.build(cfg.tracking).run
-
-
-@by_file
-def test_every_file_says_first_what_it_is_for_and_how_to_use_it(file: Path) -> None:
-    header = []
-    for line in (CONF / file).read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            header.append(line.removeprefix("# "))
-    assert header[0][0].isupper()
-    assert not header[0].startswith("python ")
-    commands = [line for line in header[1:] if line.startswith("python src/")]
-    assert commands
-    if file.parent != Path():
-        assert any(f"{file.parent.as_posix()}={file.stem}" in command for command in commands)
 
 
 @pytest.mark.parametrize(
