@@ -2,21 +2,28 @@
 
 All trials that a sweep is to have stand in it as WAITING from the start, so that workers
 anywhere take exactly as many as there are; taking one is a compare-and-set of the storage.
+On SQLite, which has no row locks, Optuna's is none: two workers can take one trial, and two
+new trials get one number. There a lock beside the file makes it one.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy.engine import make_url
 
 from hydrasweep.config import TRUSTED
 from hydrasweep.errors import UserError
@@ -58,6 +65,7 @@ class Queue:
 
     name: str
     strata: list[Stratum]
+    lock: AbstractContextManager[Any]  # for steps that must not happen twice at once
 
     @classmethod
     def open(
@@ -84,7 +92,7 @@ class Queue:
                 load_if_exists=True,
             )
             strata.append(Stratum(value, study))
-        return cls(name, strata)
+        return cls(name, strata, make_lock(storage))
 
     def trials(self) -> list[tuple[Stratum, FrozenTrial]]:
         """The trials that count, of all strata, waiting ones included."""
@@ -95,22 +103,23 @@ class Queue:
 
     def fill(self, n_trials: int) -> None:
         """Queue so many trials, divided equally, that the sweep has ``n_trials`` in all."""
-        for i, stratum in enumerate(self.strata):
-            share = (n_trials + len(self.strata) - 1 - i) // len(self.strata)
-            trials = stratum.trials()
-            for _ in range(share - len(trials)):
-                stratum.study.add_trial(create_trial(state=TrialState.WAITING))
-            waiting = [t for t in trials if t.state == TrialState.WAITING]
-            for trial in waiting[::-1][: max(0, len(trials) - share)]:
-                self._drop(stratum.study, trial, "the sweep was made shorter")
+        with self.lock:
+            for i, stratum in enumerate(self.strata):
+                share = (n_trials + len(self.strata) - 1 - i) // len(self.strata)
+                trials = stratum.trials()
+                for _ in range(share - len(trials)):
+                    stratum.study.add_trial(create_trial(state=TrialState.WAITING))
+                for trial in _in_turn(trials)[::-1][: max(0, len(trials) - share)]:
+                    self._drop(stratum.study, trial, "the sweep was made shorter")
 
     def suggest(self, settings: Sequence[Mapping[str, Any]], stratify: str | None) -> None:
-        """Queue settings that are to be tried before all others."""
-        for chosen in settings:
-            for stratum in self.strata:
+        """Queue settings that are to be tried before all others, but for those known already."""
+        attrs = {FIRST: True}
+        with self.lock:
+            for chosen, stratum in itertools.product(settings, self.strata):
                 if str(chosen.get(stratify or "", stratum.value)) == stratum.value:
                     params = {key: value for key, value in chosen.items() if key != stratify}
-                    stratum.study.enqueue_trial(params, user_attrs={FIRST: True})
+                    stratum.study.enqueue_trial(params, user_attrs=attrs, skip_if_exists=True)
 
     def take(self, distributions: Mapping[str, BaseDistribution]) -> tuple[Stratum, Trial] | None:
         """Take the next trial, of the stratum that has begun the fewest; None: none is left.
@@ -125,8 +134,7 @@ class Queue:
             return sum(t.state != TrialState.WAITING for t in trials[stratum.value])
 
         for stratum in sorted(self.strata, key=n_begun):
-            waiting = [t for t in trials[stratum.value] if t.state == TrialState.WAITING]
-            for frozen in sorted(waiting, key=lambda t: (FIRST not in t.user_attrs, t.number)):
+            for frozen in _in_turn(trials[stratum.value]):
                 if trial := self._claim(stratum.study, frozen):
                     for name, distribution in distributions.items():
                         trial._suggest(name, distribution)
@@ -135,51 +143,55 @@ class Queue:
 
     def _claim(self, study: Study, frozen: FrozenTrial) -> Trial | None:
         storage, trial_id = study._storage, frozen._trial_id
-        try:
-            if not storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
+        with self.lock:
+            try:
+                if not storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
+                    return None
+            except optuna.exceptions.UpdateFinishedTrialError:
                 return None
-        except optuna.exceptions.UpdateFinishedTrialError:
-            return None
-        storage.set_trial_user_attr(trial_id, OWNER, identity())
+            storage.set_trial_user_attr(trial_id, OWNER, identity())
         study._thread_local.cached_all_trials = None
         return Trial(study, trial_id)
 
-    def settle(self) -> list[str]:
+    def settle(self, blame: bool = True) -> list[str]:
         """Set right the trials whose process has died, and queue their parameters again.
 
-        Gives the labels of the trials.
+        ``blame``: they may themselves be the cause. Gives the labels of the trials.
         """
         settled = []
         for stratum in self.strata:
             for trial in stratum.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if is_orphan(trial):
-                    self.give_up(stratum, trial.number, "its process died")
+                    self.give_up(stratum, trial.number, "its process died", blame)
                     settled.append(stratum.label(trial.number))
         return settled
 
-    def give_up(self, stratum: Stratum, number: int, why: str) -> None:
-        """End a running trial that is not to blame, and queue its parameters again."""
-        trial = stratum.study.get_trials(deepcopy=False)[number]
-        retries = trial.user_attrs.get(RETRIES, 0) + 1
-        if retries > MAX_RETRIES:
-            error = f"given up after {MAX_RETRIES} retries: {why} each time"
-            stratum.study._storage.set_trial_user_attr(trial._trial_id, ERROR, error)
-            stratum.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-            return
-        if DROPPED not in trial.user_attrs:  # or a killer came between the steps
-            stratum.study._storage.set_trial_user_attr(trial._trial_id, DROPPED, why)
-            attrs = {FIRST: True, RETRIES: retries}
-            stratum.study.enqueue_trial(trial.params, user_attrs=attrs)
-        stratum.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+    def give_up(self, stratum: Stratum, number: int, why: str, blame: bool) -> None:
+        """End a running trial without a result, and queue its parameters again; but not those
+        of one that has been to ``blame`` too often."""
+        study, storage = stratum.study, stratum.study._storage
+        with self.lock:
+            trial = study.get_trials(deepcopy=False)[number]
+            if trial.state.is_finished():
+                return
+            retries = trial.user_attrs.get(RETRIES, 0) + blame
+            if retries > MAX_RETRIES:
+                error = f"given up after {MAX_RETRIES} retries: {why} each time"
+                storage.set_trial_user_attr(trial._trial_id, ERROR, error)
+            elif DROPPED not in trial.user_attrs:  # or a killer came between the steps
+                storage.set_trial_user_attr(trial._trial_id, DROPPED, why)
+                attrs = {FIRST: True, RETRIES: retries}
+                study.enqueue_trial(trial.params, user_attrs=attrs)
+            study.tell(number, state=TrialState.FAIL)
 
     def _drop(self, study: Study, trial: FrozenTrial, why: str) -> None:
         study._storage.set_trial_user_attr(trial._trial_id, DROPPED, why)
         study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
 
-    def wait_for_others(self, seconds: float = math.inf) -> None:
+    def wait_for_others(self, seconds: float = math.inf, blame: bool = True) -> None:
         """Wait until no trial runs, and set right those whose process has died."""
         until = time.monotonic() + seconds
-        while self.settle() or (self._is_running() and time.monotonic() < until):
+        while self.settle(blame) or (self._is_running() and time.monotonic() < until):
             time.sleep(0.2)
 
     def _is_running(self) -> bool:
@@ -218,6 +230,12 @@ class Queue:
             )
 
 
+def _in_turn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The waiting trials in the order in which they are taken."""
+    waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+    return sorted(waiting, key=lambda trial: (FIRST not in trial.user_attrs, trial.number))
+
+
 def is_orphan(trial: FrozenTrial) -> bool:
     """Whether a running trial's process has died."""
     if owner := trial.user_attrs.get(OWNER):
@@ -231,9 +249,21 @@ def open_storage(storage: Any) -> optuna.storages.BaseStorage | str:
     if OmegaConf.is_config(storage):
         opened: optuna.storages.BaseStorage = instantiate(storage, _execution_whitelist_=TRUSTED)
         return opened
-    if storage is None:
-        raise UserError("hydra.sweeper.storage: workers share a study by its storage; name one")
     return str(storage)
+
+
+def sqlite_file(storage: Any) -> Path | None:
+    """The file of a storage that is an SQLite URL."""
+    if not (isinstance(storage, str) and storage.startswith("sqlite")):
+        return None
+    path = make_url(storage).database
+    return Path(path) if path and path != ":memory:" else None
+
+
+def make_lock(storage: Any) -> AbstractContextManager[Any]:
+    """Keeps this machine's processes apart where the storage itself does not."""
+    path = sqlite_file(storage)
+    return FileLock(f"{path}.lock") if path else nullcontext()
 
 
 def make_sampler(node: DictConfig | None, seed_offset: int = 0) -> optuna.samplers.BaseSampler:

@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import shlex
+import shutil
 import sqlite3
 import sys
 import time
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from hydrasweep.search.queue import Queue
     from hydrasweep.search.worker import Plan
 
-MAX_BARREN_LAUNCHES = 3  # launches in a row that broke before any trial had ended
+MAX_BARREN_LAUNCHES = 4  # in a row that broke before any trial had ended; above MAX_RETRIES
 SECONDS_TO_END = 5  # that interrupted workers have to close their trials themselves
 
 
@@ -65,6 +66,10 @@ class Sweeper(HydraSweeper):
                     "not beginning with '.' or '-'"
                 )
             n_workers = count_workers(self.config, self.settings)
+            # Absolute, for jobs that change their working directory.
+            set_for_jobs(
+                self.config, "hydra.sweep.dir", str(Path(self.config.hydra.sweep.dir).resolve())
+            )
             plan = self._plan(name, arguments)
             estimates = self._check(plan)
             print(describe(plan, self.settings, n_workers, estimates))
@@ -84,7 +89,7 @@ class Sweeper(HydraSweeper):
         return Plan(
             name=name,
             space=Space.parse([*searched, *arguments], settings.stratify),
-            storage=settings.storage,
+            storage=shareable_storage(settings.storage, self.config),
             directions=directions(settings.direction),
             sampler=settings.sampler,
             pruner=settings.pruner,
@@ -143,17 +148,17 @@ class Sweeper(HydraSweeper):
 
         from hydrasweep.search.monitor import Monitor
 
-        folder = Path(self.config.hydra.sweep.dir).resolve()
+        folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         prepare_storage(plan.storage)
         with FileLock(folder / ".lock"):  # another start of the same sweep may come with this
             queue = plan.open()
             queue.agree(plan.space.record())
             queue.stop("")
-            queue.settle()
+            # A joblib worker that died with the sweep itself need not be its trial's fault.
+            queue.settle(blame=n_workers == 1)
             is_new = not queue.trials()
-            if is_new:
-                queue.suggest(self._suggestions(plan), plan.space.stratify)
+            queue.suggest(self._suggestions(plan), plan.space.stratify)
             if not is_grid(self.settings):
                 queue.fill(self.settings.n_trials)
         if not is_new and queue.is_idle():
@@ -189,7 +194,7 @@ class Sweeper(HydraSweeper):
 
     def _launch(self, plan: "Plan", queue: "Queue", n_workers: int, monitor: "Monitor") -> None:
         """Have workers work until the queue is empty; start them again when some died."""
-        from hydrasweep.search.worker import work
+        from hydrasweep.search.worker import too_many_failures, work
 
         task = functools.partial(
             work,
@@ -200,10 +205,7 @@ class Sweeper(HydraSweeper):
         )
         task.__name__ = "work"  # type: ignore[attr-defined]  # launchers log it
         if "n_jobs" in self.config.hydra.launcher:
-            # As if by the command line: Hydra compares a job's launcher with the sweep's.
-            with read_write(self.config.hydra):
-                self.config.hydra.launcher.n_jobs = n_workers
-                self.config.hydra.overrides.hydra.append(f"hydra.launcher.n_jobs={n_workers}")
+            set_for_jobs(self.config, "hydra.launcher.n_jobs", n_workers)
         launcher = Plugins.instance().instantiate_launcher(
             config=self.config, hydra_context=self.hydra_context, task_function=task
         )
@@ -212,20 +214,36 @@ class Sweeper(HydraSweeper):
         try:
             while not queue.is_idle() and (not plan.deadline or time.time() < plan.deadline):
                 n_before = queue.n_finished()
+                lost: Exception | None = None
                 try:
                     for ret in launcher.launch(jobs, initial_job_idx=0):
                         if ret.status != JobStatus.COMPLETED:
                             raise ret._return_value
                 except Exception as error:  # each launcher has its own for a killed worker
-                    n_barren = n_barren + 1 if queue.n_finished() == n_before else 0
-                    if n_barren == MAX_BARREN_LAUNCHES:
-                        raise
-                    kind = type(error).__name__
-                    monitor.say(f"A worker was lost ({kind}): starting the workers again")
+                    lost = error
                 queue.wait_for_others()
+                if lost is None:
+                    continue
+                n_barren = n_barren + 1 if queue.n_finished() == n_before else 0
+                if n_barren == MAX_BARREN_LAUNCHES:
+                    raise lost
+                if reason := too_many_failures(queue, plan):
+                    queue.stop(reason)
+                kind = type(lost).__name__
+                monitor.say(f"A worker was lost ({kind}): starting the workers again")
         except BaseException:  # Ctrl-C: joblib has killed its workers, others end by themselves
-            queue.wait_for_others(SECONDS_TO_END)
+            queue.wait_for_others(SECONDS_TO_END, blame=False)
             raise
+
+
+def set_for_jobs(config: DictConfig, key: str, value: Any) -> None:
+    """Set a Hydra setting for the sweep and its jobs, which are composed anew and must agree
+    with it, as if by the command line."""
+    from hydrasweep.search.space import as_word
+
+    with read_write(config.hydra):
+        OmegaConf.update(config, key, value)
+        config.hydra.overrides.hydra.append(f"{key}={as_word(value)}")
 
 
 def refuse_misplaced(config: DictConfig) -> None:
@@ -271,21 +289,38 @@ def count_workers(config: DictConfig, settings: DictConfig) -> int:
 @functools.cache
 def count_gpus() -> int:
     """The NVIDIA GPUs that this process may use."""
+    if shutil.which("nvidia-smi") is None:  # importing torch takes seconds
+        return 0
     import torch
 
     return torch.cuda.device_count()
 
 
-def prepare_storage(storage: Any) -> None:
-    """Make an SQLite file ready for several writers, before any of them comes."""
+def shareable_storage(storage: Any, config: DictConfig) -> Any:
+    """A storage that workers reach from any working directory.
+
+    Upstream's default is memory; here it is a file in the sweep's folder.
+    """
     from sqlalchemy.engine import make_url
 
-    if isinstance(storage, str) and storage.startswith("sqlite"):
-        path = make_url(storage).database
-        if path and path != ":memory:":
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(path)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
+    from hydrasweep.search.queue import sqlite_file
+
+    if storage is None:
+        return f"sqlite:///{config.hydra.sweep.dir}/study.db?timeout=60"
+    if path := sqlite_file(storage):
+        url = make_url(storage).set(database=str(path.resolve()))
+        return url.render_as_string(hide_password=False)
+    return storage
+
+
+def prepare_storage(storage: Any) -> None:
+    """Make an SQLite file ready for several writers, before any of them comes."""
+    from hydrasweep.search.queue import sqlite_file
+
+    if path := sqlite_file(storage):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
 
 
 def go_on_command(config: DictConfig, name: str) -> str:

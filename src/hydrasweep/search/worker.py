@@ -170,7 +170,7 @@ def run_trial(
         if reason := too_many_failures(queue, plan):
             queue.stop(reason)
     except BaseException:  # Ctrl-C, SIGTERM
-        queue.give_up(stratum, trial.number, "it was interrupted")
+        queue.give_up(stratum, trial.number, "it was interrupted", blame=False)
         raise
     finally:
         trials.set_current(trials.NullTrial())
