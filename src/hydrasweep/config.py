@@ -87,7 +87,7 @@ def started(cfg: DictConfig) -> tuple[DictConfig, Path]:
         UserError: there is no run in DIR, or other settings come with resume=.
     """
     job = HydraConfig.get()
-    output_dir, modes = Path(job.runtime.output_dir), {job.mode.name}
+    output_dir, modes = Path(job.runtime.output_dir), [job.mode]
     if cfg.resume is not None:
         output_dir = Path(cfg.resume).resolve()
         recorded = output_dir / ".hydra" / "config.yaml"
@@ -98,8 +98,8 @@ def started(cfg: DictConfig) -> tuple[DictConfig, Path]:
                 f"resume= goes on with a run as it is set: leave out {' '.join(others)}"
             )
         cfg = DictConfig(OmegaConf.load(recorded))
-        modes.add(OmegaConf.load(recorded.with_name("hydra.yaml")).hydra.mode)
-    if RunMode.MULTIRUN.name in modes:
+        modes.append(RunMode[OmegaConf.load(recorded.with_name("hydra.yaml")).hydra.mode])
+    if RunMode.MULTIRUN in modes:
         cfg.score_test = False
     return cfg, output_dir
 
