@@ -18,7 +18,7 @@ def draw_images(images: Tensor, captions: Sequence[str], title: str, path: Path)
     figure = Figure(figsize=(1.5 * n_columns, 1.7 * n_rows + 0.5), layout="constrained")
     figure.suptitle(title)
     if len(images):
-        axes = figure.subplots(n_rows, n_columns, squeeze=False).flat
+        axes = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
         for axis in axes:
             axis.axis("off")
         for axis, image, caption in zip(axes, images, captions, strict=False):

@@ -1,0 +1,109 @@
+"""The pages of MLflow's UI that the README and the sweep's last lines point to."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from hydrasweep.tracking import open_store
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed"),
+]
+
+SWEEP = ("-m", "hparams_search=quick", "study=browsed", "epochs=1", "hydra.sweeper.n_trials=3")
+ARCHITECTURES = {"baseline", "cnn", "lenet5"}
+Page = Callable[[str], str]
+
+
+@pytest.fixture
+def sweep_output(script: Callable[..., "subprocess.CompletedProcess[str]"]) -> str:
+    done = script("train.py", *SWEEP)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def server(root: Path) -> Iterator[str]:
+    """``mlflow ui`` as the README gives it, but for the port and the number of processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"],
+        cwd=root,
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(address, timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait()
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    """``page(url)`` gives what Chromium shows there once its scripts have run."""
+
+    def shown(url: str) -> str:
+        words = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+        words += " --disable-background-networking --disable-component-update --disable-sync"
+        # A profile of its own: the UI remembers the last page's filter.
+        words += f" --user-data-dir={tempfile.mkdtemp(dir=tmp_path)} --window-size=1600,1200"
+        words += " --virtual-time-budget=60000 --dump-dom"
+        return subprocess.run(
+            ["chromium", *words.split(), url], text=True, capture_output=True, timeout=180
+        ).stdout
+
+    return shown
+
+
+def architectures(html: str) -> set[str]:
+    """The architectures of the trials whose names stand on a page."""
+    return set(re.findall(r"\b(baseline|cnn|lenet5) #\d+ lr=", html))
+
+
+@pytest.mark.timeout(600)
+def test_the_pages_for_comparing_a_sweep_show_its_trials(
+    sweep_output: str, server: str, page: Page, root: Path
+) -> None:
+    (link,) = re.findall(r"http://127\.0\.0\.1:5000\S+", sweep_output)
+    charts = page(link.replace("http://127.0.0.1:5000", server))
+    assert architectures(charts) == ARCHITECTURES
+    assert "sweep browsed" not in charts  # the parent is no trial
+    assert "best/val_accuracy" in charts
+
+    store = open_store(root)
+    experiment = store.experiment("hydrasweep")
+    table = page(store.runs_link(experiment).replace("http://127.0.0.1:5000", server))
+    assert "sweep browsed" in table
+
+    trials = store.client.search_runs([experiment], "tags.study = 'browsed'")
+    ids, experiments = (
+        quote(json.dumps(words)) for words in ([r.info.run_id for r in trials], [experiment])
+    )
+    compared = page(f"{server}/#/compare-runs?runs={ids}&experiments={experiments}")
+    assert architectures(compared) == ARCHITECTURES
+    assert "optimizer.lr" in compared
