@@ -11,6 +11,10 @@ from typing import NoReturn
 from hydrasweep.errors import UserError
 
 
+class Terminated(SystemExit):
+    """SIGTERM came."""
+
+
 @contextmanager
 def plain_exit(go_on: str | None = None) -> Iterator[None]:
     """Turn a user's error into one sentence and exit code 1, Ctrl-C into 130, SIGTERM into 143.
@@ -29,9 +33,8 @@ def plain_exit(go_on: str | None = None) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"\nStopped.{hint}", file=sys.stderr)
         sys.exit(130)
-    except SystemExit as stop:
-        if stop.code == 128 + signal.SIGTERM:
-            print(f"Terminated.{hint}", file=sys.stderr)
+    except Terminated:
+        print(f"Terminated.{hint}", file=sys.stderr)
         raise
 
 
@@ -42,4 +45,4 @@ def exit_on_sigterm() -> None:
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     del frame
-    raise SystemExit(128 + signum)
+    raise Terminated(128 + signum)

@@ -65,6 +65,10 @@ class Sweeper(HydraSweeper):
                     f"study={name}: must be up to 100 letters, digits, '_', '+', '.' or '-', "
                     "not beginning with '.' or '-'"
                 )
+            if self.settings.n_trials < 0:
+                raise UserError(
+                    f"hydra.sweeper.n_trials={self.settings.n_trials}: must be 0 or more"
+                )
             n_workers = count_workers(self.config, self.settings)
             # Absolute, for jobs that change their working directory.
             set_for_jobs(
@@ -112,8 +116,11 @@ class Sweeper(HydraSweeper):
         """
         from hydrasweep.search.queue import make_pruner, make_sampler
 
-        make_sampler(plan.sampler)
-        make_pruner(plan.pruner)
+        for part, make in (("sampler", make_sampler), ("pruner", make_pruner)):
+            try:
+                make(getattr(plan, part))
+            except HydraException as error:
+                raise UserError(f"hydra.sweeper.{part}: {error}") from error
         check = get_method(self.settings.check) if self.settings.check else None
         estimates: dict[str, float] = {}
         outer = HydraConfig.instance().cfg
@@ -325,9 +332,12 @@ def prepare_storage(storage: Any) -> None:
 
 def go_on_command(config: DictConfig, name: str) -> str:
     """The command that goes on with this sweep."""
-    key = "study" if "study" in config else "hydra.sweeper.study_name"
-    words = [word for word in sys.argv if not word.startswith(f"{key}=")]
-    return shlex.join(["python", *words, f"{key}={name}"])
+    if "study" in config:
+        settings = {"study": name}
+    else:
+        settings = {"hydra.sweeper.study_name": name, "hydra.sweep.dir": config.hydra.sweep.dir}
+    words = [word for word in sys.argv if word.partition("=")[0] not in settings]
+    return shlex.join(["python", *words, *(f"{key}={value}" for key, value in settings.items())])
 
 
 def about(plan: "Plan", settings: DictConfig) -> tracking.Description:

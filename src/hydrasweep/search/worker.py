@@ -1,14 +1,13 @@
 """What each worker does: take a trial, compose its config, train, tell; until none is left."""
 
 import contextlib
-import logging
 import math
 import os
 import time
 import traceback
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,11 @@ from omegaconf import DictConfig, open_dict
 from optuna.exceptions import TrialPruned
 from optuna.trial import Trial, TrialState
 
-from hydrasweep.cli import exit_on_sigterm
+from hydrasweep.cli import Terminated, exit_on_sigterm
 from hydrasweep.processes import is_dead
 from hydrasweep.search import trial as trials
 from hydrasweep.search.queue import EPOCHS, ERROR, Queue, Stratum
 from hydrasweep.search.space import Space
-
-log = logging.getLogger(__name__)
 
 N_ALIKE = 3  # so many failures with one error, before anything else has ended, end the sweep
 
@@ -163,15 +160,14 @@ def run_trial(
             stratum.study.tell(trial, as_values(value, len(plan.directions)))
     except TrialPruned:  # a task function that prunes in Optuna's own way
         stratum.study.tell(trial, state=TrialState.PRUNED)
-    except Exception as error:
-        log.warning("%s failed: %s", label, error)
+    except (KeyboardInterrupt, Terminated):
+        queue.give_up(stratum, trial.number, "it was interrupted", blame=False)
+        raise
+    except (Exception, SystemExit) as error:
         trial.set_user_attr(ERROR, "".join(traceback.format_exception(error)))
         stratum.study.tell(trial, state=TrialState.FAIL)
         if reason := too_many_failures(queue, plan):
             queue.stop(reason)
-    except BaseException:  # Ctrl-C, SIGTERM
-        queue.give_up(stratum, trial.number, "it was interrupted", blame=False)
-        raise
     finally:
         trials.set_current(trials.NullTrial())
 
@@ -230,14 +226,13 @@ def too_many_failures(queue: Queue, plan: Plan) -> str:
     """Why the sweep must end for its failures; "" where it need not."""
     finished = [trial for _, trial in queue.trials() if trial.state.is_finished()]
     failed = [trial for trial in finished if trial.state == TrialState.FAIL]
-    errors = Counter(
-        trial.user_attrs.get(ERROR, "").strip().rpartition("\n")[2] for trial in failed
-    )
-    if len(finished) == len(failed) >= N_ALIKE and len(errors) == 1:
-        return f"the first {len(failed)} trials failed alike: {next(iter(errors))}"
-    if plan.max_failures is not None and len(failed) > plan.max_failures:
-        return f"{len(failed)} trials failed, and max_failures={plan.max_failures}"
-    rate = plan.max_failure_rate
-    if rate is not None and len(failed) > rate * len(finished):
-        return f"{len(failed)} of {len(finished)} trials failed, and max_failure_rate={rate}"
-    return ""
+    failed.sort(key=lambda trial: trial.datetime_complete or datetime.max)
+    errors = [trial.user_attrs.get(ERROR, "").strip().rpartition("\n")[2] for trial in failed]
+    if len(finished) == len(failed) >= N_ALIKE and len(set(errors)) == 1:
+        return f"the first {len(failed)} trials failed alike: {errors[0]}"
+    limit, rate, why = plan.max_failures, plan.max_failure_rate, ""
+    if limit is not None and len(failed) > limit:
+        why = f"{len(failed)} trials failed, and max_failures={limit}"
+    elif rate is not None and len(failed) > rate * len(finished):
+        why = f"{len(failed)} of {len(finished)} trials failed, and max_failure_rate={rate}"
+    return f"{why}; the last with {errors[-1]}" if why else ""
