@@ -43,6 +43,7 @@ def _share(value: Any) -> bool:
     return _is_number(value) and 0 <= value < 1
 
 
+_SWITCHES = ("score_test", "artifacts", "checkpoint")
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("epochs", _whole(0), "a whole number, 0 or more"),
     ("seed", lambda v: _whole(0)(v) and v < 2**63, "a whole number from 0 to 2**63 - 1"),
@@ -51,9 +52,15 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("data.batch_size", _whole(1), "a whole number, 1 or more"),
     ("data.n_train", _optional(_whole(1)), "null or a whole number, 1 or more"),
     ("data.n_val", _whole(0), "a whole number, 0 or more"),
+    ("data.std", lambda v: all(_is_number(s) and s > 0 for s in v), "numbers above 0"),
     ("model.dropout", _share, "a number from 0 to below 1"),
     ("optimizer.lr", lambda v: _is_number(v) and 0 < v < float("inf"), "a number above 0"),
-    ("optimizer.weight_decay", lambda v: _is_number(v) and v >= 0, "a number, 0 or more"),
+    (
+        "optimizer.weight_decay",
+        lambda v: _is_number(v) and 0 <= v < float("inf"),
+        "a number, 0 or more",
+    ),
+    *((key, lambda v: isinstance(v, bool), "true or false") for key in _SWITCHES),
 )
 
 
@@ -68,9 +75,11 @@ def check(cfg: DictConfig) -> None:
         if value is not _ABSENT and not is_allowed(value):
             raise UserError(f"{key}={value}: must be {allowed}")
     for metric in objectives(cfg):
-        names = [m for m in EPOCH_METRICS if cfg.data.n_val or not m.startswith("val/")]
+        measured = {"train": cfg.epochs, "val": cfg.data.n_val}  # not without epochs, images
+        names = [m for m in EPOCH_METRICS if measured[m.partition("/")[0]]]
         if metric not in (*names, *RUN_METRICS):
-            why = "" if cfg.data.n_val else " (data.n_val=0 leaves nothing to validate on)"
+            why = "" if cfg.epochs else " (epochs=0 trains nothing)"
+            why += "" if cfg.data.n_val else " (data.n_val=0 leaves nothing to validate on)"
             raise UserError(
                 f"objective={metric}: no such metric{why}; "
                 f"there are {', '.join((*names, *RUN_METRICS))}"

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hydrasweep.tracking import Description, Run
+from hydrasweep.tracking import LOCAL_UI, Description, Run
 from hydrasweep.training import Meter
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,10 @@ def footer(final: Mapping[str, float], run: Run, root: str) -> Group:
     for name, value in sorted(final.items()):
         results.add_row(name, f"{value:.2%}" if name.endswith("accuracy") else f"{value:,.4g}")
     todo = {"Results": str(run.output_dir)}
+    if run.link and run.link.startswith(LOCAL_UI):
+        todo["Compare"] = f"cd {Path(root).resolve()} && mlflow ui"
     if run.link:
-        todo |= {"Compare": f"cd {Path(root).resolve()} && mlflow ui", "then open": run.link}
+        todo["Open"] = run.link
     return Group(results, pairs(todo))
 
 

@@ -4,6 +4,8 @@ import os
 import socket
 from collections.abc import Mapping
 
+CLOCK_SECONDS = 5  # by which a corrected clock may move a process's start
+
 
 def identity() -> dict[str, str]:
     """Host, pid and start time of this process; the time tells a reused pid from its owner."""
@@ -11,7 +13,7 @@ def identity() -> dict[str, str]:
     return {
         "host": socket.gethostname(),
         "pid": str(pid),
-        "process_started": _started(pid),
+        "process_started": f"{_started(pid):.2f}",
     }
 
 
@@ -19,16 +21,16 @@ def is_dead(owner: Mapping[str, str]) -> bool:
     """Whether the process is known to have ended: never so for one of another machine."""
     if owner["host"] != socket.gethostname():
         return False
-    return _started(int(owner["pid"])) != owner["process_started"]
+    return abs(_started(int(owner["pid"])) - float(owner["process_started"])) > CLOCK_SECONDS
 
 
-def _started(pid: int) -> str:
+def _started(pid: int) -> float:
+    """In seconds since the epoch; 0 where there is no such process, or one that has ended."""
     import psutil
 
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return ""
-        return f"{process.create_time():.2f}"
+        ended = process.status() == psutil.STATUS_ZOMBIE
+        return 0.0 if ended else process.create_time()
     except psutil.NoSuchProcess:
-        return ""
+        return 0.0

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 STEP_METRICS_FILE = "metrics.jsonl"
 SCORE, BEST_SCORE = "val/accuracy", "best/val_accuracy"
 RUN_ID_FILE = "mlflow_run_id"
+LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 REPORTED_PACKAGES = ("torch", "torchvision", "hydra-core", "optuna", "mlflow")
 
 
@@ -210,7 +211,7 @@ class Store:
 
     def runs_link(self, experiment_id: str) -> str:
         """Where the UI shows the experiment's runs as a table."""
-        base = self.shown_uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        base = self.shown_uri if self.uri.startswith("http") else LOCAL_UI
         page = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
         return base.rstrip("/") + page
 
@@ -386,7 +387,7 @@ def open_store(root: Path) -> Store:
     # MLflow's own seven tries of two minutes would hold a training up for a quarter of an hour.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # MLflow resets its logger's level
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     database = root / "mlflow.db"

@@ -19,7 +19,7 @@ from hydrasweep.errors import UserError
 EVALUATION_BATCH = 1000  # images at a time where no gradient is kept
 
 
-class NonFiniteLossError(ArithmeticError):
+class NonFiniteLossError(UserError):
     """The training loss became infinite or not a number."""
 
 

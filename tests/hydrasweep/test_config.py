@@ -98,6 +98,9 @@ def test_every_file_composes_by_its_command_passes_the_check_and_instantiates(
         ("optimizer.lr=nan", "a number above 0"),
         ("optimizer.lr=inf", "a number above 0"),
         ("optimizer.weight_decay=-0.1", "a number, 0 or more"),
+        ("optimizer.weight_decay=inf", "a number, 0 or more"),
+        ("data.std=[0.0]", "numbers above 0"),
+        ("score_test=maybe", "true or false"),
         ("objective=foo", "val/accuracy"),
         ("objective=test/accuracy", "val/accuracy"),
         ("objective=[val/accuracy,foo]", "val/accuracy"),
@@ -152,3 +155,9 @@ def test_error_of_a_users_class_comes_through_with_its_cause() -> None:
     node = OmegaConf.create({"_target_": "hydrasweep.models.LeNet5", "dropout": 0})
     with pytest.raises(Exception, match="n_channels"):
         config.build(node)
+
+
+def test_training_metric_is_no_objective_without_epochs(compose: Compose) -> None:
+    with pytest.raises(UserError, match="epochs=0 trains nothing"):
+        config.check(compose("epochs=0", "objective=train/accuracy"))
+    config.check(compose("epochs=0"))
