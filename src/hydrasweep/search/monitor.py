@@ -38,12 +38,13 @@ class Monitor:
         self.n_workers = n_workers
         self.record = record
         self.console = Console(file=sys.stdout)  # bound now: a worker may redirect it
-        self._seen = {row[1]._trial_id for row in queue.trials() if row[1].state.is_finished()}
+        self._seen: set[int] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Monitor":
         results.write_all(self.queue, self.folder, self.stratify)
+        self._seen |= {trial._trial_id for _, trial in self._news()}
         self._thread.start()
         return self
 
@@ -73,13 +74,17 @@ class Monitor:
                 self._update()
                 live.update(self.table())
 
-    def _update(self) -> None:
-        news = [
+    def _news(self) -> list[results.Row]:
+        """The trials that have ended since they were last looked at, lost ones included."""
+        return [
             (stratum, trial)
             for stratum in self.queue.strata
             for trial in stratum.study.get_trials(deepcopy=False)
             if trial.state.is_finished() and trial._trial_id not in self._seen
         ]
+
+    def _update(self) -> None:
+        news = self._news()
         if not news:
             return
         for row in sorted(news, key=lambda row: row[1].datetime_complete or datetime.min):

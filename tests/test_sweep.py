@@ -1,0 +1,449 @@
+"""Sweeps of real trainings, as a person runs, stops and kills them."""
+
+import contextlib
+import csv
+import json
+import os
+import random
+import re
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from conftest import Script, command_line, environment
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from omegaconf import OmegaConf
+from optuna.trial import FrozenTrial, TrialState
+
+from hydrasweep.processes import is_dead
+from hydrasweep.search.queue import DROPPED, OWNER
+
+MODELS = ("baseline", "cnn", "lenet5")
+SWEEP = ("-m", "hparams_search=quick", "epochs=2")
+TWO = "hydra.sweeper.n_workers=2"
+ALONE = "hydra.sweeper.n_workers=1"  # in the sweep's own process, which saves imports
+# The second trial of each architecture is far worse than the first.
+GOOD = "{optimizer.lr: 0.01, model.dropout: 0.0, data.batch_size: 32}"
+BAD = "{optimizer.lr: 0.0001, model.dropout: 0.5, data.batch_size: 256}"
+WHOLE = (*SWEEP, ALONE, "study=whole", "hydra.sweeper.n_trials=7",
+         f"hydra.sweeper.enqueue=[{GOOD},{BAD}]")  # fmt: skip
+
+
+@dataclass
+class Sweep:
+    """A sweep's traces: what it printed, its folder, its studies, its MLflow runs."""
+
+    root: Path
+    name: str
+    out: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "outputs" / "sweeps" / self.name
+
+    def all_trials(self) -> dict[str, FrozenTrial]:
+        """Every trial by its folder's name, those that were killed included."""
+        storage = f"sqlite:///{self.folder / 'study.db'}"
+        names = optuna.get_all_study_names(storage)
+        return {
+            f"{name.rpartition('/')[2]}-{trial.number:03d}": trial
+            for name in names
+            for trial in optuna.load_study(study_name=name, storage=storage).trials
+        }
+
+    def trials(self) -> dict[str, FrozenTrial]:
+        trials = self.all_trials().items()
+        return {label: trial for label, trial in trials if DROPPED not in trial.user_attrs}
+
+    def folders(self) -> list[str]:
+        return sorted(path.parent.name for path in self.folder.glob("*/.hydra"))
+
+    def table(self) -> list[dict[str, str]]:
+        with (self.folder / "trials.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    def runs(self) -> tuple[list[Run], list[Run]]:
+        """The parents and the children in MLflow."""
+        client = MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("hydrasweep")
+        runs = list(client.search_runs([experiment.experiment_id])) if experiment else []
+        children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+        return [run for run in runs if run not in children], children
+
+    def parent(self) -> Run:
+        (parent,) = self.runs()[0]
+        return parent
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sweep:
+    """One whole sweep, for all who only look at it."""
+    root = tmp_path_factory.mktemp("sweep")
+    with (
+        contextlib.closing(sqlite3.connect(empty_store)) as source,
+        contextlib.closing(sqlite3.connect(root / "mlflow.db")) as copy,
+    ):
+        source.backup(copy)
+    done = subprocess.run(
+        command_line("train.py", *WHOLE),
+        env=environment(root),
+        cwd=root,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return Sweep(root, "whole", done.stdout)
+
+
+def test_sweep_has_its_trials_with_equal_shares_and_a_folder_each(sweep: Sweep) -> None:
+    trials = sweep.trials()
+    shares = [sum(label.startswith(model) for label in trials) for model in MODELS]
+    assert shares == [3, 2, 2]
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials.values())
+    assert sweep.folders() == sorted(trials)
+
+
+def test_worse_trials_are_pruned_after_an_epoch(sweep: Sweep) -> None:
+    for model in MODELS:
+        good, bad = (sweep.trials()[f"{model}-{number:03d}"] for number in range(2))
+        assert (good.state, good.last_step) == (TrialState.COMPLETE, 2)
+        assert (bad.state, bad.last_step) == (TrialState.PRUNED, 1)
+
+
+def test_value_is_what_the_last_epoch_recorded(sweep: Sweep) -> None:
+    for label, trial in sweep.trials().items():
+        lines = (sweep.folder / label / "metrics.jsonl").read_text().splitlines()
+        history = [json.loads(line) for line in lines]
+        assert [line["step"] for line in history] == list(trial.intermediate_values)
+        assert trial.value == history[-1]["val/accuracy"]
+
+
+def test_table_and_results_agree_with_the_study(sweep: Sweep) -> None:
+    trials = sweep.trials()
+    table = {f"{row['model']}-{int(row['number']):03d}": row for row in sweep.table()}
+    names = "number state value epochs duration_s model optimizer.lr model.dropout data.batch_size"
+    assert list(next(iter(table.values()))) == names.split()
+    assert table.keys() == trials.keys()
+    for label, row in table.items():
+        assert row["state"] == trials[label].state.name
+        assert float(row["value"]) == trials[label].value
+        assert float(row["optimizer.lr"]) == trials[label].params["optimizer.lr"]
+    results = OmegaConf.load(sweep.folder / "results.yaml")
+    for model in MODELS:
+        (best,) = results.best[model]
+        values = [
+            trial.value
+            for label, trial in trials.items()
+            if label.startswith(model) and trial.state == TrialState.COMPLETE
+        ]
+        assert best["values"] == [max(values)]  # type: ignore[type-var]
+        assert trials[best.folder].value == max(values)  # type: ignore[type-var]
+
+
+def test_mlflow_has_one_parent_with_a_child_for_each_trial(sweep: Sweep) -> None:
+    parent, (_, children) = sweep.parent(), sweep.runs()
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["n_trials"] == "7"
+    assert {"best.baseline", "best.cnn", "best.lenet5"} <= parent.data.tags.keys()
+    assert {f"best/{model}" for model in MODELS} <= parent.data.metrics.keys()
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    folders = [Path(run.data.tags["output_dir"]).name for run in children]
+    assert sorted(folders) == sorted(sweep.trials())
+    # The same columns for all architectures.
+    assert len({frozenset(run.data.params) for run in children}) == 1
+    searched = {"model.dropout", "optimizer.lr", "data.batch_size"}
+    assert searched <= children[0].data.params.keys()
+
+
+def test_mlflow_says_how_each_trial_ended(sweep: Sweep) -> None:
+    trials = sweep.trials()
+    for run in sweep.runs()[1]:
+        tags = run.data.tags
+        model, number = Path(tags["output_dir"]).name.split("-")
+        trial = trials[f"{model}-{number}"]
+        assert run.info.run_name.startswith(f"{model} #{int(number)} lr=")
+        assert float(run.data.params["optimizer.lr"]) == trial.params["optimizer.lr"]
+        if trial.state == TrialState.PRUNED:
+            assert (run.info.status, tags["pruned"], tags["pruned.epoch"]) == (
+                "KILLED",
+                "true",
+                "1",
+            )
+            assert re.fullmatch(
+                r"pruned at epoch 1 with 0\.\d+ by SuccessiveHalvingPruner", tags["pruned.why"]
+            )
+        else:
+            assert run.info.status == "FINISHED"
+            assert "pruned" not in tags
+
+
+def test_nothing_of_the_test_images_is_anywhere(sweep: Sweep) -> None:
+    parents, children = sweep.runs()
+    for run in parents + children:
+        assert not [name for name in run.data.metrics if name.startswith("test")]
+    for path in sweep.folder.rglob("*"):
+        if path.is_file() and path.suffix in (".jsonl", ".csv", ".log"):
+            assert "test/" not in path.read_text(), path
+    assert "test/" not in sweep.out
+
+
+def test_trials_write_to_their_own_logs_and_the_sweep_to_the_screen(sweep: Sweep) -> None:
+    assert "epoch " not in sweep.out
+    for label, trial in sweep.trials().items():
+        log = (sweep.folder / label / "train.log").read_text()
+        assert log.count("val ") >= trial.last_step  # type: ignore[operator]
+        assert len(re.findall(rf"^.*{label} {trial.state.name} ", sweep.out, re.MULTILINE)) == 1
+        assert "Traceback" not in log
+        assert "rror" not in log
+
+
+def test_end_names_the_best_and_links_to_the_sweeps_charts(sweep: Sweep) -> None:
+    end = sweep.out.partition("best trial")[2]
+    for model in MODELS:
+        assert f" {model}-0" in end
+    (link,) = re.findall(r"http://\S+", end)
+    assert "compareRunsMode=CHART" in link
+    assert "tags.study%20%3D%20%27whole%27" in link
+    assert {run.data.tags["study"] for run in sweep.runs()[1]} == {"whole"}
+    assert "study" not in sweep.parent().data.tags
+
+
+def test_finished_sweep_says_so_and_does_nothing(sweep: Sweep, tmp_path: Path) -> None:
+    before, table = sweep.all_trials(), (sweep.folder / "trials.csv").read_text()
+    done = subprocess.run(
+        command_line("train.py", *WHOLE),
+        env=environment(sweep.root),
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Study whole is finished: 7 trials" in done.stdout
+    assert sweep.all_trials() == before
+    assert (sweep.folder / "trials.csv").read_text() == table
+    assert len(sweep.runs()[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("objective=val/acc", "objective=val/acc: no such metric"),
+        ("hydra.sweeper.direction=minimize", "minimize: must be maximize for val/accuracy"),
+        ("optimizer.lr=tag(log,interval(-1,1))", "optimizer.lr=tag(log,interval(-1,1)): can't be"),
+        ("optimizer.lr=interval(-1,1)", "optimizer.lr=-1.0: must be a number above 0"),
+        ("model.droput=interval(0,0.5)", "droput"),
+        ("data.batch_size=choice(64,0)", "data.batch_size=0: must be"),
+        ("model=choice(lenet5,lenet6)", "lenet6"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_training(
+    script: Script, root: Path, override: str, words: str
+) -> None:
+    done = script("train.py", *SWEEP, "study=wrong", override)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(root.rglob("study.db"))
+    assert Sweep(root, "wrong").runs() == ([], [])
+
+
+def test_zero_trials_show_a_plan_and_an_estimate_and_train_nothing(
+    script: Script, root: Path
+) -> None:
+    done = script("train.py", *SWEEP, "hydra.sweeper.n_trials=0")
+    assert done.returncode == 0, done.stderr
+    assert "optimizer.lr: 0.0001 to 0.03, logarithmic" in done.stdout
+    assert "data.batch_size: one of 32, 64, 128, 256" in done.stdout
+    assert "baseline, cnn, lenet5" in done.stdout
+    assert re.search(r"a whole trial: baseline \d+ s, cnn \d+ s, lenet5 \d+ s", done.stdout)
+    assert re.search(r"\d min", done.stdout)
+    assert not list(root.rglob("study.db"))
+    assert Sweep(root, "").runs() == ([], [])
+
+
+def test_trial_that_raises_fails_alone_with_its_traceback(script: Script, root: Path) -> None:
+    enqueue = "hydra.sweeper.enqueue=[{optimizer: sgd, optimizer.lr: 1e30, model: baseline}]"
+    done = script(
+        "train.py", *SWEEP, ALONE, "study=bad", "hydra.sweeper.n_trials=3", enqueue,
+        "hydra.sweeper.check=null", "optimizer=choice(sgd,adam)",
+        "optimizer.lr=tag(log,interval(1e-3,1e30))",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout
+    sweep = Sweep(root, "bad")
+    failed = sweep.trials()["baseline-000"]
+    assert failed.state == TrialState.FAIL
+    assert "NonFiniteLossError" in failed.user_attrs["error"]
+    (run,) = (
+        run for run in sweep.runs()[1] if run.data.tags["output_dir"].endswith("baseline-000")
+    )
+    assert run.info.status == "FAILED"
+    assert "NonFiniteLossError" in (sweep.folder / "baseline-000" / "traceback.txt").read_text()
+    assert len(sweep.trials()) == 3
+
+
+@pytest.mark.slow
+def test_one_joint_study_without_strata(script: Script, root: Path) -> None:
+    done = script(
+        "train.py",
+        *SWEEP,
+        ALONE,
+        "study=joint",
+        "hydra.sweeper.stratify=null",
+        "hydra.sweeper.n_trials=4",
+    )
+    assert done.returncode == 0, done.stderr
+    sweep = Sweep(root, "joint")
+    (storage,) = root.rglob("study.db")
+    study = optuna.load_study(study_name="joint", storage=f"sqlite:///{storage}")
+    assert len(study.trials) == 4
+    assert all(trial.params["model"] in MODELS for trial in study.trials)
+    assert sweep.folders() == ["000", "001", "002", "003"]
+    assert {row["model"] for row in sweep.table()} <= set(MODELS)
+
+
+def start(root: Path, *arguments: str, output: Path) -> "subprocess.Popen[str]":
+    with output.open("a") as file:
+        return subprocess.Popen(
+            command_line("train.py", *SWEEP, TWO, *arguments),
+            cwd=root,
+            env=environment(root),
+            text=True,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            # A shell's background jobs ignore Ctrl-C, and would hand that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+
+def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children()
+        return [child for child in children if "loky" in " ".join(child.cmdline())]
+    return []
+
+
+def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
+    while not condition() and process.poll() is None:
+        time.sleep(0.2)
+
+
+def assert_whole(sweep: Sweep, n_trials: int) -> None:
+    """Exactly so many finished trials; the stores, the folders and the files agree."""
+    everything, trials = sweep.all_trials(), sweep.trials()
+    states = {trial.state for trial in everything.values()}
+    assert states <= {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    assert len(trials) == n_trials
+    assert {trial.state for trial in trials.values()} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    parents, children = sweep.runs()
+    assert len(parents) == 1
+    assert "RUNNING" not in {run.info.status for run in parents + children}
+    folders = [run.data.tags["output_dir"] for run in children]
+    assert len(set(folders)) == len(folders)
+    assert set(trials) <= set(sweep.folders()) <= set(everything)
+    for label in sweep.folders():
+        history = sweep.folder / label / "metrics.jsonl"
+        lines = history.read_text().splitlines() if history.exists() else []
+        steps = [json.loads(line)["step"] for line in lines]
+        assert steps == list(range(1, len(steps) + 1)), label
+        if label in trials:
+            assert steps == list(trials[label].intermediate_values)
+    rows = {f"{row['model']}-{int(row['number']):03d}" for row in sweep.table()}
+    assert rows == set(trials)
+    assert len(sweep.table()) == n_trials
+    results = OmegaConf.load(sweep.folder / "results.yaml")
+    for model in MODELS:
+        values = [
+            trial.value
+            for label, trial in trials.items()
+            if label.startswith(model) and trial.state == TrialState.COMPLETE
+        ]
+        (best,) = results.best[model]
+        assert best["values"] == [max(values)]  # type: ignore[type-var]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_and_prints_the_command_that_goes_on(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output.txt"
+    process = start(root, "study=stopped", "hydra.sweeper.n_trials=6", output=output)
+    wait_until(lambda: re.search("COMPLETE|PRUNED", output.read_text()), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=15) == 130
+    sweep = Sweep(root, "stopped")
+    finished = {k: t for k, t in sweep.trials().items() if t.state.is_finished()}
+    assert 0 < len(finished) < 6
+    assert {row["state"] for row in sweep.table()} <= {"COMPLETE", "PRUNED", "RUNNING"}
+    shown = output.read_text()
+    assert "Traceback" not in shown
+    words = shlex.split(shown.partition("To go on: ")[2])
+    assert words[0] == "python"
+    done = subprocess.run(
+        [sys.executable, *words[1:]],
+        cwd=root,
+        env=environment(root),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert finished.items() <= sweep.trials().items()
+    assert_whole(sweep, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sweep_that_is_killed_again_and_again_comes_to_its_end(
+    root: Path, tmp_path: Path, script: Script, seed: int
+) -> None:
+    moments = random.Random(seed)
+    output, sweep = tmp_path / "output.txt", Sweep(root, "killed")
+    arguments = ("study=killed", "hydra.sweeper.n_trials=9", "epochs=3", "data.n_train=1200")
+    finished: dict[str, FrozenTrial] = {}
+
+    def is_running() -> bool:
+        if not (sweep.folder / "trials.csv").exists():
+            return False  # opening a study while it is made would make it a second time
+        running = [t for t in sweep.trials().values() if t.state == TrialState.RUNNING]
+        return any(OWNER in t.user_attrs and not is_dead(t.user_attrs[OWNER]) for t in running)
+
+    for n in range(6):
+        process = start(root, *arguments, output=output)
+        if n % 3:
+            wait_until(is_running, process)
+            time.sleep(moments.uniform(0, 6))
+        else:  # at any moment, from the very start
+            time.sleep(moments.uniform(0, 15))
+        if n % 2 and (workers := workers_of(process)):
+            moments.choice(workers).kill()
+            time.sleep(moments.uniform(0, 8))
+        with contextlib.suppress(ProcessLookupError):  # it had come to its end
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        now = {}
+        if (sweep.folder / "trials.csv").exists():
+            now = {k: t for k, t in sweep.trials().items() if t.state.is_finished()}
+        assert finished.items() <= now.items()
+        finished = now
+    assert "Traceback" not in output.read_text()
+    done = script("train.py", *SWEEP, TWO, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert finished.items() <= sweep.trials().items()
+    assert_whole(sweep, 9)
+    lost = {k: t for k, t in sweep.all_trials().items() if DROPPED in t.user_attrs}
+    assert lost
+    for label, trial in lost.items():  # it was tried again
+        assert output.read_text().count(f"{label} lost") <= 1
+        again = [t for k, t in sweep.trials().items() if k[:3] == label[:3]]
+        assert any(trial.params.items() <= t.params.items() for t in again)
