@@ -1,0 +1,58 @@
+"""The README's commands, as they stand there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text()
+LINES = [
+    line for block in re.findall(r"```\n(.*?)```", README, re.DOTALL) for line in block.split("\n")
+]
+TRAINING = [
+    line.partition("   #")[0].strip() for line in LINES if line.startswith("python src/train")
+]
+
+
+def test_there_are_commands() -> None:
+    assert len(TRAINING) > 8
+
+
+@pytest.mark.parametrize("line", TRAINING)
+def test_every_training_command_composes(line: str) -> None:
+    _, script, *words = shlex.split(line)
+    several = "-m" in words
+    words = [w for w in words if w != "-m" and not re.search(r"=(\w+,|tag\()", w)]
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / script, *words, "--cfg", "job"],
+        text=True, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ("hparams_search" in line) <= several
+
+
+def test_the_quickstart_is_what_is_installed_and_tested() -> None:
+    trains, tests = (line for line in LINES if line.startswith("python -m pip install"))
+    assert trains == "python -m pip install -e . && python src/train.py model=lenet5"
+    assert tests in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_every_file_of_the_tree_exists_and_every_module_is_in_it() -> None:
+    (tree,) = (
+        block for block in re.findall(r"```\n(.*?)```", README, re.DOTALL) if "conf/  " in block
+    )
+    named = {word for line in tree.split("\n") for word in line.split()[:1]}
+    modules = {
+        path.relative_to(REPOSITORY / "src" / "hydrasweep").as_posix()
+        for path in (REPOSITORY / "src" / "hydrasweep").rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert modules <= named
+    assert {word for word in named if word.endswith(".py")} - {
+        "src/train.py",
+        "src/show_data.py",
+    } == modules
