@@ -14,8 +14,6 @@ LINES = [
     line for block in re.findall(r"```\n(.*?)```", README, re.DOTALL) for line in block.split("\n")
 ]
 TRAINING = [line for line in LINES if line.startswith("python src/train")]
-    line.partition("   #")[0].strip() for line in LINES if line.startswith("python src/train")
-]
 
 
 def test_there_are_commands() -> None:
