@@ -261,7 +261,8 @@ def test_what_cannot_work_is_refused_before_any_training(
 def test_zero_trials_show_a_plan_and_an_estimate_and_train_nothing(
     script: Script, root: Path
 ) -> None:
-    done = script("train.py", *SWEEP, "hydra.sweeper.n_trials=0")
+    space = "optimizer.lr=tag(log, interval(1e-4, 3e-2))"
+    done = script("train.py", *SWEEP, space, "hydra.sweeper.n_trials=0")
     assert done.returncode == 0, done.stderr
     assert "optimizer.lr: 0.0001 to 0.03, logarithmic" in done.stdout
     assert "data.batch_size: one of 32, 64, 128, 256" in done.stdout
