@@ -235,6 +235,7 @@ def test_finished_sweep_says_so_and_does_nothing(sweep: Sweep, tmp_path: Path) -
     assert len(sweep.runs()[0]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -273,6 +274,7 @@ def test_zero_trials_show_a_plan_and_an_estimate_and_train_nothing(
     assert Sweep(root, "").runs() == ([], [])
 
 
+@pytest.mark.slow
 def test_trial_that_raises_fails_alone_with_its_traceback(script: Script, root: Path) -> None:
     enqueue = "hydra.sweeper.enqueue=[{optimizer: sgd, optimizer.lr: 1e30, model: baseline}]"
     done = script(
