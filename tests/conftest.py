@@ -34,6 +34,8 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 torch.set_num_threads(1)
 search.register()
+# A suite started in the background ignores Ctrl-C, and so would every process it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -139,8 +141,6 @@ def stopped(root: Path, tmp_path: Path) -> Callable[..., "tuple[int, str, str]"]
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # A shell's background jobs ignore Ctrl-C, and would hand that on.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         with process:
             assert process.stdout is not None

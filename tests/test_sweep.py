@@ -326,8 +326,6 @@ def start(root: Path, *arguments: str, output: Path) -> "subprocess.Popen[str]":
             stdout=file,
             stderr=file,
             start_new_session=True,
-            # A shell's background jobs ignore Ctrl-C, and would hand that on.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 

@@ -327,12 +327,17 @@ def test_what_is_no_result_is_a_failure(app: Callable[..., App]) -> None:
     body = """
         if cfg.kind == "exit":
             sys.exit("no more")
-        return {"nan": math.nan, "none": None, "two": [1.0, 2.0], "a": 1}[cfg.kind]
+        return {"no_number": math.nan, "nothing": None, "two": [1.0, 2.0], "a": 1}[cfg.kind]
     """
-    words = {"nan": "not nan", "none": "not None", "two": "1 number", "exit": "SystemExit: no more"}
+    words = {
+        "no_number": "not nan",
+        "nothing": "not None",
+        "two": "1 number",
+        "exit": "SystemExit: no more",
+    }
     enqueue = ",".join(f"{{kind: {kind}}}" for kind in ("a", *words))
     done = app(body)(
-        "kind=choice(a,nan,none,two,exit)",
+        "kind=choice(a,no_number,nothing,two,exit)",
         f"hydra.sweeper.enqueue=[{enqueue}]",
         "hydra.sweeper.n_trials=5",
     )
