@@ -41,10 +41,12 @@ def own(module: str) -> set[str]:
     return {name for name in imports(module) if name.startswith("hydrasweep")}
 
 
-@pytest.mark.parametrize("room", ["data", "models", "augmentation", "training"])
+@pytest.mark.parametrize("room", ["data", "layers", "models", "augmentation", "training"])
 def test_what_trains_knows_torch_and_nothing_else(room: str) -> None:
     assert packages(f"hydrasweep.{room}") <= {"torch", "numpy", "filelock"}
-    assert own(f"hydrasweep.{room}") <= {"hydrasweep.data", "hydrasweep.errors"}
+    assert own(f"hydrasweep.{room}") <= {
+        f"hydrasweep.{name}" for name in ("data", "errors", "layers", "seal")
+    }
 
 
 def test_tracking_knows_mlflow_but_neither_optuna_nor_hydra() -> None:

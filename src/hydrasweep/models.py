@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hydrasweep import layers
 from hydrasweep.errors import UserError
 
 
@@ -18,7 +19,7 @@ class Baseline(nn.Module):
         super().__init__()
         n_inputs = n_channels * image_size[0] * image_size[1]
         self.hidden = nn.Linear(n_inputs, n_inputs)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = layers.Dropout(dropout)
         self.output = nn.Linear(n_inputs, n_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -39,8 +40,8 @@ class CNN(nn.Module):
                 "take images of at least 2x2 pixels"
             )
         self.convolution = nn.Conv2d(n_channels, 10, kernel_size=5, padding=2)
-        self.pool = nn.MaxPool2d(kernel_size=2, stride=1)
-        self.dropout = nn.Dropout(dropout)
+        self.pool = layers.MaxPool2x2()
+        self.dropout = layers.Dropout(dropout)
         self.hidden = nn.Linear(10 * (height - 1) * (width - 1), 128)
         self.output = nn.Linear(128, n_classes)
 
@@ -65,20 +66,20 @@ class LeNet5(nn.Module):
             )
         self.features = nn.Sequential(
             nn.Conv2d(n_channels, 6, kernel_size=5, padding=2),
-            nn.Tanh(),
-            nn.AvgPool2d(2),
+            layers.Tanh(),
+            layers.AvgPool2x2(),
             nn.Conv2d(6, 16, kernel_size=5),
-            nn.Tanh(),
-            nn.AvgPool2d(2),
-            nn.Conv2d(16, 120, kernel_size=5),
-            nn.Tanh(),
+            layers.Tanh(),
+            layers.AvgPool2x2(),
+            layers.WholeImageConv2d(16, 120, kernel_size=5),
+            layers.Tanh(),
         )
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            nn.Dropout(dropout),
+            layers.Dropout(dropout),
             nn.Linear(120, 84),
-            nn.Tanh(),
-            nn.Dropout(dropout),
+            layers.Tanh(),
+            layers.Dropout(dropout),
             nn.Linear(84, n_classes),
         )
 

@@ -117,8 +117,8 @@ def fit(
         n_correct = torch.zeros((), dtype=torch.int64, device=device)
         meter.epoch, meter.losses, meter.started = training.epoch + 1, losses, started
         for step, index in enumerate(batches):
-            labels = train.labels[index]
-            pixels = train.images[index].float()
+            labels = train.labels.index_select(0, index)
+            pixels = train.images.index_select(0, index).float()
             logits = model(training.normalize(training.augment(pixels)))
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
             lr = training.optimizer.param_groups[0]["lr"]

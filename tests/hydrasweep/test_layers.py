@@ -1,0 +1,124 @@
+"""The fast layers equal torch's own."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from conftest import Compose
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hydrasweep import config, layers
+
+PAIRS: dict[str, tuple[nn.Module, nn.Module, tuple[int, ...]]] = {
+    "max pool": (layers.MaxPool2x2(), nn.MaxPool2d(2, 1), (3, 10, 28, 28)),
+    "max pool of a small image": (layers.MaxPool2x2(), nn.MaxPool2d(2, 1), (1, 1, 2, 3)),
+    "average pool": (layers.AvgPool2x2(), nn.AvgPool2d(2), (3, 6, 28, 20)),
+    "average pool, odd sides": (layers.AvgPool2x2(), nn.AvgPool2d(2), (2, 3, 7, 9)),
+    "tanh": (layers.Tanh(), nn.Tanh(), (5, 7)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_values_and_gradients_equal_the_plain_layer(name: str) -> None:
+    fast, plain, shape = PAIRS[name]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, requires_grad=True)
+    expected = plain(x)
+    weights = torch.randn(expected.shape, generator=generator)
+    torch.testing.assert_close(fast(x), expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(layer(x), x, weights)[0] for layer in (fast, plain))
+    )
+
+
+def test_layers_take_images_that_are_views() -> None:
+    x = torch.randn(4, 6, 14, 14).transpose(2, 3)[::2]
+    for name in ("max pool", "average pool"):
+        fast, plain, _ = PAIRS[name]
+        torch.testing.assert_close(fast(x), plain(x))
+
+
+def test_convolution_over_the_whole_image_equals_the_plain_one() -> None:
+    fast = layers.WholeImageConv2d(16, 120, kernel_size=5)
+    plain = nn.Conv2d(16, 120, kernel_size=5)
+    plain.load_state_dict(fast.state_dict())
+    x = torch.randn(3, 16, 5, 5)
+    torch.testing.assert_close(fast(x), plain(x))
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
+def test_dropout_keeps_its_share_and_scales_it(p: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(1_000_003, requires_grad=True)
+    y = layers.Dropout(p)(x)
+    kept = y > 0
+    assert kept.float().mean().item() == pytest.approx(1 - p, abs=0.003)
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / (1 - p)))
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(grad, y.detach())  # the same mask on the way back
+    neighbours = (kept[:-1] & kept[1:]).float().mean().item()
+    assert neighbours == pytest.approx((1 - p) ** 2, abs=0.003)
+
+
+def test_dropout_follows_the_seed_and_keeps_all_in_evaluation() -> None:
+    x, layer = torch.ones(100), layers.Dropout(0.5)
+    seen = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        seen.append(layer(x))
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+    assert torch.equal(layer.eval()(x), x)
+
+
+def plain_cnn(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    def forward(images: Tensor) -> Tensor:
+        features = F.max_pool2d(F.relu(F.conv2d(images, *conv(model.convolution), padding=2)), 2, 1)
+        return F.linear(
+            F.relu(F.linear(features.flatten(1), *conv(model.hidden))), *conv(model.output)
+        )
+
+    return forward
+
+
+def plain_lenet5(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    parts = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+
+    def forward(images: Tensor) -> Tensor:
+        first, second, third, fourth, last = map(conv, parts)
+        x = F.avg_pool2d(F.conv2d(images, *first, padding=2).tanh(), 2)
+        x = F.avg_pool2d(F.conv2d(x, *second).tanh(), 2)
+        x = F.conv2d(x, *third).tanh().flatten(1)
+        return F.linear(F.linear(x, *fourth).tanh(), *last)
+
+    return forward
+
+
+def conv(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    return layer.weight, layer.bias
+
+
+@pytest.mark.parametrize(("name", "plain"), [("cnn", plain_cnn), ("lenet5", plain_lenet5)])
+def test_a_hundred_steps_equal_those_of_the_plain_layers(
+    compose: Compose, name: str, plain: Callable[[nn.Module], Callable[[Tensor], Tensor]]
+) -> None:
+    torch.manual_seed(0)
+    fast = config.build(compose(f"model={name}", "model.dropout=0").model)
+    twin = deepcopy(fast)
+    images, labels = torch.randn(64, 1, 28, 28), torch.randint(0, 10, (64,))
+    losses = []
+    for model, forward in ((fast, fast), (twin, plain(twin))):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        seen = []
+        for step in range(100):
+            batch = slice(16 * (step % 4), 16 * (step % 4) + 16)
+            loss = F.cross_entropy(forward(images[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen.append(loss.detach())
+        losses.append(torch.stack(seen))
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
+    assert losses[0][-20:].mean() < losses[0][:20].mean()
