@@ -52,7 +52,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float | list[float]:
 @hydra.main(config_path="../conf", config_name="train", execution_whitelist=config.TRUSTED)
 def main(cfg: DictConfig) -> float | list[float]:
     if trial.current().in_sweep:
-        return train(*config.started(cfg))
+        return train(*config.started(cfg, trial.current().is_final))
     with cli.plain_exit():
         cfg, output_dir = config.started(cfg)
     with cli.plain_exit(go_on=f"python src/train.py resume={output_dir}"):

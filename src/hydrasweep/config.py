@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from hydra.utils import UNSAFE_DISABLE_EXECUTION_CHECKS, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from hydrasweep import seal
 from hydrasweep.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ TRUSTED = UNSAFE_DISABLE_EXECUTION_CHECKS
 
 EPOCH_METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 RUN_METRICS = ("time/train_seconds", "n_parameters")
+TEST_METRICS = ("test/loss", "test/accuracy")
 _ABSENT = object()
 
 
@@ -77,20 +79,21 @@ def check(cfg: DictConfig) -> None:
     for metric in objectives(cfg):
         measured = {"train": cfg.epochs, "val": cfg.data.n_val}  # not without epochs, images
         names = [m for m in EPOCH_METRICS if measured[m.partition("/")[0]]]
-        if metric not in (*names, *RUN_METRICS):
+        names += [*RUN_METRICS, *(TEST_METRICS if cfg.score_test else ())]
+        if metric not in names:
             why = "" if cfg.epochs else " (epochs=0 trains nothing)"
             why += "" if cfg.data.n_val else " (data.n_val=0 leaves nothing to validate on)"
             raise UserError(
-                f"objective={metric}: no such metric{why}; "
-                f"there are {', '.join((*names, *RUN_METRICS))}"
+                f"objective={metric}: no such metric{why}; there are {', '.join(names)}"
             )
 
 
-def started(cfg: DictConfig) -> tuple[DictConfig, Path]:
+def started(cfg: DictConfig, is_final: bool = False) -> tuple[DictConfig, Path]:
     """The config and output folder that this Hydra job works with.
 
-    ``resume=DIR`` gives those of the run in DIR. A multirun never scores the test images:
-    who looks at many runs would choose by them.
+    ``resume=DIR`` gives those of the run in DIR. A multirun never sees the test images, since
+    who looks at many runs would choose by them; but for a run that ``is_final``, whose
+    settings have been chosen.
 
     Raises:
         UserError: there is no run in DIR, or other settings come with resume=.
@@ -108,7 +111,9 @@ def started(cfg: DictConfig) -> tuple[DictConfig, Path]:
             )
         cfg = DictConfig(OmegaConf.load(recorded))
         modes.append(RunMode[OmegaConf.load(recorded.with_name("hydra.yaml")).hydra.mode])
-    if RunMode.MULTIRUN in modes:
+    sealed = RunMode.MULTIRUN in modes and not is_final
+    seal.set_sealed(sealed)
+    if sealed:
         cfg.score_test = False
     return cfg, output_dir
 

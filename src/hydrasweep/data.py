@@ -19,6 +19,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from hydrasweep import seal
 from hydrasweep.errors import UserError
 
 
@@ -121,7 +122,12 @@ class ImageData:
         return Normalize(self.mean, self.std)
 
     def test(self) -> Split:
-        """The official test images; only the code that reports on them asks for them."""
+        """The official test images; only the code that reports on them asks for them.
+
+        Raises:
+            UserError: this process takes part in a search.
+        """
+        seal.check()
         return self._tensors(train=False)
 
     def _tensors(self, train: bool) -> Split:

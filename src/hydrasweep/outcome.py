@@ -18,7 +18,7 @@ def describe(cfg: DictConfig, data: ImageData, training: Training, output_dir: P
     resolved = output_dir / "config.yaml"
     resolved.write_text(OmegaConf.to_yaml(cfg, resolve=True))
     overrides = output_dir / ".hydra" / "overrides.yaml"
-    sweep = {"study": cfg.study} if cfg.study else {}
+    sweep = {key: str(cfg[key]) for key in ("study", "phase") if cfg[key]}
     return Description(
         name=f"{model} lr={cfg.optimizer.lr:.3g} {optimizer} batch={cfg.data.batch_size} "
         f"seed={cfg.seed}",

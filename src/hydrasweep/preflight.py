@@ -3,10 +3,11 @@
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from hydrasweep import config
+from hydrasweep import config, seal
 from hydrasweep.assembly import assemble
 from hydrasweep.data import Split
 from hydrasweep.errors import UserError
+from hydrasweep.search.trial import FINAL
 from hydrasweep.training import NonFiniteLossError, fit
 
 N_TIMED = 3  # batches
@@ -18,6 +19,8 @@ def check(cfg: DictConfig) -> float:
     Raises:
         UserError: it can't work, or the sweep would improve its objective backwards.
     """
+    seal.set_sealed(True)
+    cfg.score_test = cfg.phase == FINAL
     config.check(cfg)
     _check_directions(cfg)
     job = assemble(cfg)

@@ -43,6 +43,9 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # The same as a share of the finished trials.
     max_failure_rate: float | None = None
 
+    # How the best trials are confirmed: conf/confirm/ has the settings. Null: not at all.
+    confirm: Any | None = None
+
     # A function (config) -> seconds that tries a config on one batch and estimates the
     # time of its training, called at the corners of the search space before the first trial.
     check: str | None = None

@@ -1,9 +1,10 @@
 """What a person sees of a sweep while it runs, and what is kept of it as it goes."""
 
+import functools
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from hydrasweep.search import results
 from hydrasweep.search.queue import DROPPED, ERROR, Queue, Stratum
+from hydrasweep.search.summary import short
 
 POLL_SECONDS = 1.0
 
@@ -26,15 +28,15 @@ class Monitor:
 
     def __init__(
         self,
-        queue: Queue,
+        phases: Mapping[str, Queue],
         folder: Path,
         stratify: str | None,
+        seed: str,
         n_workers: int,
         record: Callable[[Stratum, FrozenTrial, float], None],
     ) -> None:
-        self.queue = queue
-        self.folder = folder
-        self.stratify = stratify
+        self.queue = list(phases.values())[-1]
+        self.write = functools.partial(results.write_all, phases, folder, stratify, seed)
         self.n_workers = n_workers
         self.record = record
         self.console = Console(file=sys.stdout)  # bound now: a worker may redirect it
@@ -43,7 +45,7 @@ class Monitor:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Monitor":
-        results.write_all(self.queue, self.folder, self.stratify)
+        self.write()
         self._seen |= {trial._trial_id for _, trial in self._news()}
         self._thread.start()
         return self
@@ -94,11 +96,11 @@ class Monitor:
             if row[1].state == TrialState.COMPLETE:
                 winner = results.best([(row[0], trial) for trial in row[0].trials()])
                 self.record(*row, winner[0][1].values[0])
-        results.write_all(self.queue, self.folder, self.stratify)
+        self.write()
 
     def table(self) -> Group:
         """Counts, running trials and the best so far for each stratum."""
-        table = Table(box=box.SIMPLE_HEAD, title=f"study {self.queue.name}", title_justify="left")
+        table = Table(box=box.SIMPLE_HEAD, title=self._title(), title_justify="left")
         for name in ("", "done", "pruned", "failed", "best", "running"):
             table.add_column(name, justify="left" if name in ("", "running") else "right")
         for stratum in self.queue.strata:
@@ -115,6 +117,9 @@ class Monitor:
                 "  ".join(map(_running, running)),
             )
         return Group(table, f"time left: {_duration(self.seconds_left())}")
+
+    def _title(self) -> str:
+        return f"study {self.queue.name}: {self.queue.strata[0].phase}"
 
     def seconds_left(self) -> float | None:
         """What is still to do, at each stratum's mean pace so far; None before its first end."""
@@ -148,7 +153,7 @@ def event_line(stratum: Stratum, trial: FrozenTrial) -> str:
     values = trial.values or []
     words += [f"{value:.4f}" for value in values]
     words += [f"{results.epochs(trial)} epochs", f"{results.seconds(trial):.1f} s"]
-    words += [f"{key}={_short(value)}" for key, value in trial.params.items()]
+    words += [f"{key}={short(value)}" for key, value in trial.params.items()]
     return " ".join(words)
 
 
@@ -162,7 +167,3 @@ def _duration(value: float | None) -> str:
     if value is None:
         return "known after each first trial"
     return f"{value // 60:.0f} min {value % 60:02.0f} s"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

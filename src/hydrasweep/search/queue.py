@@ -20,7 +20,12 @@ import optuna
 from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from optuna.distributions import BaseDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.engine import make_url
@@ -28,6 +33,7 @@ from sqlalchemy.engine import make_url
 from hydrasweep.config import TRUSTED
 from hydrasweep.errors import UserError
 from hydrasweep.processes import identity, is_dead
+from hydrasweep.search.trial import SEARCH
 
 # Marks in a trial's user attributes.
 OWNER = "owner"  # the process that works on it
@@ -36,18 +42,21 @@ FIRST = "first"  # it is taken before others: somebody's suggestion, or a killed
 RETRIES = "retries"  # how often its parameters were lost with a worker
 ERROR = "error"  # a failed trial's traceback
 EPOCHS = "epochs"  # how many it was trained
+SPACE = "space"  # on a trial whose settings are all given: the distributions they are from
 
 MAX_RETRIES = 3  # a trial that kills its worker this often is itself the cause
 UNOWNED_SECONDS = 5  # a trial is taken and then marked; a worker that died between has left none
 STOP = "stop"  # on a study: why no further trial may begin
+CONCLUDED = "concluded"  # on a study: the plan that it ended with
 
 
 @dataclass
 class Stratum:
-    """One value of ``stratify`` (or "") and its study."""
+    """One value of ``stratify`` (or "") and its study in one phase of the sweep."""
 
     value: str
     study: Study
+    phase: str = SEARCH
 
     def trials(self) -> list[FrozenTrial]:
         """The trials that count, waiting ones included."""
@@ -56,12 +65,12 @@ class Stratum:
 
     def label(self, number: int) -> str:
         """The name of a trial's folder."""
-        return f"{self.value}-{number:03d}" if self.value else f"{number:03d}"
+        return label(self.value, self.phase, number)
 
 
 @dataclass
 class Queue:
-    """All strata of a sweep."""
+    """All strata of a sweep, in one of its phases."""
 
     name: str
     strata: list[Stratum]
@@ -77,21 +86,23 @@ class Queue:
         sampler: DictConfig | None,
         pruner: DictConfig | None,
         seed_offset: int = 0,
+        phase: str = SEARCH,
     ) -> "Queue":
-        """Open the studies of a sweep, which are made where there are none."""
+        """Open the studies of a sweep's phase, which are made where there are none."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         opened = open_storage(storage)
         strata = []
+        base = name if phase == SEARCH else f"{name}@{phase}"
         for value in values:
             study = optuna.create_study(
-                study_name=f"{name}/{value}" if value else name,
+                study_name=f"{base}/{value}" if value else base,
                 storage=opened,
                 sampler=make_sampler(sampler, seed_offset),
                 pruner=make_pruner(pruner),
                 directions=list(directions),  # type: ignore[arg-type]
                 load_if_exists=True,
             )
-            strata.append(Stratum(value, study))
+            strata.append(Stratum(value, study, phase))
         return cls(name, strata, make_lock(storage))
 
     def trials(self) -> list[tuple[Stratum, FrozenTrial]]:
@@ -121,6 +132,15 @@ class Queue:
                     params = {key: value for key, value in chosen.items() if key != stratify}
                     stratum.study.enqueue_trial(params, user_attrs=attrs, skip_if_exists=True)
 
+    def repeat(self, stratum: Stratum, trial: FrozenTrial, **settings: int) -> None:
+        """Queue a trial's settings again, with a few others, unless they are queued already."""
+        space = trial.distributions | {key: IntDistribution(0, 2**31 - 1) for key in settings}
+        attrs = {SPACE: {key: distribution_to_json(d) for key, d in space.items()}}
+        with self.lock:
+            stratum.study.enqueue_trial(
+                trial.params | settings, user_attrs=attrs, skip_if_exists=True
+            )
+
     def take(self, distributions: Mapping[str, BaseDistribution]) -> tuple[Stratum, Trial] | None:
         """Take the next trial, of the stratum that has begun the fewest; None: none is left.
 
@@ -136,7 +156,9 @@ class Queue:
         for stratum in sorted(self.strata, key=n_begun):
             for frozen in _in_turn(trials[stratum.value]):
                 if trial := self._claim(stratum.study, frozen):
-                    for name, distribution in distributions.items():
+                    given = frozen.user_attrs.get(SPACE, {})
+                    space = {key: json_to_distribution(d) for key, d in given.items()}
+                    for name, distribution in (space or distributions).items():
                         trial._suggest(name, distribution)
                     return stratum, trial
         return None
@@ -181,6 +203,7 @@ class Queue:
             elif DROPPED not in trial.user_attrs:  # or a killer came between the steps
                 storage.set_trial_user_attr(trial._trial_id, DROPPED, why)
                 attrs = {FIRST: True, RETRIES: retries}
+                attrs |= {key: v for key, v in trial.user_attrs.items() if key == SPACE}
                 study.enqueue_trial(trial.params, user_attrs=attrs)
             study.tell(number, state=TrialState.FAIL)
 
@@ -209,6 +232,18 @@ class Queue:
     def stop_reason(self) -> str:
         return str(self.strata[0].study.user_attrs.get(STOP, ""))
 
+    def is_done(self) -> bool:
+        """Whether every trial has ended."""
+        return all(trial.state.is_finished() for _, trial in self.trials())
+
+    def conclude(self, plan: str) -> None:
+        """Record that the sweep has ended, reports included, with a plan."""
+        self.strata[0].study.set_user_attr(CONCLUDED, plan)
+
+    def is_concluded(self, plan: str) -> bool:
+        """Whether the sweep has ended with this plan."""
+        return self.is_done() and self.strata[0].study.user_attrs.get(CONCLUDED) == plan
+
     def agree(self, record: Mapping[str, str]) -> None:
         """Record the search space, or compare with the one that the study has.
 
@@ -228,6 +263,12 @@ class Queue:
                 + "\n".join(lines)
                 + "\nTake another name, or leave the space as it was."
             )
+
+
+def label(stratum: str, phase: str, number: int) -> str:
+    """The name of a trial's folder."""
+    words = (stratum, "" if phase == SEARCH else phase, f"{number:03d}")
+    return "-".join(word for word in words if word)
 
 
 def _in_turn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -11,6 +11,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.search.queue import EPOCHS, Queue, Stratum
+from hydrasweep.search.trial import SEARCH
+from hydrasweep.search.winners import winners
 
 Row = tuple[Stratum, FrozenTrial]
 
@@ -60,14 +62,17 @@ def saved(trials: Sequence[FrozenTrial]) -> tuple[int, float]:
     return sum(left), sum(n * s for n, s in zip(left, pace, strict=True))
 
 
-def write_all(queue: Queue, folder: Path, stratify: str | None) -> None:
-    """Write ``trials.csv``, ``results.yaml`` and, as the stock sweeper does, the best trial in
-    ``optimization_results.yaml``."""
-    rows = [row for row in queue.trials() if row[1].state != TrialState.WAITING]
-    rows.sort(key=lambda row: (row[1].datetime_start, row[1].number))
+def write_all(
+    phases: Mapping[str, Queue], folder: Path, stratify: str | None, seed: str = ""
+) -> None:
+    """Write ``trials.csv``, ``confirmation.csv``, ``results.yaml`` and, as the stock sweeper
+    does, the best trial in ``optimization_results.yaml``; ``seed`` is the setting that
+    confirming trials vary."""
+    queue = phases[SEARCH]
+    rows = _begun([queue])
     write(folder / "trials.csv", _csv(rows, stratify))
     states = [trial.state.name for _, trial in queue.trials()]
-    summary = {
+    summary: dict[str, Any] = {
         "study": queue.name,
         "trials": {name: states.count(name) for name in sorted(set(states))},
         "best": {
@@ -78,14 +83,23 @@ def write_all(queue: Queue, folder: Path, stratify: str | None) -> None:
             for stratum in queue.strata
         },
     }
+    if again := [other for phase, other in phases.items() if phase != SEARCH]:
+        found = winners(phases, seed)
+        write(folder / "confirmation.csv", _csv(_begun(again), stratify))
+        summary["winners"] = {w.stratum or "all": w.record(stratify) for w in found}
     write(folder / "results.yaml", OmegaConf.to_yaml(OmegaConf.create(summary)))
-    winners = [_summary(row, stratify) for row in best(rows)]
+    leaders = [_summary(row, stratify) for row in best(rows)]
     stock: dict[str, Any] = {"name": "optuna"}
     if len(queue.strata[0].study.directions) > 1:
-        stock["solutions"] = [{k: w[k] for k in ("params", "values")} for w in winners]
-    elif winners:
-        stock |= {"best_params": winners[0]["params"], "best_value": winners[0]["values"][0]}
+        stock["solutions"] = [{k: w[k] for k in ("params", "values")} for w in leaders]
+    elif leaders:
+        stock |= {"best_params": leaders[0]["params"], "best_value": leaders[0]["values"][0]}
     write(folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(stock)))
+
+
+def _begun(queues: Sequence[Queue]) -> list[Row]:
+    rows = [row for q in queues for row in q.trials() if row[1].state != TrialState.WAITING]
+    return sorted(rows, key=lambda row: (row[1].datetime_start, row[1].number))
 
 
 def settings(row: Row, stratify: str | None) -> dict[str, Any]:
@@ -108,11 +122,14 @@ def _csv(rows: Sequence[Row], stratify: str | None) -> str:
     n_objectives = len(rows[0][0].study.directions) if rows else 1
     objectives = ["value"] if n_objectives == 1 else [f"value_{i}" for i in range(n_objectives)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["number", "state", *objectives, "epochs", "duration_s", *names])
+    columns = ["number", "state", *objectives, "epochs", "duration_s", *names]
+    phased = any(row[0].phase != SEARCH for row in rows)
+    writer = csv.DictWriter(text, ["phase", *columns] if phased else columns)
     writer.writeheader()
     for row in rows:
         trial = row[1]
         fields: Mapping[str, Any] = {
+            **({"phase": row[0].phase} if phased else {}),
             "number": trial.number,
             "state": trial.state.name,
             "epochs": epochs(trial),

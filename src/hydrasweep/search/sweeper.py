@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import sqlite3
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -28,10 +27,12 @@ from hydrasweep import cli, config, tracking
 from hydrasweep.errors import UserError
 from hydrasweep.processes import identity
 from hydrasweep.search.config import SweeperConf
+from hydrasweep.search.trial import CONFIRM, FINAL, PHASES, SEARCH
 
 if TYPE_CHECKING:
-    from hydrasweep.search.monitor import Monitor
-    from hydrasweep.search.queue import Queue
+    from optuna.trial import FrozenTrial
+
+    from hydrasweep.search.queue import Queue, Stratum
     from hydrasweep.search.worker import Plan
 
 MAX_BARREN_LAUNCHES = 4  # in a row that broke before any trial had ended; above MAX_RETRIES
@@ -57,6 +58,8 @@ class Sweeper(HydraSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the sweep that config and overrides describe, or go on with it."""
+        from hydrasweep.search.summary import describe, go_on_command
+
         with cli.plain_exit():
             refuse_misplaced(self.config)
             name = str(self.settings.study_name or time.strftime("%Y-%m-%d_%H-%M-%S"))
@@ -70,13 +73,14 @@ class Sweeper(HydraSweeper):
                     f"hydra.sweeper.n_trials={self.settings.n_trials}: must be 0 or more"
                 )
             n_workers = count_workers(self.config, self.settings)
+            refuse_confirming(self.config, self.settings)
             # Absolute, for jobs that change their working directory.
             set_for_jobs(
                 self.config, "hydra.sweep.dir", str(Path(self.config.hydra.sweep.dir).resolve())
             )
             plan = self._plan(name, arguments)
             estimates = self._check(plan)
-            print(describe(plan, self.settings, n_workers, estimates))
+            print(describe(plan, self.settings, self._n_trials(plan), n_workers, estimates))
             if self.settings.dry_run or self.settings.n_trials == 0:
                 return
         with cli.plain_exit(go_on=go_on_command(self.config, name)):
@@ -88,7 +92,6 @@ class Sweeper(HydraSweeper):
 
         settings = self.settings
         searched = [f"{key}={value}" for key, value in (settings.params or {}).items()]
-        run_name_key = "tracking.run_name"
         known = OmegaConf.select(self.config, "tracking", default=None) or {}
         return Plan(
             name=name,
@@ -102,7 +105,7 @@ class Sweeper(HydraSweeper):
             max_failures=settings.max_failures,
             max_failure_rate=settings.max_failure_rate,
             trial_overrides=(),
-            run_name_key=run_name_key if "run_name" in known else None,
+            run_name_key="tracking.run_name" if "run_name" in known else None,
             n_gpus=count_gpus(),
             parent=identity(),
         )
@@ -121,85 +124,139 @@ class Sweeper(HydraSweeper):
                 make(getattr(plan, part))
             except HydraException as error:
                 raise UserError(f"hydra.sweeper.{part}: {error}") from error
-        check = get_method(self.settings.check) if self.settings.check else None
         estimates: dict[str, float] = {}
-        outer = HydraConfig.instance().cfg
         for stratum in plan.space.strata:
-            seconds = []
-            for corner in plan.space.corners():
-                overrides = plan.space.overrides(stratum, corner)
-                try:
-                    composed = self.hydra_context.config_loader.load_sweep_config(
-                        self.config, overrides
-                    )
-                    if check is None:
-                        continue
-                    with open_dict(composed):
-                        composed.hydra.runtime.output_dir = str(self.config.hydra.sweep.dir)
-                    HydraConfig.instance().set_config(composed)
-                    job = composed.copy()
-                    with open_dict(job):
-                        del job["hydra"]
-                    seconds.append(check(job))
-                except (UserError, HydraException, OmegaConfBaseException) as error:
-                    words = shlex.join(overrides)
-                    raise UserError(f"{error}\nThis was found in trying: {words}") from error
-                finally:
-                    HydraConfig.instance().cfg = outer
-            if seconds:
-                estimates[stratum] = sum(seconds) / len(seconds)
+            corners = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
+            added = self._in_phase(plan, SEARCH).trial_overrides
+            seconds = [self._try([*words, *added]) for words in corners]
+            estimates[stratum] = sum(seconds) / len(seconds)
+        if self.settings.confirm:  # what would else be found wrong when the search is done
+            self._try([*corners[0], *self._in_phase(plan, FINAL).trial_overrides])
         return estimates
 
-    def _run(self, plan: "Plan", n_workers: int) -> None:
-        from filelock import FileLock
+    def _try(self, overrides: Sequence[str]) -> float:
+        """Compose a trial and have it checked; give the seconds that it is estimated to take."""
+        outer = HydraConfig.instance().cfg
+        try:
+            composed = self.hydra_context.config_loader.load_sweep_config(
+                self.config, list(overrides)
+            )
+            if not self.settings.check:
+                return 0.0
+            with open_dict(composed):
+                composed.hydra.runtime.output_dir = str(self.config.hydra.sweep.dir)
+            HydraConfig.instance().set_config(composed)
+            job = composed.copy()
+            with open_dict(job):
+                del job["hydra"]
+            return float(get_method(self.settings.check)(job))
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            words = shlex.join(overrides)
+            raise UserError(f"{error}\nThis was found in trying: {words}") from error
+        finally:
+            HydraConfig.instance().cfg = outer
 
+    def _in_phase(self, plan: "Plan", phase: str, *overrides: str) -> "Plan":
+        """The plan for a phase of the sweep; ``overrides`` come to each of its trials."""
+        words = [*plan.trial_overrides, *overrides]
+        if "phase" in self.config:
+            words.append(f"phase={phase}")
+        if phase == FINAL:
+            words += self.settings.confirm.final
+        return replace(plan, phase=phase, trial_overrides=words)
+
+    def _run(self, plan: "Plan", n_workers: int) -> None:
+        from hydrasweep.search import summary, winners
         from hydrasweep.search.monitor import Monitor
 
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         prepare_storage(plan.storage)
+        search = self._prepare(plan, folder, n_workers)
+        confirm = self.settings.confirm
+        seed = confirm.seed if confirm else ""
+        ends_with = OmegaConf.to_yaml(OmegaConf.create({"n": self._n_trials(plan), "c": confirm}))
+        phases = {SEARCH: search}
+        if search.is_concluded(ends_with):
+            phases |= {p: self._in_phase(plan, p).open() for p in PHASES[1:] if confirm}
+            found = winners.winners(phases, seed)
+            print(f"Study {plan.name} is finished: {search.n_finished()} trials.")
+            print(summary.summary(search, found, folder, None))
+            return
+        node = OmegaConf.select(self.config, "tracking", default=None)
+        tracker = config.build(node) if node else tracking.NullTracker()
+        with tracker.run(folder, summary.about(plan, self.settings)) as parent:
+            parents = [f"tracking.parent_run_id={parent.id}"] if parent.id else []
+
+            def record(stratum: "Stratum", trial: "FrozenTrial", best: float) -> None:
+                if stratum.phase == SEARCH:
+                    parent.log_once({f"best/{stratum.value or 'all'}": best}, step=trial.number)
+
+            for phase in PHASES if confirm else (SEARCH,):
+                now = self._in_phase(plan, phase, *parents)
+                if phase != SEARCH:
+                    phases[phase] = again = now.open()
+                    again.stop("")
+                    again.settle(blame=n_workers == 1)
+                if phase == CONFIRM:
+                    base = OmegaConf.select(self.config, seed)
+                    winners.confirm(search, again, confirm, base)
+                elif phase == FINAL:
+                    winners.finish(phases[CONFIRM], again, seed)
+                watched = phases, folder, plan.space.stratify, seed, n_workers, record
+                with Monitor(*watched) as monitor:
+                    try:
+                        self._launch(now, phases[phase], n_workers, monitor)
+                    finally:
+                        parent.settle()
+                if reason := phases[phase].stop_reason():
+                    raise UserError(f"the sweep was stopped: {reason}")
+                if not phases[phase].is_done():
+                    break  # its time is over
+            found = winners.winners(phases, seed)
+            if FINAL in phases:
+                winners.write_recipes(found, phases[FINAL], folder)
+            metrics, tags = summary.outcome(search, found)
+            parent.log_once(metrics, step=0)
+            parent.tag(tags)
+            for path in sorted(p for pattern in ("*.csv", "*.yaml") for p in folder.glob(pattern)):
+                parent.save_artifact(path)
+            print(summary.summary(search, found, folder, parent.sweep_link(plan.name)))
+        if all(queue.is_done() for queue in phases.values()):
+            search.conclude(ends_with)
+
+    def _prepare(self, plan: "Plan", folder: Path, n_workers: int) -> "Queue":
+        """Open the search, set right what an earlier start left, and queue what is to do."""
+        from filelock import FileLock
+
+        from hydrasweep.search import results, summary
+
         with FileLock(folder / ".lock"):  # another start of the same sweep may come with this
             queue = plan.open()
             queue.agree(plan.space.record())
             queue.stop("")
             # A joblib worker that died with the sweep itself need not be its trial's fault.
             queue.settle(blame=n_workers == 1)
-            is_new = not queue.trials()
             queue.suggest(self._suggestions(plan), plan.space.stratify)
             if not is_grid(self.settings):
                 queue.fill(self.settings.n_trials)
-        if not is_new and queue.is_idle():
-            print(f"Study {plan.name} is finished: {queue.n_finished()} trials.")
-            print(summary(queue, None))
-            return
-        node = OmegaConf.select(self.config, "tracking", default=None)
-        tracker = config.build(node) if node else tracking.NullTracker()
-        with tracker.run(folder, about(plan, self.settings)) as parent:
-            if parent.id:
-                key = "tracking.parent_run_id"
-                plan = replace(plan, trial_overrides=[f"{key}={parent.id}"])
+            kept: Any = OmegaConf.to_container(self.config, enum_to_str=True)  # no secret resolved
+            kept["hydra"]["sweeper"]["study_name"] = plan.name
+            results.write(folder / "multirun.yaml", OmegaConf.to_yaml(OmegaConf.create(kept)))
+            environment = OmegaConf.create(summary.environment())
+            results.write(folder / "environment.yaml", OmegaConf.to_yaml(environment))
+        return queue
 
-            def record(stratum: Any, trial: Any, best: float) -> None:
-                parent.log_once({f"best/{stratum.value or 'all'}": best}, step=trial.number)
-
-            with Monitor(queue, folder, plan.space.stratify, n_workers, record) as monitor:
-                try:
-                    self._launch(plan, queue, n_workers, monitor)
-                finally:
-                    parent.settle()
-            if reason := queue.stop_reason():
-                raise UserError(f"the sweep was stopped: {reason}")
-            parent.log_once(counts(queue), step=0)
-            parent.tag(best_tags(queue))
-            for path in sorted(folder.glob("*.csv")) + sorted(folder.glob("*.yaml")):
-                parent.save_artifact(path)
-            print(summary(queue, parent.sweep_link(plan.name)))
+    def _n_trials(self, plan: "Plan") -> int:
+        if is_grid(self.settings):
+            return len(plan.space.grid()) * len(plan.space.strata)
+        return int(self.settings.n_trials)
 
     def _suggestions(self, plan: "Plan") -> list[dict[str, Any]]:
         enqueued: list[Any] = OmegaConf.to_container(self.settings.enqueue)  # type: ignore[assignment]
         return enqueued + (plan.space.grid() if is_grid(self.settings) else [])
 
-    def _launch(self, plan: "Plan", queue: "Queue", n_workers: int, monitor: "Monitor") -> None:
+    def _launch(self, plan: "Plan", queue: "Queue", n_workers: int, monitor: Any) -> None:
         """Have workers work until the queue is empty; start them again when some died."""
         from hydrasweep.search.worker import too_many_failures, work
 
@@ -267,6 +324,28 @@ def refuse_misplaced(config: DictConfig) -> None:
         )
 
 
+def refuse_confirming(config: DictConfig, settings: DictConfig) -> None:
+    """Refuse a confirmation that this sweep can't have.
+
+    Raises:
+        UserError: naming what is in its way.
+    """
+    if not settings.confirm:
+        return
+    if len(directions(settings.direction)) > 1:
+        raise UserError("confirm: several objectives have no one winner: add confirm=none")
+    key = settings.confirm.seed
+    if not isinstance(OmegaConf.select(config, key), int):
+        raise UserError(
+            f"hydra.sweeper.confirm.seed={key}: must name a setting that is a whole number"
+        )
+    for name in ("top", "n_seeds"):
+        if not isinstance(settings.confirm[name], int) or settings.confirm[name] < 1:
+            raise UserError(
+                f"hydra.sweeper.confirm.{name}={settings.confirm[name]}: must be 1 or more"
+            )
+
+
 def directions(value: Any) -> list[str]:
     """``minimize`` or ``maximize`` for each objective.
 
@@ -328,108 +407,6 @@ def prepare_storage(storage: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-
-
-def go_on_command(config: DictConfig, name: str) -> str:
-    """The command that goes on with this sweep."""
-    if "study" in config:
-        settings = {"study": name}
-    else:
-        settings = {"hydra.sweeper.study_name": name, "hydra.sweep.dir": config.hydra.sweep.dir}
-    words = [word for word in sys.argv if word.partition("=")[0] not in settings]
-    return shlex.join(["python", *words, *(f"{key}={value}" for key, value in settings.items())])
-
-
-def about(plan: "Plan", settings: DictConfig) -> tracking.Description:
-    """The sweep as its parent run describes it."""
-    searched = {f"space.{key}": value for key, value in plan.space.record().items()}
-    described = {
-        f"{part}.{key}": value
-        for part in ("sampler", "pruner")
-        for key, value in (settings[part] or {}).items()
-    }
-    return tracking.Description(
-        name=f"sweep {plan.name}",
-        params={"n_trials": settings.n_trials, **searched, **described},
-        tags={"sweep": plan.name},
-        dataset=None,
-        files=(),
-    )
-
-
-def counts(queue: "Queue") -> dict[str, float]:
-    """How many trials ended how."""
-    states = [trial.state.name for _, trial in queue.trials()]
-    return {f"trials/{name.lower()}": states.count(name) for name in ("COMPLETE", "PRUNED", "FAIL")}
-
-
-def best_tags(queue: "Queue") -> dict[str, str]:
-    """The best trial of each stratum, for the parent run."""
-    from hydrasweep.search import results
-
-    return {
-        f"best.{stratum.value or 'all'}": f"#{trial.number} {trial.values} {trial.params}"
-        for stratum in queue.strata
-        for _, trial in results.best([(stratum, trial) for trial in stratum.trials()])[:1]
-    }
-
-
-def describe(
-    plan: "Plan", settings: DictConfig, n_workers: int, estimates: Mapping[str, float]
-) -> str:
-    """What the sweep is going to do, and how long that would take without pruning."""
-    from hydrasweep.search.space import as_text
-
-    n_trials = settings.n_trials
-    if is_grid(settings):
-        n_trials = len(plan.space.grid()) * len(plan.space.strata)
-    pruner = (settings.pruner or {}).get("_target_", "none").rpartition(".")[2]
-    sampler = settings.sampler["_target_"].rpartition(".")[2]
-    lines = [
-        f"Study {plan.name}: {n_trials} trials, {n_workers} workers, {sampler}, pruner {pruner}",
-        *(f"  {name}: {as_text(d)}" for name, d in plan.space.distributions.items()),
-    ]
-    if plan.space.stratify:
-        lines.append(f"  {plan.space.stratify}: {', '.join(plan.space.strata)}, with equal shares")
-    if any(estimates.values()):
-        each = ", ".join(f"{key} {seconds:.0f} s".strip() for key, seconds in estimates.items())
-        total = n_trials * sum(estimates.values()) / len(estimates) / n_workers
-        lines.append(f"  a whole trial: {each}; all of them unpruned: {total / 60:.0f} min")
-    return "\n".join([*lines, "  checked: every corner of the space composes and trains"])
-
-
-def summary(queue: "Queue", link: str | None) -> str:
-    """How the sweep ended: the best of each stratum, what pruning saved, what to do next."""
-    from rich import box
-    from rich.table import Table
-
-    from hydrasweep.display import as_text
-    from hydrasweep.search import results
-
-    rows = queue.trials()
-    best = [
-        row
-        for stratum in queue.strata
-        for row in results.best([row for row in rows if row[0] is stratum])
-    ]
-    names = list(dict.fromkeys(name for _, trial in best for name in trial.params))
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("best trial", "value", "epochs", *names):
-        table.add_column(name, justify="left" if name == "best trial" else "right")
-    for stratum, trial in best:
-        values = ", ".join(f"{value:.4f}" for value in trial.values)
-        params = (trial.params.get(name, "") for name in names)
-        words = (f"{p:.3g}" if isinstance(p, float) else str(p) for p in params)
-        table.add_row(stratum.label(trial.number), values, str(results.epochs(trial)), *words)
-    states = [trial.state.name for _, trial in rows]
-    ended = ", ".join(f"{states.count(name)} {name}" for name in sorted(set(states)))
-    saved_epochs, saved_seconds = results.saved([trial for _, trial in rows])
-    lines = [as_text(table), f"Trials: {ended}"]
-    if saved_epochs:
-        lines.append(f"Pruning saved {saved_epochs} epochs, {saved_seconds / 60:.1f} min of work")
-    if link:
-        lines += ["Compare in MLflow: mlflow ui, then open", link]
-    return "\n".join(lines)
 
 
 def is_grid(settings: DictConfig) -> bool:

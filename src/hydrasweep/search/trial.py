@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+# A sweep searches, trains the best again on fresh seeds, and scores the winners once.
+SEARCH, CONFIRM, FINAL = PHASES = ("search", "confirm", "final")
+
 
 class NullTrial:
     """Outside a sweep: listens to nothing and never stops anything."""
 
     in_sweep = False
+    is_final = False  # whether it may score the test images
 
     def report(self, metrics: Mapping[str, float], objectives: list[str], epoch: int) -> None:
         """Tell the metrics after an epoch, counted from 1."""

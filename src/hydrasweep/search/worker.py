@@ -24,6 +24,7 @@ from hydrasweep.processes import is_dead
 from hydrasweep.search import trial as trials
 from hydrasweep.search.queue import EPOCHS, ERROR, Queue, Stratum
 from hydrasweep.search.space import Space
+from hydrasweep.search.trial import FINAL, SEARCH
 
 N_ALIKE = 3  # so many failures with one error, before anything else has ended, end the sweep
 
@@ -46,16 +47,19 @@ class Plan:
     run_name_key: str | None  # the setting that takes a trial's readable name
     n_gpus: int
     parent: Mapping[str, str]  # the process that launched the workers
+    phase: str = SEARCH
 
     def open(self, seed_offset: int = 0) -> Queue:
+        searches = self.phase == SEARCH  # other phases are told all settings, and prune nothing
         return Queue.open(
             self.name,
             self.storage,
             self.space.strata,
             self.directions,
-            self.sampler,
-            self.pruner,
+            self.sampler if searches else None,
+            self.pruner if searches else None,
             seed_offset,
+            self.phase,
         )
 
 
@@ -64,9 +68,10 @@ class SweepTrial:
 
     in_sweep = True
 
-    def __init__(self, trial: Trial, parent: Mapping[str, str]) -> None:
+    def __init__(self, trial: Trial, plan: Plan) -> None:
+        self.is_final = plan.phase == FINAL
         self._trial = trial
-        self._parent = parent
+        self._parent = plan.parent
         self._epoch = 0
         self._last = math.nan
         self.was_pruned = False
@@ -80,10 +85,11 @@ class SweepTrial:
         if is_dead(self._parent):
             raise KeyboardInterrupt("the sweep's process died")
         self._epoch = epoch
-        if len(objectives) == 1:
+        # Optuna takes no reports on several objectives; test/* are known at the end alone.
+        if len(objectives) == 1 and objectives[0] in metrics:
             self._last = metrics[objectives[0]]
             self._trial.report(self._last, epoch)
-        else:  # Optuna takes no reports on several objectives, and never prunes them
+        else:
             self._trial.set_user_attr(EPOCHS, epoch)
 
     def should_prune(self) -> bool:
@@ -137,10 +143,10 @@ def run_trial(
 ) -> None:
     """Run one trial as a Hydra job of its own, and tell Optuna how it ended."""
     label = stratum.label(trial.number)
-    seen = SweepTrial(trial, plan.parent)
+    seen = SweepTrial(trial, plan)
     trials.set_current(seen)
     try:
-        if plan.custom_search_space:
+        if plan.custom_search_space and plan.phase == SEARCH:
             get_method(plan.custom_search_space)(config, trial)
         overrides = [
             *plan.space.overrides(stratum.value, trial.params),
@@ -202,7 +208,8 @@ def run_name(stratum: Stratum, trial: Trial) -> str:
         + (f"{value:.2g}" if isinstance(value, float) else str(value))
         for key, value in trial.params.items()
     )
-    words = " ".join([stratum.value, f"#{trial.number}", *settings]).strip()
+    phase = [] if stratum.phase == SEARCH else [stratum.phase]
+    words = " ".join([stratum.value, *phase, f"#{trial.number}", *settings]).strip()
     return words.replace("\\", "").replace("'", "")
 
 
