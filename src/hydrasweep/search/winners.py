@@ -163,8 +163,7 @@ def _recipe(run: Path, name: str, winner: Winner, folder: Path) -> str:
     where = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
     defaults = OmegaConf.create({"defaults": [{f"override /{k}": v} for k, v in groups.items()]})
     return (
-        f"# python src/train.py --config-dir {where} +best={name}\n"
-        "# @package _global_\n"
+        f"# python src/train.py --config-dir {where} +best@_global_={name}\n"
         f"# Trial {winner.found.number} of the search; confirmed {winner.confirmed}, "
         f"on the test images {winner.tested}.\n"
         f"{OmegaConf.to_yaml(defaults)}\n{OmegaConf.to_yaml(settings)}"
