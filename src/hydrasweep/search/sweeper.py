@@ -5,11 +5,9 @@ import os
 import re
 import shlex
 import shutil
-import sqlite3
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +81,7 @@ class Sweeper(HydraSweeper):
             self._run(plan, n_workers)
 
     def _plan(self, name: str, arguments: Sequence[str]) -> "Plan":
+        from hydrasweep.search import storage
         from hydrasweep.search.space import Space
         from hydrasweep.search.worker import Plan
 
@@ -93,7 +92,7 @@ class Sweeper(HydraSweeper):
         return Plan(
             name=name,
             space=Space.parse([*searched, *arguments], settings.stratify),
-            storage=shareable_storage(settings.storage, self.config),
+            storage=storage.shareable(self.config),
             directions=directions(settings.direction),
             sampler=settings.sampler,
             pruner=settings.pruner,
@@ -103,8 +102,10 @@ class Sweeper(HydraSweeper):
             max_failure_rate=settings.max_failure_rate,
             trial_overrides=(),
             run_name_key=run_name_key if "run_name" in known else None,
-            n_gpus=count_gpus(),
+            # Slurm and Ray give each worker its own.
+            n_gpus=count_gpus() if "n_jobs" in self.config.hydra.launcher else 0,
             parent=identity(),
+            heartbeat=settings.heartbeat,
         )
 
     def _check(self, plan: "Plan") -> Mapping[str, float]:
@@ -151,23 +152,23 @@ class Sweeper(HydraSweeper):
         return estimates
 
     def _run(self, plan: "Plan", n_workers: int) -> None:
-        from filelock import FileLock
-
+        from hydrasweep.search import storage
         from hydrasweep.search.monitor import Monitor
 
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        prepare_storage(plan.storage)
-        with FileLock(folder / ".lock"):  # another start of the same sweep may come with this
-            queue = plan.open()
-            queue.agree(plan.space.record())
-            queue.stop("")
-            # A joblib worker that died with the sweep itself need not be its trial's fault.
-            queue.settle(blame=n_workers == 1)
-            is_new = not queue.trials()
-            queue.suggest(self._suggestions(plan), plan.space.stratify)
-            if not is_grid(self.settings):
-                queue.fill(self.settings.n_trials)
+        storage.prepare(plan.storage)
+        queue = plan.open()
+        queue.agree(plan.space.record())
+        queue.join()
+        plan = replace(plan, start=queue.start)
+        queue.stop("")
+        # A joblib worker that died with the sweep itself need not be its trial's fault.
+        queue.settle(blame=n_workers == 1)
+        is_new = not queue.trials()
+        queue.suggest(self._suggestions(plan), plan.space.stratify)
+        if not is_grid(self.settings):
+            queue.fill(self.settings.n_trials)
         if not is_new and queue.is_idle():
             print(f"Study {plan.name} is finished: {queue.n_finished()} trials.")
             print(summary(queue, None))
@@ -239,6 +240,7 @@ class Sweeper(HydraSweeper):
                 kind = type(lost).__name__
                 monitor.say(f"A worker was lost ({kind}): starting the workers again")
         except BaseException:  # Ctrl-C: joblib has killed its workers, others end by themselves
+            queue.leave()
             queue.wait_for_others(SECONDS_TO_END, blame=False)
             raise
 
@@ -301,33 +303,6 @@ def count_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def shareable_storage(storage: Any, config: DictConfig) -> Any:
-    """A storage that workers reach from any working directory.
-
-    Upstream's default is memory; here it is a file in the sweep's folder.
-    """
-    from sqlalchemy.engine import make_url
-
-    from hydrasweep.search.queue import sqlite_file
-
-    if storage is None:
-        return f"sqlite:///{config.hydra.sweep.dir}/study.db?timeout=60"
-    if path := sqlite_file(storage):
-        url = make_url(storage).set(database=str(path.resolve()))
-        return url.render_as_string(hide_password=False)
-    return storage
-
-
-def prepare_storage(storage: Any) -> None:
-    """Make an SQLite file ready for several writers, before any of them comes."""
-    from hydrasweep.search.queue import sqlite_file
-
-    if path := sqlite_file(storage):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
 
 
 def go_on_command(config: DictConfig, name: str) -> str:
