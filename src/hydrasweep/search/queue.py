@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import optuna
 from hydra.utils import instantiate
@@ -38,6 +39,7 @@ EPOCHS = "epochs"  # how many it was trained
 MAX_RETRIES = 3  # a trial that kills its worker this often is itself the cause
 STOP = "stop"  # on a study: why no further trial may begin
 STARTS = "starts"  # on a study: how often the sweep was started
+ID = "id"  # on a study: what only this one has, of all that had its name
 
 
 @dataclass
@@ -175,6 +177,15 @@ class Queue:
                     settled.append(stratum.label(trial.number))
         return settled
 
+    def lost(self) -> set[str]:
+        """The labels of the trials that were given up."""
+        return {
+            stratum.label(trial.number)
+            for stratum in self.strata
+            for trial in stratum.study.get_trials(deepcopy=False)
+            if DROPPED in trial.user_attrs
+        }
+
     def give_up(self, stratum: Stratum, number: int, why: str, blame: bool) -> None:
         """End a running trial without a result, and queue its parameters again; but not those
         of one that has been to ``blame`` too often."""
@@ -212,12 +223,19 @@ class Queue:
         waits = any(trial.state == TrialState.WAITING for _, trial in self.trials())
         return not (waits and not self.stop_reason()) and not self._is_running()
 
-    def join(self) -> None:
-        """Count this start of the sweep in; those on other machines have other numbers."""
+    def join(self) -> str:
+        """Count this start of the sweep in, among those on all machines.
+
+        Gives what the sweep is known by, where its name may have been another's before.
+        """
         study = self.strata[0].study
         with self.lock:
-            self.start = study.user_attrs.get(STARTS, 0)
+            attrs = study.user_attrs
+            self.start = attrs.get(STARTS, 0)
             study.set_user_attr(STARTS, self.start + 1)
+            if ID not in attrs:
+                study.set_user_attr(ID, uuid4().hex)
+        return str(study.user_attrs[ID])
 
     def stop(self, reason: str) -> None:
         """Let no further trial begin, for a reason; "" lets them again."""

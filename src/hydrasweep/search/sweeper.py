@@ -7,10 +7,11 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from hydrasweep.search.monitor import Monitor
     from hydrasweep.search.queue import Queue
     from hydrasweep.search.worker import Plan
+
+Entered = TypeVar("Entered")
 
 MAX_BARREN_LAUNCHES = 4  # in a row that broke before any trial had ended; above MAX_RETRIES
 SECONDS_TO_END = 5  # that interrupted workers have to close their trials themselves
@@ -160,7 +163,7 @@ class Sweeper(HydraSweeper):
         storage.prepare(plan.storage)
         queue = plan.open()
         queue.agree(plan.space.record())
-        queue.join()
+        sweep_id = queue.join()
         plan = replace(plan, start=queue.start)
         queue.stop("")
         # A joblib worker that died with the sweep itself need not be its trial's fault.
@@ -175,7 +178,8 @@ class Sweeper(HydraSweeper):
             return
         node = OmegaConf.select(self.config, "tracking", default=None)
         tracker = config.build(node) if node else tracking.NullTracker()
-        with tracker.run(folder, about(plan, self.settings)) as parent:
+        run = tracker.run(folder, about(plan, self.settings, sweep_id))
+        with entered_under(queue.lock, run) as parent:  # of several starts, one makes the run
             if parent.id:
                 key = "tracking.parent_run_id"
                 plan = replace(plan, trial_overrides=[f"{key}={parent.id}"])
@@ -187,7 +191,7 @@ class Sweeper(HydraSweeper):
                 try:
                     self._launch(plan, queue, n_workers, monitor)
                 finally:
-                    parent.settle()
+                    parent.settle(queue.lost())
             if reason := queue.stop_reason():
                 raise UserError(f"the sweep was stopped: {reason}")
             parent.log_once(counts(queue), step=0)
@@ -315,7 +319,18 @@ def go_on_command(config: DictConfig, name: str) -> str:
     return shlex.join(["python", *words, *(f"{key}={value}" for key, value in settings.items())])
 
 
-def about(plan: "Plan", settings: DictConfig) -> tracking.Description:
+@contextmanager
+def entered_under(
+    lock: AbstractContextManager[Any], context: AbstractContextManager[Entered]
+) -> Iterator[Entered]:
+    """A context that is entered, but not left, while the lock is held."""
+    with ExitStack() as stack:
+        with lock:
+            entered = stack.enter_context(context)
+        yield entered
+
+
+def about(plan: "Plan", settings: DictConfig, sweep_id: str) -> tracking.Description:
     """The sweep as its parent run describes it."""
     searched = {f"space.{key}": value for key, value in plan.space.record().items()}
     described = {
@@ -326,9 +341,10 @@ def about(plan: "Plan", settings: DictConfig) -> tracking.Description:
     return tracking.Description(
         name=f"sweep {plan.name}",
         params={"n_trials": settings.n_trials, **searched, **described},
-        tags={"sweep": plan.name},
+        tags={"sweep": plan.name, "sweep.id": sweep_id},
         dataset=None,
         files=(),
+        unique="sweep.id",
     )
 
 
