@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 CLOCK_SECONDS = 5  # by which a corrected clock may move a process's start
 
@@ -12,14 +13,26 @@ def identity() -> dict[str, str]:
     pid = os.getpid()
     return {
         "host": socket.gethostname(),
+        "pid_namespace": _pid_namespace(),
         "pid": str(pid),
         "process_started": f"{_started(pid):.2f}",
     }
 
 
+def is_here(owner: Mapping[str, str]) -> bool:
+    """Whether the process belongs to this machine, and not to another container on it."""
+    namespace = owner.get("pid_namespace", "")
+    return owner["host"] == socket.gethostname() and namespace in ("", _pid_namespace())
+
+
+def _pid_namespace() -> str:
+    link = Path("/proc/self/ns/pid")  # Linux only
+    return str(link.readlink()) if link.exists() else ""
+
+
 def is_dead(owner: Mapping[str, str]) -> bool:
     """Whether the process is known to have ended: never so for one of another machine."""
-    if owner["host"] != socket.gethostname():
+    if not is_here(owner):
         return False
     return abs(_started(int(owner["pid"])) - float(owner["process_started"])) > CLOCK_SECONDS
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -43,6 +43,7 @@ class Description:
     tags: Mapping[str, str]
     dataset: tuple[str, str, str] | None  # name, digest, where it is read from
     files: Sequence[Path]
+    unique: str | None = None  # a tag: a run that has the same value is gone on with
 
 
 class StoppedEarly(Exception):
@@ -98,8 +99,9 @@ class Run:
     def save_model(self, model: Any, example: Any) -> None:
         """Keep the model: a torch module from ``example``'s kind of array to logits."""
 
-    def settle(self) -> None:
-        """Set right the runs whose process has died."""
+    def settle(self, lost: Collection[str]) -> None:
+        """Set right the runs whose process has died, and the child runs whose folders are
+        called as in ``lost``."""
 
     def sweep_link(self, study: str) -> str | None:
         """Where the runs of a sweep are compared."""
@@ -199,15 +201,27 @@ class Store:
 
     def bury_orphans(self, experiment_id: str) -> None:
         """Mark runs of this machine FAILED whose process has died without a word."""
+        where = f"tags.host = '{socket.gethostname()}'"
+        self._bury(experiment_id, where, lambda run: is_dead(run.data.tags))
+
+    def bury_lost(self, experiment_id: str, parent_id: str, lost: Collection[str]) -> None:
+        """Mark child runs FAILED whose folder is called so, for their machine is silent."""
+        where = f"tags.`mlflow.parentRunId` = '{parent_id}'"
+        self._bury(experiment_id, where, lambda run: Path(run.data.tags["output_dir"]).name in lost)
+
+    def _bury(self, experiment_id: str, where: str, has_died: Callable[[Any], bool]) -> None:
         found = self.client.search_runs(
-            [experiment_id],
-            f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'",
+            [experiment_id], f"attributes.status = 'RUNNING' and {where}"
         )
-        for run in found:
-            if is_dead(run.data.tags):
-                pid = run.data.tags["pid"]
-                self.client.set_tag(run.info.run_id, "ended", f"process {pid} died")
-                self.client.set_terminated(run.info.run_id, "FAILED")
+        for run in filter(has_died, found):
+            pid = run.data.tags["pid"]
+            self.client.set_tag(run.info.run_id, "ended", f"process {pid} died")
+            self.client.set_terminated(run.info.run_id, "FAILED")
+
+    def run_like(self, experiment_id: str, tag: str, value: str) -> str | None:
+        """The id of the run that has this tag, if there is one."""
+        found = self.client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'")
+        return found[0].info.run_id if found else None
 
     def runs_link(self, experiment_id: str) -> str:
         """Where the UI shows the experiment's runs as a table."""
@@ -252,6 +266,10 @@ class MLflowRun(Run):
         self.link = store.runs_link(experiment_id)
         self.lost: str | None = None
         id_file = output_dir / RUN_ID_FILE
+        if description.unique and not id_file.exists():
+            unique = description.unique, description.tags[description.unique]
+            if known := store.run_like(experiment_id, *unique):
+                id_file.write_text(known)
         if id_file.exists():
             self.id = id_file.read_text()
             self._send(self._reopen, description)
@@ -348,8 +366,9 @@ class MLflowRun(Run):
         self.client.finalize_logged_model(logged.model_id, "READY")
         self.client.log_outputs(self.id, [LoggedModelOutput(logged.model_id, step=0)])
 
-    def settle(self) -> None:
+    def settle(self, lost: Collection[str]) -> None:
         self._send(self.store.bury_orphans, self.experiment_id)
+        self._send(self.store.bury_lost, self.experiment_id, self.id, lost)
 
     def sweep_link(self, study: str) -> str:
         return self.store.sweep_link(self.experiment_id, study)
@@ -390,22 +409,24 @@ def open_store(root: Path) -> Store:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # MLflow resets its logger's level
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-    database = root / "mlflow.db"
-    remote = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = remote or f"sqlite:///{database}"
+    asked = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = asked or f"sqlite:///{root / 'mlflow.db'}"
     shown = _without_password(uri)
+    scheme, _, database = uri.partition(":///")
+    artifacts = None if asked else root / "mlruns"
     try:
-        if remote:
-            store = Store(uri, None, shown)
+        if scheme != "sqlite":
+            store = Store(uri, artifacts, shown)
             store.client.search_experiments(max_results=1)
             return store
-        with FileLock(root / "mlflow.db.lock"):
+        database = database.partition("?")[0]
+        with FileLock(f"{database}.lock"):
             with closing(sqlite3.connect(database, timeout=20)) as connection:
                 # Readers and one writer side by side; the database remembers it.
                 connection.execute("PRAGMA journal_mode=WAL")
                 # One that is locked or read-only shows it here; MLflow would try for minutes.
                 connection.execute("BEGIN IMMEDIATE")
-            return Store(uri, root / "mlruns", shown)
+            return Store(uri, artifacts, shown)
     except Exception as error:
         reason = _without_password(str(error).splitlines()[0])[:300]
         raise UserError(

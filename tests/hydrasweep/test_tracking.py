@@ -206,7 +206,35 @@ def test_runs_of_dead_processes_are_marked_failed_at_the_next_start(
     assert status() == "FINISHED"
 
 
-def test_four_processes_may_start_at_once_where_there_is_no_store(tmp_path: Path) -> None:
+def test_starts_of_one_sweep_in_several_folders_have_one_run(root: Path, tmp_path: Path) -> None:
+    ids = []
+    for folder, sweep in (("here", "a"), ("there", "a"), ("elsewhere", "b")):
+        (tmp_path / folder).mkdir()
+        about = Description("sweep s", {}, {"sweep.id": sweep}, None, [], unique="sweep.id")
+        with MLflowTracker(str(root), "hydrasweep", None, None).run(
+            tmp_path / folder, about
+        ) as run:
+            ids.append(run.id)
+    assert ids[0] == ids[1] != ids[2]
+    assert {run.info.status for run in runs_of(client_of(root))} == {"FINISHED"}
+
+
+def test_child_run_of_a_lost_trial_is_marked_failed(root: Path, output_dir: Path) -> None:
+    client, about = client_of(root), Description("sweep s", {}, {}, None, [])
+    with MLflowTracker(str(root), "hydrasweep", None, None).run(output_dir, about) as parent:
+        for name in ("cnn-000", "cnn-001"):
+            tags = {"host": "elsewhere", "pid": "1", "output_dir": f"/s/{name}"}
+            tags["mlflow.parentRunId"] = str(parent.id)
+            client.create_run("1", tags=tags, run_name=name)
+        parent.settle(lost={"cnn-000", "lenet5-000"})
+        status = {run.info.run_name: run.info.status for run in runs_of(client)}
+        assert status == {"cnn-000": "FAILED", "cnn-001": "RUNNING", "sweep s": "RUNNING"}
+
+
+@pytest.mark.parametrize("named", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_four_processes_may_start_at_once_where_there_is_no_store(
+    tmp_path: Path, named: bool
+) -> None:
     start = dedent(
         """
         import sys
@@ -220,8 +248,13 @@ def test_four_processes_may_start_at_once_where_there_is_no_store(tmp_path: Path
                 run.log({"train/loss": 1 / epoch}, step=epoch)
         """
     )
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     processes = [
-        subprocess.Popen([sys.executable, "-c", start, str(tmp_path), str(tmp_path / f"run{i}")])
+        subprocess.Popen(
+            [sys.executable, "-c", start, str(tmp_path), str(tmp_path / f"run{i}")],
+            env=environment(tmp_path, **({"MLFLOW_TRACKING_URI": uri} if named else {})),
+            cwd=tmp_path,  # where the artifacts of a store of one's own go
+        )
         for i in range(4)
     ]
     assert [process.wait() for process in processes] == [0, 0, 0, 0]

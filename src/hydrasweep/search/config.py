@@ -31,6 +31,10 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # trials. Null: one study.
     stratify: str | None = None
 
+    # Seconds between two signs of life that a worker leaves in the storage. Others try its
+    # trial again when they have missed four.
+    heartbeat: float = 15.0
+
     # Seconds after which no new trial begins.
     timeout: float | None = None
 

@@ -86,6 +86,7 @@ class Monitor:
         ]
 
     def _update(self) -> None:
+        self.queue.settle(elsewhere=True)
         news = self._news()
         if not news:
             return

@@ -3,23 +3,22 @@
 All trials that a sweep is to have stand in it as WAITING from the start, so that workers
 anywhere take exactly as many as there are; taking one is a compare-and-set of the storage.
 On SQLite, which has no row locks, Optuna's is none: two workers can take one trial, and two
-new trials get one number. There a lock beside the file makes it one.
+new trials get one number. There a lock beside the file makes it one. Queueing trials takes
+the storage's lock everywhere: of several who come at once, one does it.
 """
 
 import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import optuna
-from filelock import FileLock
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from optuna.distributions import (
     BaseDistribution,
     IntDistribution,
@@ -28,15 +27,15 @@ from optuna.distributions import (
 )
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from sqlalchemy.engine import make_url
 
 from hydrasweep.config import TRUSTED
 from hydrasweep.errors import UserError
-from hydrasweep.processes import identity, is_dead
+from hydrasweep.processes import identity, is_here
+from hydrasweep.search.heartbeat import OWNER, SECONDS, Watch
+from hydrasweep.search.storage import make_lock, open_storage, sqlite_file
 from hydrasweep.search.trial import SEARCH
 
-# Marks in a trial's user attributes.
-OWNER = "owner"  # the process that works on it
+# Marks in a trial's user attributes, beside those of the heartbeat.
 DROPPED = "dropped"  # why it doesn't count: it was killed, or the sweep was made shorter
 FIRST = "first"  # it is taken before others: somebody's suggestion, or a killed trial's params
 RETRIES = "retries"  # how often its parameters were lost with a worker
@@ -45,9 +44,10 @@ EPOCHS = "epochs"  # how many it was trained
 SPACE = "space"  # on a trial whose settings are all given: the distributions they are from
 
 MAX_RETRIES = 3  # a trial that kills its worker this often is itself the cause
-UNOWNED_SECONDS = 5  # a trial is taken and then marked; a worker that died between has left none
 STOP = "stop"  # on a study: why no further trial may begin
 CONCLUDED = "concluded"  # on a study: the plan that it ended with
+STARTS = "starts"  # on a study: how often the sweep was started
+ID = "id"  # on a study: what only this one has, of all that had its name
 
 
 @dataclass
@@ -75,6 +75,10 @@ class Queue:
     name: str
     strata: list[Stratum]
     lock: AbstractContextManager[Any]  # for steps that must not happen twice at once
+    take_lock: AbstractContextManager[Any] = field(default_factory=nullcontext)
+    heartbeat: float = 15.0  # in seconds
+    watch: Watch = field(default_factory=Watch)
+    start: int = 0  # which of the sweep's starts this process belongs to
 
     @classmethod
     def open(
@@ -103,7 +107,9 @@ class Queue:
                 load_if_exists=True,
             )
             strata.append(Stratum(value, study, phase))
-        return cls(name, strata, make_lock(storage))
+        lock = make_lock(storage)
+        take_lock = lock if sqlite_file(storage) else nullcontext()
+        return cls(name, strata, lock, take_lock)
 
     def trials(self) -> list[tuple[Stratum, FrozenTrial]]:
         """The trials that count, of all strata, waiting ones included."""
@@ -165,34 +171,49 @@ class Queue:
 
     def _claim(self, study: Study, frozen: FrozenTrial) -> Trial | None:
         storage, trial_id = study._storage, frozen._trial_id
-        with self.lock:
+        with self.take_lock:
             try:
                 if not storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
                     return None
             except optuna.exceptions.UpdateFinishedTrialError:
                 return None
-            storage.set_trial_user_attr(trial_id, OWNER, identity())
+            owner = {**identity(), SECONDS: self.heartbeat}
+            storage.set_trial_user_attr(trial_id, OWNER, owner)
         study._thread_local.cached_all_trials = None
         return Trial(study, trial_id)
 
-    def settle(self, blame: bool = True) -> list[str]:
+    def settle(self, blame: bool = True, elsewhere: bool = False) -> list[str]:
         """Set right the trials whose process has died, and queue their parameters again.
 
-        ``blame``: they may themselves be the cause. Gives the labels of the trials.
+        ``blame``: they may themselves be the cause. ``elsewhere``: only those of other
+        machines. Gives the labels of the trials.
         """
         settled = []
         for stratum in self.strata:
             for trial in stratum.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if is_orphan(trial):
+                owner = trial.user_attrs.get(OWNER)
+                if elsewhere and owner and is_here(owner):
+                    continue
+                if self.watch.is_lost(trial):
                     self.give_up(stratum, trial.number, "its process died", blame)
                     settled.append(stratum.label(trial.number))
         return settled
+
+    def lost(self) -> set[str]:
+        """The labels of the trials that were given up."""
+        return {
+            stratum.label(trial.number)
+            for stratum in self.strata
+            for trial in stratum.study.get_trials(deepcopy=False)
+            if DROPPED in trial.user_attrs
+        }
 
     def give_up(self, stratum: Stratum, number: int, why: str, blame: bool) -> None:
         """End a running trial without a result, and queue its parameters again; but not those
         of one that has been to ``blame`` too often."""
         study, storage = stratum.study, stratum.study._storage
-        with self.lock:
+        # It may be at its end at this very moment, on another machine.
+        with self.lock, suppress(optuna.exceptions.UpdateFinishedTrialError):
             trial = study.get_trials(deepcopy=False)[number]
             if trial.state.is_finished():
                 return
@@ -205,7 +226,7 @@ class Queue:
                 attrs = {FIRST: True, RETRIES: retries}
                 attrs |= {key: v for key, v in trial.user_attrs.items() if key == SPACE}
                 study.enqueue_trial(trial.params, user_attrs=attrs)
-            study.tell(number, state=TrialState.FAIL)
+            storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
 
     def _drop(self, study: Study, trial: FrozenTrial, why: str) -> None:
         study._storage.set_trial_user_attr(trial._trial_id, DROPPED, why)
@@ -225,12 +246,31 @@ class Queue:
         waits = any(trial.state == TrialState.WAITING for _, trial in self.trials())
         return not (waits and not self.stop_reason()) and not self._is_running()
 
+    def join(self) -> str:
+        """Count this start of the sweep in, among those on all machines.
+
+        Gives what the sweep is known by, where its name may have been another's before.
+        """
+        study = self.strata[0].study
+        with self.lock:
+            attrs = study.user_attrs
+            self.start = attrs.get(STARTS, 0)
+            study.set_user_attr(STARTS, self.start + 1)
+            if ID not in attrs:
+                study.set_user_attr(ID, uuid4().hex)
+        return str(study.user_attrs[ID])
+
     def stop(self, reason: str) -> None:
         """Let no further trial begin, for a reason; "" lets them again."""
         self.strata[0].study.set_user_attr(STOP, reason)
 
+    def leave(self) -> None:
+        """Let the workers of this start begin no further trial."""
+        self.strata[0].study.set_user_attr(f"{STOP}.{self.start}", "it was interrupted")
+
     def stop_reason(self) -> str:
-        return str(self.strata[0].study.user_attrs.get(STOP, ""))
+        attrs = self.strata[0].study.user_attrs
+        return str(attrs.get(STOP) or attrs.get(f"{STOP}.{self.start}", ""))
 
     def is_done(self) -> bool:
         """Whether every trial has ended."""
@@ -251,10 +291,11 @@ class Queue:
             UserError: it is another; the message shows how it differs.
         """
         study = self.strata[0].study
-        known = study.user_attrs.get("space")
-        if known is None:
-            study.set_user_attr("space", dict(record))
-            return
+        with self.lock:
+            known = study.user_attrs.get("space")
+            if known is None:
+                study.set_user_attr("space", dict(record))
+                return
         names = sorted(key for key in {*known, *record} if known.get(key) != record.get(key))
         if names:
             lines = (f"  {key}: was {known.get(key)}, now {record.get(key)}" for key in names)
@@ -275,36 +316,6 @@ def _in_turn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The waiting trials in the order in which they are taken."""
     waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
     return sorted(waiting, key=lambda trial: (FIRST not in trial.user_attrs, trial.number))
-
-
-def is_orphan(trial: FrozenTrial) -> bool:
-    """Whether a running trial's process has died."""
-    if owner := trial.user_attrs.get(OWNER):
-        return is_dead(owner)
-    begun = trial.datetime_start
-    return begun is not None and datetime.now() - begun > timedelta(seconds=UNOWNED_SECONDS)
-
-
-def open_storage(storage: Any) -> optuna.storages.BaseStorage | str:
-    """An Optuna storage from a URL or a node with a ``_target_``."""
-    if OmegaConf.is_config(storage):
-        opened: optuna.storages.BaseStorage = instantiate(storage, _execution_whitelist_=TRUSTED)
-        return opened
-    return str(storage)
-
-
-def sqlite_file(storage: Any) -> Path | None:
-    """The file of a storage that is an SQLite URL."""
-    if not (isinstance(storage, str) and storage.startswith("sqlite")):
-        return None
-    path = make_url(storage).database
-    return Path(path) if path and path != ":memory:" else None
-
-
-def make_lock(storage: Any) -> AbstractContextManager[Any]:
-    """Keeps this machine's processes apart where the storage itself does not."""
-    path = sqlite_file(storage)
-    return FileLock(f"{path}.lock") if path else nullcontext()
 
 
 def make_sampler(node: DictConfig | None, seed_offset: int = 0) -> optuna.samplers.BaseSampler:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from omegaconf import OmegaConf
 from optuna.study import StudyDirection
@@ -142,7 +143,7 @@ def _csv(rows: Sequence[Row], stratify: str | None) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Replace a file in one step, also where others do so."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     temporary.write_text(text)
     temporary.replace(path)

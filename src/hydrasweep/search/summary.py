@@ -33,7 +33,7 @@ def go_on_command(config: DictConfig, name: str) -> str:
     return shlex.join(["python", *words, *(f"{key}={value}" for key, value in settings.items())])
 
 
-def about(plan: Plan, settings: DictConfig) -> tracking.Description:
+def about(plan: Plan, settings: DictConfig, sweep_id: str) -> tracking.Description:
     """The sweep as its parent run describes it."""
     searched = {f"space.{key}": value for key, value in plan.space.record().items()}
     described = {
@@ -44,9 +44,10 @@ def about(plan: Plan, settings: DictConfig) -> tracking.Description:
     return tracking.Description(
         name=f"sweep {plan.name}",
         params={"n_trials": settings.n_trials, **searched, **described},
-        tags={"sweep": plan.name},
+        tags={"sweep": plan.name, "sweep.id": sweep_id},
         dataset=None,
         files=(),
+        unique="sweep.id",
     )
 
 

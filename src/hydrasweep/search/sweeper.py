@@ -5,13 +5,12 @@ import os
 import re
 import shlex
 import shutil
-import sqlite3
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
     from hydrasweep.search.queue import Queue, Stratum
     from hydrasweep.search.worker import Plan
+
+Entered = TypeVar("Entered")
 
 MAX_BARREN_LAUNCHES = 4  # in a row that broke before any trial had ended; above MAX_RETRIES
 SECONDS_TO_END = 5  # that interrupted workers have to close their trials themselves
@@ -87,6 +88,7 @@ class Sweeper(HydraSweeper):
             self._run(plan, n_workers)
 
     def _plan(self, name: str, arguments: Sequence[str]) -> "Plan":
+        from hydrasweep.search import storage
         from hydrasweep.search.space import Space
         from hydrasweep.search.worker import Plan
 
@@ -96,7 +98,7 @@ class Sweeper(HydraSweeper):
         return Plan(
             name=name,
             space=Space.parse([*searched, *arguments], settings.stratify),
-            storage=shareable_storage(settings.storage, self.config),
+            storage=storage.shareable(self.config),
             directions=directions(settings.direction),
             sampler=settings.sampler,
             pruner=settings.pruner,
@@ -106,8 +108,10 @@ class Sweeper(HydraSweeper):
             max_failure_rate=settings.max_failure_rate,
             trial_overrides=(),
             run_name_key="tracking.run_name" if "run_name" in known else None,
-            n_gpus=count_gpus(),
+            # Slurm and Ray give each worker its own.
+            n_gpus=count_gpus() if "n_jobs" in self.config.hydra.launcher else 0,
             parent=identity(),
+            heartbeat=settings.heartbeat,
         )
 
     def _check(self, plan: "Plan") -> Mapping[str, float]:
@@ -166,13 +170,14 @@ class Sweeper(HydraSweeper):
         return replace(plan, phase=phase, trial_overrides=words)
 
     def _run(self, plan: "Plan", n_workers: int) -> None:
-        from hydrasweep.search import summary, winners
+        from hydrasweep.search import storage, summary, winners
         from hydrasweep.search.monitor import Monitor
 
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        prepare_storage(plan.storage)
-        search = self._prepare(plan, folder, n_workers)
+        storage.prepare(plan.storage)
+        search, sweep_id = self._prepare(plan, folder, n_workers)
+        plan = replace(plan, start=search.start)
         confirm = self.settings.confirm
         seed = confirm.seed if confirm else ""
         ends_with = OmegaConf.to_yaml(OmegaConf.create({"n": self._n_trials(plan), "c": confirm}))
@@ -185,7 +190,8 @@ class Sweeper(HydraSweeper):
             return
         node = OmegaConf.select(self.config, "tracking", default=None)
         tracker = config.build(node) if node else tracking.NullTracker()
-        with tracker.run(folder, summary.about(plan, self.settings)) as parent:
+        run = tracker.run(folder, summary.about(plan, self.settings, sweep_id))
+        with entered_under(search.lock, run) as parent:  # of several starts, one makes the run
             parents = [f"tracking.parent_run_id={parent.id}"] if parent.id else []
 
             def record(stratum: "Stratum", trial: "FrozenTrial", best: float) -> None:
@@ -208,7 +214,7 @@ class Sweeper(HydraSweeper):
                     try:
                         self._launch(now, phases[phase], n_workers, monitor)
                     finally:
-                        parent.settle()
+                        parent.settle(phases[phase].lost())
                 if reason := phases[phase].stop_reason():
                     raise UserError(f"the sweep was stopped: {reason}")
                 if not phases[phase].is_done():
@@ -225,27 +231,25 @@ class Sweeper(HydraSweeper):
         if all(queue.is_done() for queue in phases.values()):
             search.conclude(ends_with)
 
-    def _prepare(self, plan: "Plan", folder: Path, n_workers: int) -> "Queue":
-        """Open the search, set right what an earlier start left, and queue what is to do."""
-        from filelock import FileLock
-
+    def _prepare(self, plan: "Plan", folder: Path, n_workers: int) -> tuple["Queue", str]:
+        """Open the search, set right what an earlier start left, and queue what is to do;
+        give the queue and what the sweep is known by."""
         from hydrasweep.search import results, summary
 
-        with FileLock(folder / ".lock"):  # another start of the same sweep may come with this
-            queue = plan.open()
-            queue.agree(plan.space.record())
-            queue.stop("")
-            # A joblib worker that died with the sweep itself need not be its trial's fault.
-            queue.settle(blame=n_workers == 1)
-            queue.suggest(self._suggestions(plan), plan.space.stratify)
-            if not is_grid(self.settings):
-                queue.fill(self.settings.n_trials)
-            kept: Any = OmegaConf.to_container(self.config, enum_to_str=True)  # no secret resolved
-            kept["hydra"]["sweeper"]["study_name"] = plan.name
-            results.write(folder / "multirun.yaml", OmegaConf.to_yaml(OmegaConf.create(kept)))
-            environment = OmegaConf.create(summary.environment())
-            results.write(folder / "environment.yaml", OmegaConf.to_yaml(environment))
-        return queue
+        queue = plan.open()
+        queue.agree(plan.space.record())
+        sweep_id = queue.join()
+        queue.stop("")
+        # A joblib worker that died with the sweep itself need not be its trial's fault.
+        queue.settle(blame=n_workers == 1)
+        queue.suggest(self._suggestions(plan), plan.space.stratify)
+        if not is_grid(self.settings):
+            queue.fill(self.settings.n_trials)
+        kept: Any = OmegaConf.to_container(self.config, enum_to_str=True)  # no secret resolved
+        kept["hydra"]["sweeper"]["study_name"] = plan.name
+        for name, content in (("multirun", kept), ("environment", summary.environment())):
+            results.write(folder / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
+        return queue, sweep_id
 
     def _n_trials(self, plan: "Plan") -> int:
         if is_grid(self.settings):
@@ -296,6 +300,7 @@ class Sweeper(HydraSweeper):
                 kind = type(lost).__name__
                 monitor.say(f"A worker was lost ({kind}): starting the workers again")
         except BaseException:  # Ctrl-C: joblib has killed its workers, others end by themselves
+            queue.leave()
             queue.wait_for_others(SECONDS_TO_END, blame=False)
             raise
 
@@ -382,31 +387,15 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def shareable_storage(storage: Any, config: DictConfig) -> Any:
-    """A storage that workers reach from any working directory.
-
-    Upstream's default is memory; here it is a file in the sweep's folder.
-    """
-    from sqlalchemy.engine import make_url
-
-    from hydrasweep.search.queue import sqlite_file
-
-    if storage is None:
-        return f"sqlite:///{config.hydra.sweep.dir}/study.db?timeout=60"
-    if path := sqlite_file(storage):
-        url = make_url(storage).set(database=str(path.resolve()))
-        return url.render_as_string(hide_password=False)
-    return storage
-
-
-def prepare_storage(storage: Any) -> None:
-    """Make an SQLite file ready for several writers, before any of them comes."""
-    from hydrasweep.search.queue import sqlite_file
-
-    if path := sqlite_file(storage):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+@contextmanager
+def entered_under(
+    lock: AbstractContextManager[Any], context: AbstractContextManager[Entered]
+) -> Iterator[Entered]:
+    """A context that is entered, but not left, while the lock is held."""
+    with ExitStack() as stack:
+        with lock:
+            entered = stack.enter_context(context)
+        yield entered
 
 
 def is_grid(settings: DictConfig) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import signal
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -16,16 +17,18 @@ from hydra.core.utils import JobStatus, configure_log, run_job
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
 from omegaconf import DictConfig, open_dict
-from optuna.exceptions import TrialPruned
+from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
 from hydrasweep.cli import Terminated, exit_on_sigterm
 from hydrasweep.processes import is_dead
 from hydrasweep.search import trial as trials
+from hydrasweep.search.heartbeat import beating
 from hydrasweep.search.queue import EPOCHS, ERROR, Queue, Stratum
 from hydrasweep.search.space import Space
 from hydrasweep.search.trial import FINAL, SEARCH
 
+IDLE_SECONDS = 1  # between two looks for a trial that another worker has lost
 N_ALIKE = 3  # so many failures with one error, before anything else has ended, end the sweep
 
 
@@ -47,11 +50,13 @@ class Plan:
     run_name_key: str | None  # the setting that takes a trial's readable name
     n_gpus: int
     parent: Mapping[str, str]  # the process that launched the workers
+    heartbeat: float = 15.0  # in seconds
+    start: int = 0  # which of the sweep's starts, on all machines, this is
     phase: str = SEARCH
 
     def open(self, seed_offset: int = 0) -> Queue:
         searches = self.phase == SEARCH  # other phases are told all settings, and prune nothing
-        return Queue.open(
+        queue = Queue.open(
             self.name,
             self.storage,
             self.space.strata,
@@ -61,6 +66,8 @@ class Plan:
             seed_offset,
             self.phase,
         )
+        queue.heartbeat, queue.start = self.heartbeat, self.start
+        return queue
 
 
 class SweepTrial:
@@ -112,19 +119,26 @@ def work(
 ) -> int:
     """Work until no trial is left; the task function of a worker's own Hydra job.
 
+    Not before the others are done with theirs: a trial whose worker dies is left again.
     ``config`` is the sweep's config. Gives the number of trials done.
     """
     del cfg
     exit_on_sigterm()
+    signal.signal(signal.SIGUSR2, signal.getsignal(signal.SIGTERM))  # Slurm's time is up
     own: Any = HydraConfig.get()
     if plan.n_gpus > 1:  # before torch is imported
         os.environ["CUDA_VISIBLE_DEVICES"] = str(own.job.num % plan.n_gpus)
     # Another seed for each worker and each start, or all would propose the same.
-    queue = plan.open(seed_offset=1000 * plan.open().n_finished() + own.job.num)
+    seed_offset = 1_000_000 * plan.start + 1000 * plan.open().n_finished() + own.job.num
+    queue = plan.open(seed_offset)
     n_done = 0
-    while plan.deadline is None or time.time() < plan.deadline:
-        if is_dead(plan.parent) or (taken := queue.take(plan.space.distributions)) is None:
-            break
+    while (plan.deadline is None or time.time() < plan.deadline) and not is_dead(plan.parent):
+        if (taken := queue.take(plan.space.distributions)) is None:
+            if queue.stop_reason() or queue.is_idle():
+                break
+            queue.settle()
+            time.sleep(IDLE_SECONDS)
+            continue
         run_trial(queue, *taken, plan, task_function, hydra_context, config)
         # Each job sets logging up for its own folder; this is the worker's again.
         configure_log(own.job_logging, own.verbose, hydra_context.execution_whitelist)
@@ -159,7 +173,8 @@ def run_trial(
         with open_dict(composed):
             composed.hydra.job.id = label
             composed.hydra.job.num = trial.number
-        value = run_quietly(task_function, hydra_context, composed, label)
+        with beating(trial, queue.heartbeat):
+            value = run_quietly(task_function, hydra_context, composed, label)
         if seen.was_pruned:
             stratum.study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -170,8 +185,10 @@ def run_trial(
         queue.give_up(stratum, trial.number, "it was interrupted", blame=False)
         raise
     except (Exception, SystemExit) as error:
-        trial.set_user_attr(ERROR, "".join(traceback.format_exception(error)))
-        stratum.study.tell(trial, state=TrialState.FAIL)
+        # Another may have taken the trial for lost, and ended it.
+        with contextlib.suppress(UpdateFinishedTrialError):
+            trial.set_user_attr(ERROR, "".join(traceback.format_exception(error)))
+            stratum.study.tell(trial, state=TrialState.FAIL)
         if reason := too_many_failures(queue, plan):
             queue.stop(reason)
     finally:

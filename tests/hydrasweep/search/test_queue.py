@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -23,10 +23,22 @@ fork = multiprocessing.get_context("fork")
 Open = Callable[..., Queue]
 
 
+def journal(path: Path) -> DictConfig:
+    """``storage=journal``."""
+    backend = {"_target_": "optuna.storages.journal.JournalFileBackend", "file_path": str(path)}
+    return OmegaConf.create({"_target_": "optuna.storages.JournalStorage", "log_storage": backend})
+
+
+@pytest.fixture(params=["sqlite", "journal"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str | DictConfig:
+    if request.param == "journal":
+        return journal(tmp_path / "study.journal")
+    return f"sqlite:///{tmp_path}/study.db?timeout=60"
+
+
 @pytest.fixture
-def open_queue(tmp_path: Path) -> Open:
+def open_queue(storage: str | DictConfig) -> Open:
     """``open_queue(*strata)`` opens the same studies as often as it is called."""
-    storage = f"sqlite:///{tmp_path}/study.db?timeout=60"
 
     def opened(*strata: str, **kwargs: Any) -> Queue:
         return Queue.open("s", storage, strata or [""], ["maximize"], SAMPLER, None, **kwargs)

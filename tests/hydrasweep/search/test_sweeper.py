@@ -383,6 +383,19 @@ def test_trial_that_kills_its_worker_fails_alone(app: Callable[..., App]) -> Non
     assert TrialState.RUNNING not in {trial.state for trial in done.study().trials}
 
 
+def test_worker_goes_on_after_a_trial_that_others_took_for_lost(app: Callable[..., App]) -> None:
+    body = """
+        study = optuna.load_study(study_name="s", storage="sqlite:///sweep/study.db")
+        if len(study.get_trials(states=[optuna.trial.TrialState.WAITING])) == 3:
+            study.tell(2, state=optuna.trial.TrialState.FAIL)
+        return cfg.x
+    """
+    done = app(body)()
+    assert done.code == 0, done.err
+    assert done.states() == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 3
+    assert ERROR not in done.trials()[2].user_attrs
+
+
 # How much, and in which order
 
 
@@ -463,6 +476,30 @@ def test_no_worker_waits_for_another(app: Callable[..., App]) -> None:
             for (_, ended), (later, _) in pairwise(of_one)
         )
         assert idle <= 0.05 * (none_left - both_began).total_seconds()
+
+
+def test_storages_address_is_in_no_file_and_no_output(
+    app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRASWEEP_STORAGE", f"sqlite:///{tmp_path}/hunter2.db")
+    node = "{_target_: hydrasweep.search.storage.database, url: '${oc.env:HYDRASWEEP_STORAGE}'}"
+    done = app("return cfg.x")(f"hydra.sweeper.storage={node}")
+    assert done.code == 0, done.err
+    assert "hunter2" not in done.out + done.err
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"hydra.yaml", "app.log", "hunter2.db"} <= {path.name for path in files}
+    assert not [path for path in files if b"hunter2" in path.read_bytes()]
+
+
+def test_journal_file_is_a_storage(app: Callable[..., App]) -> None:
+    backend = "{_target_: optuna.storages.journal.JournalFileBackend, file_path: sweep/study.log}"
+    node = f"{{_target_: optuna.storages.JournalStorage, log_storage: {backend}}}"
+    task = app("return cfg.x")
+    done = task(f"hydra.sweeper.storage={node}")
+    assert done.code == 0, done.err
+    with (done.folder / "sweep" / "trials.csv").open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["COMPLETE"] * 6
+    assert "is finished: 6 trials" in task(f"hydra.sweeper.storage={node}").out
 
 
 # Going on

@@ -1,0 +1,175 @@
+"""Where a sweep's studies are kept, and what keeps its processes apart there.
+
+A plan names the storage as the config does, and each process resolves that for itself: a
+password in a URL stays in the environment, and comes into no file and no pickle.
+"""
+
+import re
+import sqlite3
+from contextlib import AbstractContextManager, closing, nullcontext
+from pathlib import Path
+from threading import local
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from omegaconf import DictConfig, OmegaConf
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy import URL, NullPool, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from hydrasweep.config import build
+from hydrasweep.errors import UserError
+
+EXAMPLE = "postgresql://USER:PASSWORD@HOST/DATABASE"
+LOCK_KEY = 0x68796472  # PostgreSQL knows advisory locks by number; this one says "hydr"
+PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@|[?&]password=\w")
+
+
+def shareable(config: DictConfig) -> Any:
+    """The sweep's storage for its workers: an SQLite URL, or a node that they build it from.
+
+    Upstream's default is memory; here it is a file in the sweep's folder.
+
+    Raises:
+        UserError: there is a password in the config, or no such database.
+    """
+    sweeper = config.hydra.sweeper
+    written = OmegaConf.to_container(sweeper, resolve=False)["storage"]  # type: ignore[index,call-overload]
+    if PASSWORD.search(re.sub(r"\$\{[^}]*\}", "", str(written))):
+        raise UserError(
+            "hydra.sweeper.storage: has a password in it, which would be written to files; take "
+            "storage=postgresql, which reads the URL from the variable HYDRASWEEP_STORAGE"
+        )
+    storage = sweeper.storage
+    if storage is None:
+        return f"sqlite:///{config.hydra.sweep.dir}/study.db?timeout=60"
+    if isinstance(storage, str):
+        if path := sqlite_file(storage):  # workers may have another working directory
+            url = make_url(storage).set(database=str(path.resolve()))
+            return url.render_as_string(hide_password=False)
+        node = {"_target_": f"{__name__}.database", "url": written}
+        storage = OmegaConf.create(node, parent=sweeper)
+    if url_of(storage):
+        _connect(storage)
+    return storage
+
+
+def open_storage(storage: Any) -> BaseStorage:
+    """The storage that an SQLite URL or a node with a ``_target_`` means.
+
+    Raises:
+        UserError: the database doesn't answer.
+    """
+    opened = build(storage) if OmegaConf.is_config(storage) else database(storage)
+    return optuna.storages.get_storage(opened)
+
+
+def database(url: str | None) -> RDBStorage:
+    """An Optuna storage in a database, where each process keeps one connection.
+
+    Raises:
+        UserError: there is no URL, or the database doesn't answer.
+    """
+    known = read_url(url)
+    pool = {} if known.get_backend_name() == "sqlite" else {"pool_size": 1, "pool_pre_ping": True}
+    try:
+        return RDBStorage(known.render_as_string(hide_password=False), engine_kwargs=pool)
+    except SQLAlchemyError as error:
+        raise _unreachable(known, error) from error
+
+
+def read_url(url: str | None) -> URL:
+    """A database's URL, for psycopg 3 where it says PostgreSQL and nothing else.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not url:
+        raise UserError(f"hydra.sweeper.storage: wants HYDRASWEEP_STORAGE={EXAMPLE} to be set")
+    try:
+        known = make_url(url)
+    except (ArgumentError, ValueError):
+        known = None
+    if known is None or "@" in (known.host or ""):  # part of the password: not to be shown
+        raise UserError(
+            f"hydra.sweeper.storage: its URL must be like {EXAMPLE}, with %40 for an @ in the "
+            "password, and so on"
+        )
+    if known.drivername in ("postgres", "postgresql"):
+        return known.set(drivername="postgresql+psycopg")
+    return known
+
+
+def _connect(storage: DictConfig) -> None:
+    known = url_of(storage)
+    assert known is not None
+    try:
+        create_engine(known, poolclass=NullPool).connect().close()
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"hydra.sweeper.storage: {known.drivername} needs the package {error.name}; for "
+            'PostgreSQL: python -m pip install -e ".[postgres]"'
+        ) from error
+    except SQLAlchemyError as error:
+        raise _unreachable(known, error) from error
+
+
+def _unreachable(url: URL, error: SQLAlchemyError) -> UserError:
+    reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+    return UserError(
+        f"hydra.sweeper.storage: {url.render_as_string()} can't be used "
+        f"({type(error).__name__}: {reason})"
+    )
+
+
+def url_of(storage: Any) -> URL | None:
+    """The URL of a storage in a database."""
+    if OmegaConf.is_config(storage):
+        return read_url(storage.url) if "url" in storage else None
+    return read_url(storage) if isinstance(storage, str) else None
+
+
+def sqlite_file(storage: Any) -> Path | None:
+    """The file of a storage in an SQLite database."""
+    url = url_of(storage)
+    if not url or url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return None
+    return Path(str(url.database))
+
+
+def prepare(storage: Any) -> None:
+    """Make a storage ready for many, by one process where several come at once."""
+    with make_lock(storage):
+        if path := sqlite_file(storage):
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")  # the file remembers it
+        open_storage(storage)
+
+
+def make_lock(storage: Any) -> AbstractContextManager[Any]:
+    """Lets one process at a time, of all that share the storage, take a step."""
+    path = sqlite_file(storage)
+    if path is None and OmegaConf.is_config(storage):
+        path = OmegaConf.select(storage, "log_storage.file_path")  # a journal's
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(f"{path}.queue.lock")  # a journal has a .lock of its own
+    url = url_of(storage)
+    return AdvisoryLock(url) if url and url.get_backend_name() == "postgresql" else nullcontext()
+
+
+class AdvisoryLock(AbstractContextManager[None]):
+    """A lock in a PostgreSQL database, which is let go when its holder dies."""
+
+    def __init__(self, url: URL) -> None:
+        self._engine = create_engine(url, poolclass=NullPool)
+        self._thread = local()
+
+    def __enter__(self) -> None:
+        self._thread.connection = self._engine.connect()
+        lock = text("SELECT pg_advisory_xact_lock(:key)")
+        self._thread.connection.execute(lock, {"key": LOCK_KEY})
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.connection.close()  # and with it the transaction that has the lock
