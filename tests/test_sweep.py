@@ -30,7 +30,7 @@ from hydrasweep.processes import is_dead
 from hydrasweep.search.queue import DROPPED, OWNER
 
 MODELS = ("baseline", "cnn", "lenet5")
-SWEEP = ("-m", "hparams_search=quick", "epochs=2")
+SWEEP = ("-m", "hparams_search=quick", "epochs=2", "confirm=none")
 TWO = "hydra.sweeper.n_workers=2"
 ALONE = "hydra.sweeper.n_workers=1"  # in the sweep's own process, which saves imports
 # The second trial of each architecture is far worse than the first.
@@ -216,6 +216,7 @@ def test_end_names_the_best_and_links_to_the_sweeps_charts(sweep: Sweep) -> None
     assert "compareRunsMode=CHART" in link
     assert "tags.study%20%3D%20%27whole%27" in link
     assert {run.data.tags["study"] for run in sweep.runs()[1]} == {"whole"}
+    assert {run.data.tags["phase"] for run in sweep.runs()[1]} == {"search"}
     assert "study" not in sweep.parent().data.tags
 
 

@@ -230,13 +230,13 @@ class Store:
         return base.rstrip("/") + page
 
     def sweep_link(self, experiment_id: str, study: str) -> str:
-        """Where the UI charts the trials of one sweep, side by side and without their parent.
+        """Where the UI charts the search of one sweep, side by side and without their parent.
 
         The UI applies a filter only beside all the other parts of its address.
         """
         words = {
             "compareRunsMode": "CHART",
-            "searchFilter": f"tags.study = '{study}'",
+            "searchFilter": f"tags.study = '{study}' AND tags.phase = 'search'",
             "orderByKey": f"metrics.`{BEST_SCORE}`",
             "orderByAsc": "false",
             "startTime": "ALL",

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hydrasweep.search import results
 from hydrasweep.search.queue import DROPPED, Queue, Stratum, make_lock
+from hydrasweep.search.trial import SEARCH
 
 SPACE = {
     "optimizer.lr": FloatDistribution(0.0, 1.0),
@@ -111,7 +112,7 @@ def test_table_has_a_row_for_each_trial_begun_and_the_searched_settings_by_name(
         ],
         lenet5=[trial(TrialState.PRUNED, 0.5, epochs=1)],
     )
-    results.write_all(queue, tmp_path, "model")
+    results.write_all({SEARCH: queue}, tmp_path, "model")
     header = (tmp_path / "trials.csv").read_text().splitlines()[0]
     names = "number,state,value,epochs,duration_s,model,optimizer.lr,data.batch_size"
     assert header == names
@@ -132,7 +133,7 @@ def test_table_has_a_row_for_each_trial_begun_and_the_searched_settings_by_name(
 
 def test_several_objectives_have_a_column_each(tmp_path: Path) -> None:
     queue = queue_of(["maximize", "minimize"], **{"": [trial(TrialState.COMPLETE, 0.75, 3.0)]})
-    results.write_all(queue, tmp_path, None)
+    results.write_all({SEARCH: queue}, tmp_path, None)
     (row,) = rows(tmp_path)
     assert (row["value_0"], row["value_1"]) == ("0.75", "3.0")
     assert "value" not in row
@@ -151,7 +152,7 @@ def test_summary_has_counts_and_the_best_of_each_stratum(tmp_path: Path) -> None
         cnn=[trial(TrialState.COMPLETE, 0.5), trial(TrialState.COMPLETE, 0.75)],
         lenet5=[trial(TrialState.FAIL)],
     )
-    results.write_all(queue, tmp_path, "model")
+    results.write_all({SEARCH: queue}, tmp_path, "model")
     summary = OmegaConf.to_container(OmegaConf.load(tmp_path / "results.yaml"))
     assert isinstance(summary, dict)
     assert summary["trials"] == {"COMPLETE": 2, "FAIL": 1}

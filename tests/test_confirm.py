@@ -1,0 +1,253 @@
+"""The end of a sweep: the best on fresh seeds, the winners on the test images, once."""
+
+import contextlib
+import os
+import shlex
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import optuna
+import pytest
+from conftest import Script, command_line, environment
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from omegaconf import OmegaConf
+from optuna.trial import FrozenTrial, TrialState
+
+from hydrasweep.search.queue import DROPPED
+from hydrasweep.search.trial import CONFIRM, FINAL, PHASES, SEARCH
+
+MODELS = ("baseline", "lenet5")
+SWEEP = ("-m", "hparams_search=quick", "model=choice(baseline,lenet5)", "epochs=2",
+         "hydra.sweeper.n_trials=4", "study=whole")  # fmt: skip
+ALONE = "hydra.sweeper.n_workers=1"
+
+
+class Sweep:
+    """What a confirmed sweep has left."""
+
+    def __init__(self, root: Path, out: str = "") -> None:
+        self.root, self.out = root, out
+        self.folder = root / "outputs" / "sweeps" / "whole"
+
+    @property
+    def results(self) -> Any:
+        return OmegaConf.load(self.folder / "results.yaml")
+
+    def trials(self, phase: str, model: str) -> list[FrozenTrial]:
+        base = "whole" if phase == SEARCH else f"whole@{phase}"
+        storage = f"sqlite:///{self.folder / 'study.db'}"
+        study = optuna.load_study(study_name=f"{base}/{model}", storage=storage)
+        return [trial for trial in study.trials if DROPPED not in trial.user_attrs]
+
+    def runs(self, phase: str) -> list[Run]:
+        client = MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("hydrasweep")
+        assert experiment is not None
+        return list(client.search_runs([experiment.experiment_id], f"tags.phase = '{phase}'"))
+
+    def parent(self) -> Run:
+        client = MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}")
+        return client.get_run(self.runs(SEARCH)[0].data.tags["mlflow.parentRunId"])
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sweep:
+    """One whole sweep, for all who only look at it."""
+    root = tmp_path_factory.mktemp("confirmed")
+    with (
+        contextlib.closing(sqlite3.connect(empty_store)) as source,
+        contextlib.closing(sqlite3.connect(root / "mlflow.db")) as copy,
+    ):
+        source.backup(copy)
+    done = subprocess.run(
+        command_line("train.py", *SWEEP, ALONE),
+        env=environment(root),
+        cwd=root,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return Sweep(root, done.stdout)
+
+
+def test_the_best_are_trained_again_on_fresh_seeds_to_their_end(sweep: Sweep) -> None:
+    for model in MODELS:
+        complete = [t for t in sweep.trials(SEARCH, model) if t.state == TrialState.COMPLETE]
+        best = max(complete, key=lambda trial: trial.values[0])
+        for phase in (CONFIRM, FINAL):
+            again = sweep.trials(phase, model)
+            assert [trial.state for trial in again] == [TrialState.COMPLETE] * 2
+            assert [trial.params for trial in again] == [best.params | {"seed": i} for i in (1, 2)]
+            for trial in again:
+                folder = sweep.folder / f"{model}-{phase}-{trial.number:03d}"
+                assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_is_reported_is_what_the_runs_measured(sweep: Sweep) -> None:
+    for model in MODELS:
+        told = sweep.results.winners[model]
+        runs = [r for r in sweep.runs(FINAL) if r.data.tags["architecture"].startswith(model[:4])]
+        tested = sorted(run.data.metrics["test/accuracy"] for run in runs)
+        assert sorted(told.test["values"]) == tested
+        assert told.test.mean == pytest.approx(statistics.fmean(tested))
+        assert told.test.sd == pytest.approx(statistics.stdev(tested))
+        assert told.confirm["values"] == [t.values[0] for t in sweep.trials(CONFIRM, model)]
+        assert f"{told.test.mean:.4f} ± {told.test.sd:.4f} (n=2)" in sweep.out
+        assert sweep.parent().data.metrics[f"test/{model}"] == pytest.approx(told.test.mean)
+
+
+def test_only_final_runs_saw_the_test_images_and_trained_on_all_others(sweep: Sweep) -> None:
+    for phase in (SEARCH, CONFIRM):
+        for run in sweep.runs(phase):
+            assert not [name for name in run.data.metrics if name.startswith("test")]
+            assert run.data.params["data.n_val"] == "200"
+    finals = sweep.runs(FINAL)
+    assert len(finals) == 4
+    for run in finals:
+        assert run.data.params["data.n_val"] == "0"
+        assert not [name for name in run.data.metrics if name.startswith("val")]
+        assert run.data.tags["mlflow.parentRunId"] == sweep.parent().info.run_id
+        assert " final #" in run.info.run_name
+        assert Path(run.data.tags["output_dir"], "pictures", "confusion.png").exists()
+
+
+@pytest.mark.parametrize("name", ["overall", "lenet5"])
+def test_a_winners_recipe_gives_the_same_numbers_again(
+    sweep: Sweep, tmp_path: Path, name: str
+) -> None:
+    recipe = sweep.folder / "best" / f"{name}.yaml"
+    words = shlex.split(recipe.read_text().splitlines()[0].removeprefix("# "))
+    assert words[:2] == ["python", "src/train.py"]
+    best = max(MODELS, key=lambda model: sweep.results.winners[model].confirm.mean)
+    model = best if name == "overall" else name
+    (measured,) = (
+        run.data.metrics["test/accuracy"]
+        for run in sweep.runs(FINAL)
+        if Path(run.data.tags["output_dir"]).name == f"{model}-final-000"
+    )
+    where = words[words.index("--config-dir") + 1]
+    places = ["--config-dir", str(sweep.root / where), words[-1], "tracking=none",
+              f"hydra.run.dir={tmp_path / 'again'}", "artifacts=false"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parents[1] / "src" / "train.py"),
+         f"paths.data={Path(__file__).parents[1] / 'data'}", *places],
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"test/accuracy {measured:.2%}" in " ".join(done.stdout.split())
+
+
+def test_finished_sweep_shows_its_winners_again_and_does_nothing(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    before = [sweep.trials(phase, model) for phase in PHASES for model in MODELS]
+    done = subprocess.run(
+        command_line("train.py", *SWEEP, ALONE),
+        env=environment(sweep.root),
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Study whole is finished: 4 trials" in done.stdout
+    told = sweep.results.winners["lenet5"].test
+    assert f"{told.mean:.4f} ± {told.sd:.4f} (n=2)" in done.stdout
+    assert [sweep.trials(phase, model) for phase in PHASES for model in MODELS] == before
+
+
+PEEKING = """
+    from hydrasweep.config import build
+    from hydrasweep.models import Baseline
+
+    class Peeking(Baseline):
+        def __init__(self, data, **settings):
+            super().__init__(**settings)
+            self.n_seen = len(build(data).test().labels)
+"""
+
+
+def test_a_sweep_that_tries_to_build_the_test_images_is_refused(
+    script: Script, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "planted.py").write_text(dedent(PEEKING))
+    peeks = ("model=baseline", "model._target_=planted.Peeking", "+model.data=${data}",
+             "+model._recursive_=false")  # fmt: skip
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    alone = script("train.py", *peeks, "epochs=0", "objective=n_parameters", PYTHONPATH=path)
+    assert alone.returncode == 0, alone.stderr  # a single run may see them
+    done = script("train.py", *SWEEP, ALONE, *peeks, PYTHONPATH=path)
+    assert done.returncode == 1
+    assert "the test images are sealed in a sweep" in done.stderr
+    unchecked = script("train.py", *SWEEP, ALONE, *peeks, "hydra.sweeper.check=null",
+                       PYTHONPATH=path)  # fmt: skip
+    assert unchecked.returncode == 1
+    assert "the test images are sealed in a sweep" in unchecked.stderr
+    states = {trial.state for trial in Sweep(root).trials(SEARCH, "baseline")}
+    assert TrialState.COMPLETE not in states
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("hydra.sweeper.confirm.top=0", "hydra.sweeper.confirm.top=0: must be 1 or more"),
+        ("hydra.sweeper.confirm.seed=sead", "confirm.seed=sead: must name a setting"),
+        ("hydra.sweeper.confirm.final=[data.n_vel=0]", "n_vel"),
+        ("hydra.sweeper.confirm.final=[score_test=true,objective=test/acc]", "no such metric"),
+        ("objective=test/accuracy", "objective=test/accuracy: no such metric"),
+    ],
+)
+def test_a_confirmation_that_cannot_work_is_refused_before_any_training(
+    script: Script, root: Path, override: str, words: str
+) -> None:
+    done = script("train.py", *SWEEP, ALONE, override)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(root.rglob("study.db"))
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_confirmation_loses_nothing(root: Path, tmp_path: Path) -> None:
+    sweep, output = Sweep(root), tmp_path / "output.txt"
+    for wanted in ("confirm-000", "final-000", "final-001"):
+        with output.open("a") as file:
+            process = subprocess.Popen(
+                command_line("train.py", *SWEEP, "hydra.sweeper.n_workers=2"),
+                cwd=root,
+                env=environment(root),
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        while wanted not in output.read_text() and process.poll() is None:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(
+        command_line("train.py", *SWEEP, "hydra.sweeper.n_workers=2"),
+        env=environment(root),
+        cwd=root,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for model in MODELS:
+        assert len(sweep.trials(SEARCH, model)) == 2
+        for phase in (CONFIRM, FINAL):
+            again = sweep.trials(phase, model)
+            assert [trial.state for trial in again] == [TrialState.COMPLETE] * 2
+            assert sorted(trial.params["seed"] for trial in again) == [1, 2]
+    for phase in PHASES:
+        assert "RUNNING" not in {run.info.status for run in sweep.runs(phase)}
+    assert sweep.parent().info.status == "FINISHED"
