@@ -203,7 +203,7 @@ def test_a_sweep_that_tries_to_build_the_test_images_is_refused(
         ("hydra.sweeper.confirm.top=0", "hydra.sweeper.confirm.top=0: must be 1 or more"),
         ("hydra.sweeper.confirm.seed=sead", "confirm.seed=sead: must name a setting"),
         ("hydra.sweeper.confirm.final=[data.n_vel=0]", "n_vel"),
-        ("hydra.sweeper.confirm.final=[score_test=true,objective=test/acc]", "no such metric"),
+        ("hydra.sweeper.confirm.final=[score_test\\=true,objective\\=test/acc]", "no such metric"),
         ("objective=test/accuracy", "objective=test/accuracy: no such metric"),
     ],
 )

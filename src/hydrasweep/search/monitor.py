@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from hydrasweep.search import results
-from hydrasweep.search.queue import DROPPED, ERROR, Queue, Stratum
+from hydrasweep.search.queue import DROPPED, WHY, Queue, Stratum
 from hydrasweep.search.summary import short
 
 POLL_SECONDS = 1.0
@@ -148,8 +148,7 @@ def event_line(stratum: Stratum, trial: FrozenTrial) -> str:
     if why := trial.user_attrs.get(DROPPED):
         return f"{when} {label} lost: {why}; its settings are tried again"
     if trial.state == TrialState.FAIL:
-        *_, error = trial.user_attrs.get(ERROR, "unknown").strip().splitlines()
-        return f"{when} {label} FAIL {error}"
+        return f"{when} {label} FAIL {trial.user_attrs.get(WHY, 'for an unknown reason')}"
     words = [when, label, trial.state.name]
     values = trial.values or []
     words += [f"{value:.4f}" for value in values]

@@ -40,6 +40,7 @@ DROPPED = "dropped"  # why it doesn't count: it was killed, or the sweep was mad
 FIRST = "first"  # it is taken before others: somebody's suggestion, or a killed trial's params
 RETRIES = "retries"  # how often its parameters were lost with a worker
 ERROR = "error"  # a failed trial's traceback
+WHY = "why"  # the same in a line
 EPOCHS = "epochs"  # how many it was trained
 SPACE = "space"  # on a trial whose settings are all given: the distributions they are from
 
@@ -220,7 +221,8 @@ class Queue:
             retries = trial.user_attrs.get(RETRIES, 0) + blame
             if retries > MAX_RETRIES:
                 error = f"given up after {MAX_RETRIES} retries: {why} each time"
-                storage.set_trial_user_attr(trial._trial_id, ERROR, error)
+                for key in (ERROR, WHY):
+                    storage.set_trial_user_attr(trial._trial_id, key, error)
             elif DROPPED not in trial.user_attrs:  # or a killer came between the steps
                 storage.set_trial_user_attr(trial._trial_id, DROPPED, why)
                 attrs = {FIRST: True, RETRIES: retries}

@@ -24,7 +24,7 @@ from hydrasweep.cli import Terminated, exit_on_sigterm
 from hydrasweep.processes import is_dead
 from hydrasweep.search import trial as trials
 from hydrasweep.search.heartbeat import beating
-from hydrasweep.search.queue import EPOCHS, ERROR, Queue, Stratum
+from hydrasweep.search.queue import EPOCHS, ERROR, WHY, Queue, Stratum
 from hydrasweep.search.space import Space
 from hydrasweep.search.trial import FINAL, SEARCH
 
@@ -188,6 +188,9 @@ def run_trial(
         # Another may have taken the trial for lost, and ended it.
         with contextlib.suppress(UpdateFinishedTrialError):
             trial.set_user_attr(ERROR, "".join(traceback.format_exception(error)))
+            # Its first line: Hydra appends one with a key.
+            line, *_ = "".join(traceback.format_exception_only(error)).splitlines()
+            trial.set_user_attr(WHY, line)
             stratum.study.tell(trial, state=TrialState.FAIL)
         if reason := too_many_failures(queue, plan):
             queue.stop(reason)
@@ -251,7 +254,7 @@ def too_many_failures(queue: Queue, plan: Plan) -> str:
     finished = [trial for _, trial in queue.trials() if trial.state.is_finished()]
     failed = [trial for trial in finished if trial.state == TrialState.FAIL]
     failed.sort(key=lambda trial: trial.datetime_complete or datetime.max)
-    errors = [trial.user_attrs.get(ERROR, "").strip().rpartition("\n")[2] for trial in failed]
+    errors = [trial.user_attrs.get(WHY, "") for trial in failed]
     if len(finished) == len(failed) >= N_ALIKE and len(set(errors)) == 1:
         return f"the first {len(failed)} trials failed alike: {errors[0]}"
     limit, rate, why = plan.max_failures, plan.max_failure_rate, ""

@@ -139,10 +139,10 @@ def test_overall_is_the_best_by_confirmation_and_not_by_the_test(phases: Phases)
 def test_files_hold_the_winners_and_every_confirming_trial(phases: Phases, tmp_path: Path) -> None:
     phases[SEARCH].strata[0].study.add_trials([ended(0.5, 0.9)])
     winners.confirm(phases[SEARCH], phases[CONFIRM], SETTINGS, seed=0)
-    work_off(phases[CONFIRM], lambda _: 0.8)
+    work_off(phases[CONFIRM], lambda _: 0.75)
     results.write_all(phases, tmp_path, "model", "seed")
     summary: Any = OmegaConf.load(tmp_path / "results.yaml")
-    assert summary.winners.a.confirm == {"mean": 0.8, "sd": 0.0, "n": 3, "values": [0.8] * 3}
+    assert summary.winners.a.confirm == {"mean": 0.75, "sd": 0.0, "n": 3, "values": [0.75] * 3}
     assert summary.winners.a.params == {"model": "a", "x": 0.5}
     assert summary.winners.a.search == {"number": 0, "value": 0.9}
     header, *rows = (tmp_path / "confirmation.csv").read_text().splitlines()

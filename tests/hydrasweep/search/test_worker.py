@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from hydrasweep.search.queue import ERROR, Queue
+from hydrasweep.search.queue import WHY, Queue
 from hydrasweep.search.space import Space
 from hydrasweep.search.worker import Plan, as_values, run_name, too_many_failures
 
@@ -53,7 +53,7 @@ def ended(plan: Plan) -> Ended:
             assert taken is not None
             stratum, trial = taken
             if isinstance(end, str):
-                trial.set_user_attr(ERROR, f"Traceback\n  line\n{end}\n")
+                trial.set_user_attr(WHY, end)
                 stratum.study.tell(trial, state=TrialState.FAIL)
             elif end is None:
                 stratum.study.tell(trial, state=TrialState.PRUNED)
