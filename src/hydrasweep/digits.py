@@ -6,7 +6,10 @@ learning applied to document recognition", III A).
 """
 
 import math
+import os
+import stat
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +29,36 @@ FAINT = 3  # of 255 levels: what is fainter is no ink
 Array = NDArray[Any]
 
 
+def find(places: Iterable[Path]) -> list[Path]:
+    """The places, each folder replaced by the pictures in it and below, where there are any."""
+    suffixes = {end for end, kind in Image.registered_extensions().items() if kind in FORMATS}
+    paths: dict[Path, None] = {}
+    for place in places:
+        inside = [Path(folder, name) for folder, _, names in os.walk(place) for name in names]
+        pictures = sorted(path for path in inside if path.suffix.lower() in suffixes)
+        paths |= dict.fromkeys(pictures or [place])
+    return list(paths)
+
+
 def read(path: Path) -> Array:
     """The digit in a picture, as pixels like MNIST's, uint8 (28, 28).
 
     Raises:
-        UserError: the file is missing or no picture, or nothing is drawn in it.
+        UserError: there is no file or no picture, or nothing is drawn in it.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("neither a file nor a folder with pictures in it")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # From 90 million pixels on; twice as many Pillow refuses by itself.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 image.draft("L", (LARGEST, LARGEST))
-                picture = _grey(ImageOps.exif_transpose(image))
-                digit = as_mnist(picture)
+                digit = as_mnist(_grey(ImageOps.exif_transpose(image)))
     except Exception as error:  # Pillow's decoders raise what they like at damaged files
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: not a picture that can be read ({reason})") from error
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(f"{path}: can't be read as a picture ({reason})") from error
     if digit is None:
         raise UserError(f"{path}: nothing is drawn in it")
     return digit
@@ -57,9 +70,11 @@ def as_mnist(picture: Image.Image) -> Array | None:
     picture = picture.reduce(math.ceil(max(picture.size) / LARGEST))
     radius = max(picture.size) / 200
     blurred = picture.filter(ImageFilter.GaussianBlur(radius))  # dust and grain fade
-    grain = float(np.median(np.abs(np.asarray(picture, float) - np.asarray(blurred))))
-    noise = 4 * 1.48 * grain / max(1, 3.54 * radius)  # four deviations of what blurring leaves
-    ink, soft = _off_paper(picture), _off_paper(blurred)
+    grey, soft = np.asarray(picture, np.float32), np.asarray(blurred, np.float32)
+    # Four standard deviations of what blurring leaves of the grain.
+    noise = 4 * 1.48 * float(np.median(np.abs(grey - soft))) / max(1, 3.54 * radius)
+    paper = _paper(soft)
+    ink, soft = grey - paper, soft - paper
     if -soft.min() > soft.max():
         ink, soft = -ink, -soft
     peak = soft.max()
@@ -69,8 +84,8 @@ def as_mnist(picture: Image.Image) -> Array | None:
     rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     strokes = ((ink - noise) / (peak - noise)).clip(0, 1) * 255
-    fine = _widen(_fit(Image.fromarray(strokes.astype(np.uint8)), FINE))
-    return _centre(np.asarray(_fit(fine, BOX), float))
+    digit = Image.fromarray(strokes.astype(np.uint8))
+    return _centre(_fit(_widen(_fit(digit, FINE)), BOX))
 
 
 def _grey(image: Image.Image) -> Image.Image:
@@ -91,19 +106,18 @@ def _grey(image: Image.Image) -> Image.Image:
     return paper
 
 
-def _off_paper(picture: Image.Image) -> Array:
-    """How far each pixel is from the paper: a plane, as light falls from one side, through
-    the greys at the border, less those that the digit may touch."""
-    grey = np.asarray(picture, float)
-    y, x = np.mgrid[: picture.height, : picture.width]
-    place = np.stack([np.ones_like(grey), y / picture.height, x / picture.width], axis=-1)
-    levels, places = _border(grey), _border(place)
-    plane = np.array([np.median(levels), 0, 0])
+def _paper(grey: Array) -> Array:
+    """The grey of the bare paper: a plane, as light falls from one side, through the greys at
+    the border, less those furthest off it, where the digit may touch."""
+    y, x = (axis.astype(np.float32) for axis in np.ogrid[: grey.shape[0], : grey.shape[1]])
+    places = np.stack([_border(np.broadcast_to(axis, grey.shape)) for axis in (y**0, y, x)], axis=1)
+    levels = _border(grey)
+    plane = np.array([np.median(levels), 0, 0], np.float32)
     for _ in range(3):
         off = np.abs(levels - places @ plane)
-        paper = off <= np.median(off)
-        plane = np.linalg.lstsq(places[paper], levels[paper], rcond=None)[0]
-    return grey - place @ plane
+        kept = off <= np.median(off)
+        plane = np.linalg.lstsq(places[kept], levels[kept], rcond=None)[0]
+    return plane[0] + plane[1] * y + plane[2] * x
 
 
 def _border(array: Array) -> Array:
@@ -124,16 +138,13 @@ def _widen(image: Image.Image) -> Image.Image:
     return image.filter(ImageFilter.MaxFilter(missing // 2 * 2 + 1)) if missing > 1 else image
 
 
-def _centre(digit: Array) -> Array:
+def _centre(digit: Image.Image) -> Array:
     """Put the centre of mass into the middle, as far as there is room."""
-    image = np.zeros((SIZE, SIZE), np.uint8)
     corner = []
-    for axis, length in enumerate(digit.shape):
-        mass = digit.sum(1 - axis)
-        centre = mass @ np.arange(length) / mass.sum()
-        corner.append(int(np.clip(round(SIZE / 2 - centre), 0, SIZE - length)))
-    height, width = digit.shape
-    image[corner[0] : corner[0] + height, corner[1] : corner[1] + width] = (
-        digit * (255 / digit.max())
-    ).round()
-    return image
+    for axis, length in enumerate(digit.size):  # width, height
+        mass = np.asarray(digit, float).sum(axis)
+        centre = np.average(np.arange(length), weights=mass)
+        corner.append(min(max(0, round(SIZE / 2 - centre)), SIZE - length))
+    image = Image.new("L", (SIZE, SIZE))
+    image.paste(digit, (corner[0], corner[1]))
+    return np.asarray(ImageOps.autocontrast(image))
