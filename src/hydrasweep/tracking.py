@@ -387,7 +387,7 @@ class MLflowRun(Run):
             call(*args)
         except Exception as error:  # whatever the store's failure is, training goes on
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            self.lost = _without_password(reason)[:300]
+            self.lost = without_password(reason)[:300]
             log.warning("MLflow stopped answering (%s): keeping results locally", self.lost)
 
 
@@ -403,6 +403,7 @@ def open_store(root: Path) -> Store:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # It would print addresses with the password that may be in them.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # MLflow's own seven tries of two minutes would hold a training up for a quarter of an hour.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -411,7 +412,7 @@ def open_store(root: Path) -> Store:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     asked = os.environ.get("MLFLOW_TRACKING_URI")
     uri = asked or f"sqlite:///{root / 'mlflow.db'}"
-    shown = _without_password(uri)
+    shown = without_password(uri)
     scheme, _, database = uri.partition(":///")
     artifacts = None if asked else root / "mlruns"
     try:
@@ -428,7 +429,7 @@ def open_store(root: Path) -> Store:
                 connection.execute("BEGIN IMMEDIATE")
             return Store(uri, artifacts, shown)
     except Exception as error:
-        reason = _without_password(str(error).splitlines()[0])[:300]
+        reason = without_password(str(error).splitlines()[0])[:300]
         raise UserError(
             f"MLflow's store at {shown} can't be used ({type(error).__name__}: {reason}): "
             "make it answer, point MLFLOW_TRACKING_URI to another, or train with tracking=none"
@@ -450,7 +451,7 @@ def environment_tags() -> dict[str, str]:
     return tags
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
     return re.sub(r"(?<=\w:)//[^/\s]*@", "//", text)
 
 
