@@ -1,0 +1,276 @@
+"""The report's sections: tables, figures, pictures, and a sentence where something is missing."""
+
+import base64
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+from omegaconf import OmegaConf
+from plotly.offline import get_plotlyjs
+
+from hydrasweep.report import plots
+from hydrasweep.report.sweep import Sweep, complete, read
+from hydrasweep.search import results
+
+FINAL_METRIC = "test/accuracy"
+PICTURES = ("confusion.png", "worst_mistakes.png")
+BUTTONS = ["toImage", "zoom2d", "pan2d", "resetScale2d"]  # plotly's others can upload the data
+NONE = "—"
+COUNTED = "A pruned trial counts with the last value that it reported"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; ``note`` says how to read it, or what is missing."""
+
+    title: str
+    note: str
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[Any]] = ()
+    figures: Sequence[go.Figure] = ()
+    pictures: Sequence[tuple[str, str]] = ()  # captions, and PNGs in base64
+    text: str = ""
+
+
+def write(folder: Path) -> Path:
+    """Write ``report.html`` for the sweep in ``folder``, as it is now; give its path.
+
+    Raises:
+        UserError: there is no sweep.
+    """
+    sweep, path = read(folder), folder / "report.html"
+    results.write(path, render([sweep], sections(sweep)))
+    return path
+
+
+def compare(folders: Sequence[Path]) -> Path:
+    """Write a page that compares the sweeps in ``folders`` beside the first; give its path.
+
+    Raises:
+        UserError: one of them is no sweep.
+    """
+    sweeps = [read(folder) for folder in folders]
+    path = folders[0].with_name(f"compare-{'-'.join(folder.name for folder in folders)}.html")
+    results.write(path, render(sweeps, comparison(sweeps)))
+    return path
+
+
+def render(sweeps: Sequence[Sweep], parts: Iterable[Section]) -> str:
+    """A whole HTML page, with plotly's own script in it."""
+    lead = []
+    for sweep in sweeps:
+        counts = []
+        for phase, strata in sweep.phases.items():
+            ended = [t.state.is_finished() for stratum in strata for t in stratum.trials()]
+            counts += [f"{sum(ended)} of {len(ended)} trials of the {phase}"] if ended else []
+        lead.append(f"{sweep.name}: {', '.join(counts)} have ended.")
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    settings = {"responsive": True, "displaylogo": False, "modeBarButtons": [BUTTONS]}
+    environment.filters["plot"] = lambda figure: Markup(
+        figure.to_html(full_html=False, include_plotlyjs=False, config=settings)
+    )
+    return environment.get_template("page.html").render(
+        title=" and ".join(f"Sweep {sweep.name}" for sweep in sweeps), lead=" ".join(lead),
+        made=datetime.now().strftime("%Y-%m-%d %H:%M"), sections=list(parts),
+        plotly=Markup(get_plotlyjs()), font=plots.FONT,
+    )  # fmt: skip
+
+
+def sections(sweep: Sweep) -> Iterator[Section]:
+    """All that there is to say of one sweep."""
+    views, apart = sweep.by_objective(), f"side by side for each {sweep.stratify}"
+    yield result(sweep) if len(views) == 1 else front(sweep)
+    yield drawn(
+        "Optimisation history",
+        "Filled: complete; open: pruned, at its last value; line: the best complete so far.",
+        "No trial has a value yet.",
+        map(plots.history, views),
+    )
+    yield drawn(
+        "Learning curves",
+        "A line for each trial; pruned ones are grey, running ones dotted.",
+        "No trial has reported values by epoch; of several objectives Optuna takes none.",
+        [plots.curves(sweep)],
+    )
+    yield drawn(
+        "Hyperparameter importance",
+        f"Optuna's PED-ANOVA: what sets the best tenth apart; a rough guide for few trials. "
+        f"{COUNTED}.",
+        "It takes two trials with a value; there are fewer yet.",
+        map(plots.importances, views),
+    )
+    yield drawn(
+        "Parallel coordinates",
+        f"A line for each trial through its settings. {COUNTED}.",
+        "No trial has a value yet.",
+        [plots.parallel(sweep)],
+    )
+    yield drawn(
+        "Slices",
+        f"The objective by each parameter, {apart}. {COUNTED}, in grey.",
+        "It takes two trials with different settings and a value; there are fewer yet.",
+        map(plots.slices, views),
+    )
+    yield drawn(
+        "Contours",
+        f"The objective over pairs of numeric parameters, {apart}. {COUNTED}, in grey.",
+        "It takes two numeric parameters, and two trials with a value that differ in both.",
+        map(plots.contours, views),
+    )
+    yield drawn(
+        "Timeline of workers",
+        "What each worker process did when, in all phases.",
+        "No trial has begun yet.",
+        [plots.timeline(sweep)],
+    )
+    yield pruning(sweep)
+    yield pictures(sweep)
+    yield configuration(sweep)
+    missing = "" if sweep.versions else "The sweep's folder has no environment.yaml."
+    yield Section("Versions", missing, rows=list(sweep.versions.items()))
+
+
+def drawn(title: str, note: str, missing: str, figures: Iterable[go.Figure]) -> Section:
+    """A section of figures, or what is missing where none has anything in it."""
+    some = [figure for figure in figures if figure.data]
+    return Section(title, note if some else missing, figures=some)
+
+
+def result(sweep: Sweep) -> Section:
+    """Who won in each stratum, and how well it really does."""
+    note = (
+        "The search believes the best of many noisy values, which is too good by luck. Confirmed "
+        "is the winner on fresh seeds; the test images are scored by the final models alone."
+    )
+    for phase in ("confirm", "final"):
+        if not any(complete(stratum.trials()) for stratum in sweep.phases[phase]):
+            note += f" There is no complete trial of the {phase} phase."
+    rows = []
+    for stratum in sweep.strata:
+        states = [trial.state.name for trial in stratum.trials()]
+        counts = [states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")]
+        best = settings(sweep.winner(stratum.value)[0])
+        rows.append([stratum.value or "all", *scores(sweep, stratum.value), *counts, best])
+    head = [sweep.stratify, *score_names(sweep), "complete", "pruned", "failed", "best settings"]
+    return Section("Result", note, head, rows)
+
+
+def score_names(sweep: Sweep) -> list[str]:
+    name = sweep.objectives[0]
+    return [FINAL_METRIC, f"{name} confirmed", f"{name} in the search", "search minus confirmed"]
+
+
+def scores(sweep: Sweep, stratum: str) -> list[str]:
+    """A winner's test, confirmation and search values, and how far the search was off."""
+    _, values = sweep.winner(stratum)
+    found, confirmed = values["search"], values["confirm"]
+    off = f"{mean(found) - mean(confirmed):+#.2g}" if found and confirmed else NONE
+    believed = f"{mean(found):#.4g}" if found else NONE
+    return [plus_minus(values["final"]), plus_minus(confirmed), believed, off]
+
+
+def plus_minus(values: Sequence[float]) -> str:
+    """Mean and sample standard deviation, to two digits of the latter."""
+    if len(values) < 2:
+        return f"{values[0]:#.4g} (n = 1)" if values else NONE
+    sd = stdev(values)
+    digits = max(0, 1 - math.floor(math.log10(sd))) if sd else 4
+    return f"{mean(values):.{digits}f} ± {sd:.{digits}f} (n = {len(values)})"
+
+
+def settings(params: Mapping[str, Any]) -> Markup:
+    return Markup("<br>").join(f"{key}={short(value)}" for key, value in params.items())
+
+
+def short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def front(sweep: Sweep) -> Section:
+    """What no other trial beats in all objectives."""
+    rows = [
+        [stratum.value or "all", trial.number, *map(short, trial.values), settings(trial.params)]
+        for stratum in sweep.strata
+        for _, trial in results.best([(stratum, trial) for trial in stratum.trials()])
+    ]
+    note = "The Pareto front: the trials that no other beats in all objectives."
+    head = [sweep.stratify, "trial", *sweep.objectives, "settings"]
+    figures = [plots.pareto(sweep)] if rows and len(sweep.objectives) == 2 else []
+    return Section("Result", note if rows else "No trial is complete yet.", head, rows, figures)
+
+
+def pruning(sweep: Sweep) -> Section:
+    """The work that pruning saved."""
+    groups = {stratum.value: stratum.trials() for stratum in sweep.strata}
+    groups["all"] = [trial for trials in groups.values() for trial in trials]
+    rows = []
+    for name, trials in groups.items():
+        n_saved, seconds = results.saved(trials)
+        n_epochs, worked = sum(map(results.epochs, trials)), sum(map(results.seconds, trials))
+        share = f"{n_saved / max(1, n_saved + n_epochs):.0%}"
+        minutes = (f"{worked / 60:.1f}", f"{seconds / 60:.1f}")
+        rows += [[name, n_epochs, n_saved, share, *minutes]] if name else []
+    note = "Epochs that pruned trials fell short of the longest, and their time at each one's pace."
+    names = ("epochs trained", "epochs saved", "share saved", "minutes worked", "minutes saved")
+    return Section("Saved by pruning", note, [sweep.stratify, *names], rows)
+
+
+def pictures(sweep: Sweep) -> Section:
+    """Confusions and mistakes of each winner's first final model."""
+    found, note = [], "Of each winner's final models, those of the first seed."
+    for stratum in sweep.strata:
+        for trial in complete(sweep.trials("final", stratum.value))[:1]:
+            label = "-".join(filter(None, [stratum.value, "final", f"{trial.number:03d}"]))
+            for path in (sweep.folder / label / "pictures" / name for name in PICTURES):
+                if path.exists():
+                    caption = f"{stratum.value} {path.stem.replace('_', ' ')}"
+                    found.append((caption, base64.b64encode(path.read_bytes()).decode()))
+                else:
+                    note += f" {label} has no {path.name}."
+    if not any(complete(stratum.trials()) for stratum in sweep.phases["final"]):
+        note = "No final model is complete, which would have them."
+    return Section("Confusions and worst mistakes", note, pictures=found)
+
+
+def configuration(sweep: Sweep) -> Section:
+    """What the sweep was told, without Hydra's own settings."""
+    if not sweep.config:
+        return Section("Configuration", "The sweep's folder has no multirun.yaml.")
+    plain: Any = OmegaConf.to_container(sweep.config)
+    of_hydra = plain.pop("hydra", {})
+    plain["hydra"] = {key: of_hydra.get(key) for key in ("overrides", "launcher", "sweeper")}
+    text = re.sub(r"(://[^:/@\s]*:)[^@\s]+@", r"\1***@", OmegaConf.to_yaml(plain))
+    return Section("Configuration", "As composed, before interpolation.", text=text)
+
+
+def comparison(sweeps: Sequence[Sweep]) -> Iterator[Section]:
+    """Sweeps on the same axes, and their tables side by side."""
+    single = [sweep for sweep in sweeps if len(sweep.objectives) == 1]
+    note = "".join(
+        f"{s.name} has several objectives, and so no best. " for s in sweeps if s not in single
+    )
+    names = {(sweep.objectives[0], sweep.sign) for sweep in single}
+    if len(names) > 1:
+        note += "They search for different things, and their values can't be compared."
+    strata = list(dict.fromkeys(stratum.value for sweep in single for stratum in sweep.strata))
+    head = [f"{sweep.name}: {name}" for sweep in single for name in score_names(sweep)]
+    rows = [
+        [value or "all", *(cell for sweep in single for cell in scores(sweep, value))]
+        for value in strata
+    ]
+    chosen = [
+        [value or "all", *(settings(sweep.winner(value)[0]) for sweep in single)]
+        for value in strata
+    ]
+    yield Section("Results", note, ["", *head], rows)
+    yield Section("Best settings", "", ["", *(sweep.name for sweep in single)], chosen)
+    missing = "None of them has one objective." if not single else "No trial is complete yet."
+    yield drawn("Best so far", "", missing, [plots.compared(single)] if single else [])

@@ -1,0 +1,166 @@
+"""A sweep as its report reads it: a snapshot of the studies of its phases, and who won."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, quantiles
+from typing import Any
+
+import optuna
+from omegaconf import DictConfig, OmegaConf
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hydrasweep.errors import UserError
+from hydrasweep.search.queue import Stratum, open_storage, sqlite_file
+
+PHASES = {"search": "", "confirm": "@confirm", "final": "@final"}  # what follows a study's name
+PRUNED = "pruned"  # the mark of a trial that was
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is known of a sweep; ``config`` and ``versions`` are empty where none were kept."""
+
+    name: str
+    folder: Path
+    config: DictConfig
+    versions: Mapping[str, Any]
+    phases: Mapping[str, Sequence[Stratum]]
+    objectives: Sequence[str]
+
+    @property
+    def strata(self) -> Sequence[Stratum]:
+        return self.phases["search"]
+
+    @property
+    def stratify(self) -> str:
+        """The setting whose values are the strata."""
+        return OmegaConf.select(self.config, "hydra.sweeper.stratify") or "stratum"
+
+    @cached_property
+    def range(self) -> tuple[float, float] | None:
+        """What an axis of the objective shows: values without outliers, by Tukey's fences."""
+        values = [t.values[0] for stratum in self.strata for t in counted(stratum.study)]
+        if len(values) < 4:
+            return None
+        low, _, high = quantiles(values, n=4)
+        reach = 1.5 * (high - low)
+        inside = [value for value in values if low - reach <= value <= high + reach]
+        margin = 0.05 * (max(inside) - min(inside))
+        return (min(inside) - margin, max(inside) + margin) if margin else None
+
+    def trials(self, phase: str, stratum: str) -> list[FrozenTrial]:
+        """Those that count."""
+        return [t for s in self.phases[phase] if s.value == stratum for t in s.trials()]
+
+    def winner(self, stratum: str) -> tuple[dict[str, Any], dict[str, list[float]]]:
+        """The settings with the best mean in the last phase that has begun, and the values of
+        their complete trials in each phase."""
+        runs = {
+            phase: [(seedless(t), t.values[0]) for t in complete(self.trials(phase, stratum))]
+            for phase in PHASES
+        }
+        last = next((phase for phase in reversed(PHASES) if runs[phase]), "search")
+
+        def values(phase: str, params: Mapping[str, Any]) -> list[float]:
+            return [value for other, value in runs[phase] if other == params]
+
+        def score(params: Mapping[str, Any]) -> float:
+            return self.sign * mean(values(last, params))
+
+        params = max((params for params, _ in runs[last]), key=score, default={})
+        return params, {phase: values(phase, params) for phase in PHASES}
+
+    @property
+    def sign(self) -> int:
+        """-1 where the first objective is minimised."""
+        return 1 if self.strata[0].study.directions[0] == StudyDirection.MAXIMIZE else -1
+
+    def by_objective(self) -> list["Sweep"]:
+        """The same trials, searched for one objective at a time, as Optuna's plots want them."""
+        if len(self.objectives) == 1:
+            return [self]
+
+        def part(stratum: Stratum, i: int) -> Stratum:
+            study = optuna.create_study(direction=stratum.study.directions[i])
+            clones = [copy.copy(trial) for trial in stratum.study.trials]
+            for clone in clones:
+                clone.values = clone.values[i : i + 1] if clone.values else None
+            return Stratum(stratum.value, filled(study, clones))
+
+        return [
+            replace(self, objectives=[name], phases={"search": [part(s, i) for s in self.strata]})
+            for i, name in enumerate(self.objectives)
+        ]
+
+
+def read(folder: Path) -> Sweep:
+    """The sweep in a folder, as it is now.
+
+    Raises:
+        UserError: its storage holds no such study.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    config, moved = _load(folder / "multirun.yaml"), _load(folder / "multirun.yaml")
+    name = str(_load(folder / "results.yaml").get("study", folder.name))
+    OmegaConf.update(moved, "hydra.sweep.dir", str(folder.resolve()), force_add=True)
+    kept = OmegaConf.select(moved, "hydra.sweeper.storage")
+    storage = kept or f"sqlite:///{folder.resolve()}/study.db"
+    path = sqlite_file(storage)
+    phases: dict[str, list[Stratum]] = {phase: [] for phase in PHASES}
+    if path is None or path.exists():
+        opened = optuna.storages.get_storage(open_storage(storage))
+        for study_name in optuna.get_all_study_names(opened):
+            for phase, suffix in PHASES.items():
+                first, _, stratum = study_name.partition("/")
+                if first == name + suffix:
+                    study = optuna.load_study(study_name=study_name, storage=opened)
+                    phases[phase].append(Stratum(stratum, snapshot(study, study.trials)))
+    if not phases["search"]:
+        raise UserError(f"study={name}: no study of this name is in the storage of {folder}")
+    n = len(phases["search"][0].study.directions)
+    named = OmegaConf.select(config, "objective")
+    objectives = [named] if isinstance(named, str) else list(named or [])
+    if len(objectives) != n:
+        objectives = ["value"] if n == 1 else [f"value {i}" for i in range(n)]
+    versions: Any = OmegaConf.to_container(_load(folder / "environment.yaml"))
+    return Sweep(name, folder, config, versions, phases, objectives)
+
+
+def _load(path: Path) -> DictConfig:
+    return DictConfig(OmegaConf.load(path) if path.exists() else {})
+
+
+def snapshot(study: Study, trials: Sequence[FrozenTrial]) -> Study:
+    """Some trials of a study as one in memory, with numbers of their own."""
+    return filled(optuna.create_study(directions=study.directions), trials)
+
+
+def filled(study: Study, trials: Sequence[FrozenTrial]) -> Study:
+    for trial in trials:  # Study.add_trial refuses those that ended without having begun
+        study._storage.create_new_trial(study._study_id, template_trial=trial)
+    return study
+
+
+def counted(study: Study) -> list[FrozenTrial]:
+    """Copies of the trials with finite values, a pruned one complete with its last: Optuna's
+    plots leave pruned ones out, which with a keen pruner are nearly all."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    clones = [copy.copy(t) for t in ended if t.values and all(map(math.isfinite, t.values))]
+    for clone in clones:
+        clone.user_attrs = {PRUNED: True} if clone.state == TrialState.PRUNED else {}
+        clone.state = TrialState.COMPLETE
+    return clones
+
+
+def complete(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.state == TrialState.COMPLETE]
+
+
+def seedless(trial: FrozenTrial) -> dict[str, Any]:
+    """What was searched: the later phases add a seed."""
+    return {key: value for key, value in trial.params.items() if key != "seed"}
