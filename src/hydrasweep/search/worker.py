@@ -19,7 +19,7 @@ from omegaconf import DictConfig, open_dict
 from optuna.exceptions import TrialPruned
 from optuna.trial import Trial, TrialState
 
-from hydrasweep.cli import Terminated, exit_on_sigterm
+from hydrasweep.cli import Terminated, end_on_signals
 from hydrasweep.processes import is_dead
 from hydrasweep.search import trial as trials
 from hydrasweep.search.queue import EPOCHS, ERROR, Queue, Stratum
@@ -109,7 +109,7 @@ def work(
     ``config`` is the sweep's config. Gives the number of trials done.
     """
     del cfg
-    exit_on_sigterm()
+    end_on_signals()
     own: Any = HydraConfig.get()
     if plan.n_gpus > 1:  # before torch is imported
         os.environ["CUDA_VISIBLE_DEVICES"] = str(own.job.num % plan.n_gpus)
