@@ -60,5 +60,6 @@ def main(cfg: DictConfig) -> float | list[float]:
 
 
 if __name__ == "__main__":
-    search.register()
-    main()
+    with cli.plain_exit():
+        search.register()
+        main()

@@ -1,14 +1,25 @@
 """How an entrypoint ends: with an exit code, and a sentence instead of a traceback."""
 
+import io
+import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
-from hydrasweep.errors import UserError
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hydrasweep.errors import Outage, UserError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(SystemExit):
@@ -23,26 +34,94 @@ def plain_exit(go_on: str | None = None) -> Iterator[None]:
     tracebacks.
     """
     hint = f" To go on: {go_on}" if go_on else ""
-    exit_on_sigterm()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a screen without Unicode
+    end_on_signals()
     try:
         yield
-    except UserError as error:
+        if sys.stdout:
+            sys.stdout.flush()
+    except (UserError, OSError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sys.exit(f"Error: {error}")
+        _let_go_of_output()
+        sys.exit(f"Error: {error}" + (f".{hint}" if hint and _can_go_on(error) else ""))
     except KeyboardInterrupt:
         print(f"\nStopped.{hint}", file=sys.stderr)
         sys.exit(130)
-    except Terminated:
+    except Terminated as end:
         print(f"Terminated.{hint}", file=sys.stderr)
-        raise
+        sys.exit(end.code)
 
 
-def exit_on_sigterm() -> None:
-    """Let SIGTERM end this process by an exception, as Ctrl-C does: so that runs are closed."""
-    signal.signal(signal.SIGTERM, _terminate)
+def _can_go_on(error: Exception) -> bool:
+    return isinstance(error, Outage | OSError)
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+def _let_go_of_output() -> None:
+    """Let Python's own last flush go nowhere where standard output can't be written."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def end_on_signals() -> None:
+    """Let Ctrl-C and SIGTERM end this process by an exception, so that runs are closed. While
+    that is being done, it is not interrupted."""
+    for signum in SIGNALS:
+        if signal.getsignal(signum) != signal.SIG_IGN:  # as a shell sets it in the background
+            signal.signal(signum, _end)
+
+
+def _end(signum: int, frame: FrameType | None) -> NoReturn:
     del frame
-    raise Terminated(128 + signum)
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(128 + signum)
+
+
+class Screen(logging.StreamHandler[TextIO]):
+    """Logs to a stream; ends the run when nobody takes what is written there."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        raise Outage(f"the output can't be written ({error.strerror})") from error
+
+
+class LogFile(logging.FileHandler):
+    """Logs to a file; ends the run when it can't be written."""
+
+    handleError = Screen.handleError
+
+
+class RefuseUnwritable(Callback):
+    """Tells of an output folder that can't be written, which ends Hydra with a traceback."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        del kwargs
+        _probe(config, "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        del kwargs
+        _probe(config, "hydra.sweep.dir")
+
+
+def _probe(config: DictConfig, key: str) -> None:
+    value = OmegaConf.select(config, key, throw_on_resolution_failure=False)
+    if not value:  # known only to the job itself
+        return
+    folder = Path(value).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(bytes(2**16))  # as much as Hydra's own files need
+    except OSError as error:
+        # Hydra lets a callback end by SystemExit alone, and swallows every other error.
+        sys.exit(
+            f"Error: {key}={value}: {existing} can't be written ({error.strerror}): make it "
+            "writable, make room, or set paths.outputs=FOLDER"
+        )

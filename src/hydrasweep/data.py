@@ -4,10 +4,9 @@ Decoding and torchvision's import cost seconds, so the decoded tensors are cache
 the data and mapped from there by every later process.
 """
 
+import errno
 import hashlib
 import inspect
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +18,10 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from hydrasweep import seal
-from hydrasweep.errors import UserError
+from hydrasweep import files, seal
+from hydrasweep.errors import Outage, UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what is wrong with a disk, not with a file
 
 
 class Split(NamedTuple):
@@ -138,7 +139,7 @@ class ImageData:
             with FileLock(lock):  # two processes would unpack into the same files
                 if not (split := _load(self._cache(train))):
                     split = self._decode(train)
-                    _save(self._cache(train), split)
+                    files.save(self._cache(train), tuple(split))
         return self._checked(split)
 
     def _cache(self, train: bool) -> Path:
@@ -163,11 +164,17 @@ class ImageData:
         try:
             dataset = cls(**arguments, train=train)
             images, labels = zip(*dataset, strict=True)
-            pixels = torch.stack([_pixels(image) for image in images])
+            # A file in another's place: iteration ends with the shorter of the two.
+            for n in (len(dataset), len(getattr(dataset, "targets", labels))):
+                if n != len(images):
+                    raise ValueError(f"{n:,} and {len(images):,} images and labels do not match")
+            split = Split(torch.stack([_pixels(image) for image in images]), torch.tensor(labels))
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise Outage(f"{self.root} can't be written ({error.strerror})") from error
             raise UserError(self._damage(error)) from error
         self.__dict__.pop("digest", None)  # a download has just brought the files
-        return Split(pixels, torch.tensor(labels))
+        return split
 
     def _checked(self, split: Split) -> Split:
         shape = (self.n_channels, *self.image_size)
@@ -214,19 +221,8 @@ def _balanced_order(labels: Tensor, seed: int) -> Tensor:
 
 def _load(path: Path) -> Split | None:
     try:
-        return Split(*torch.load(path, mmap=True, weights_only=True))
-    except FileNotFoundError:
-        return None
-    except (RuntimeError, EOFError, OSError, ValueError):
-        return None  # cut short or altered: it is made again
-
-
-def _save(path: Path, split: Split) -> None:
-    """Write to a file of our own, then rename: a reader sees all of it or nothing."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
-    try:
-        torch.save(tuple(split), temporary)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        images, labels = torch.load(path, mmap=True, weights_only=True)
+        fits = len(images) == len(labels) and images.dtype == torch.uint8
+        return Split(images, labels) if fits else None
+    except Exception:
+        return None  # not there, cut short or altered: it is made again

@@ -6,7 +6,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from hydrasweep import config
+from hydrasweep import config, files
 from hydrasweep.data import ImageData, Split
 from hydrasweep.tracking import Description, Run
 from hydrasweep.training import Training, predict, score
@@ -16,7 +16,7 @@ def describe(cfg: DictConfig, data: ImageData, training: Training, output_dir: P
     """The run's name, settings, marks and files, for the tracker and the header."""
     model, optimizer = config.kind(cfg.model), config.kind(cfg.optimizer)
     resolved = output_dir / "config.yaml"
-    resolved.write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    files.write(resolved, OmegaConf.to_yaml(cfg, resolve=True))
     overrides = output_dir / ".hydra" / "overrides.yaml"
     sweep = {key: str(cfg[key]) for key in ("study", "phase") if cfg[key]}
     return Description(
@@ -99,7 +99,7 @@ def _draw(name: str, split: Split, data: ImageData, training: Training, run: Run
 def _keep_model(data: ImageData, training: Training, run: Run) -> None:
     """Save the weights, and a model from raw pixels (uint8) to logits."""
     path = run.output_dir / "model.pt"
-    torch.save(training.model.state_dict(), path)
+    files.save(path, training.model.state_dict())
     run.save_artifact(path)
     model = nn.Sequential(training.normalize, training.model).cpu().eval()
     run.save_model(model, data.first(2).images.numpy())

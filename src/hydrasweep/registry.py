@@ -28,8 +28,9 @@ GRAPH = "data/model.pt2"  # in the folder of a model that MLflow has saved
 PLAIN = re.compile(r"\w+/(\.data/)?\w+|.*\.json|.*/data/(weights/weight|constants/tensor)_\d+")
 
 
-def promote(store: Store, run_id: str, score: float, params: Mapping[str, Any]) -> bool:
-    """Register the model of a finished run, once, and say whether it is the champion now.
+def promote(store: Store, run_id: str, score: float, params: Mapping[str, Any]) -> tuple[str, bool]:
+    """Register the model of a finished run, once; give the name that it is registered by, and
+    whether it is the champion now.
 
     ``score`` is what the settings ``params`` reached on average where they were confirmed on
     fresh seeds, the higher the better. A champion with as good a score stays.
@@ -62,9 +63,9 @@ def promote(store: Store, run_id: str, score: float, params: Mapping[str, Any]) 
         champion = str(client.get_registered_model(name).aliases.get(ALIAS, version))
         best = _score(client.get_model_version(name, champion))
         if champion != version and score <= best:
-            return False
+            return name, False
         client.set_registered_model_alias(name, ALIAS, version)
-        return True
+        return name, True
 
 
 def champion(store: Store, data: str, architecture: str | None) -> Any:

@@ -15,14 +15,15 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from hydrasweep.errors import UserError
+from hydrasweep import files
+from hydrasweep.errors import Outage, UserError
 from hydrasweep.processes import identity, is_dead
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 STEP_METRICS_FILE = "metrics.jsonl"
 SCORE, BEST_SCORE = "val/accuracy", "best/val_accuracy"
 RUN_ID_FILE = "mlflow_run_id"
+TRACEBACK_FILE = "traceback.txt"
+RETRY_SECONDS = 1.0  # after which a call to MLflow is tried a second time, and no more
 LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 REPORTED_PACKAGES = ("torch", "torchvision", "hydra-core", "optuna", "mlflow")
 
@@ -59,6 +62,7 @@ class Run:
 
     id: str | None = None
     link: str | None = None
+    store: "Store | None" = None
 
     def __init__(self, output_dir: Path) -> None:
         self.output_dir = output_dir
@@ -73,7 +77,10 @@ class Run:
         """The metrics of each epoch recorded so far, under their names and ``step``."""
         if not self._file.exists():
             return []
-        return [json.loads(line) for line in self._file.read_text().splitlines()]
+        try:
+            return [json.loads(line) for line in self._file.read_text().splitlines()]
+        except ValueError as error:
+            raise UserError(f"{self._file} is damaged ({error}): delete what follows it") from error
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record the metrics of an epoch, once: a resumed run may come by it again."""
@@ -129,8 +136,8 @@ class MLflowTracker:
         self, root: str, experiment: str, run_name: str | None, parent_run_id: str | None
     ) -> None:
         self.root = Path(root).resolve()
-        self.experiment = experiment
-        self.run_name = run_name
+        self.experiment = str(experiment)
+        self.run_name = run_name and str(run_name)
         self.parent_run_id = parent_run_id
 
     @contextmanager
@@ -143,15 +150,18 @@ class MLflowTracker:
                 ``output_dir``.
         """
         store = open_store(self.root)
-        experiment_id = store.experiment(self.experiment)
-        if self.parent_run_id is None:
-            store.bury_orphans(experiment_id)
-        run = MLflowRun(store, experiment_id, output_dir, description, self)
+        with _in_words(store.shown_uri):
+            experiment_id = store.experiment(self.experiment)
+            if self.parent_run_id is None:
+                store.bury_orphans(experiment_id)
+        run = MLflowRun(store, experiment_id, output_dir)
         try:
+            run.open(description, self)
             yield run
         except StoppedEarly as stop:
             run.tag({"pruned": "true", "pruned.epoch": str(stop.epoch), "pruned.why": str(stop)})
             run.end("KILLED")
+            run.refuse_loss()
             raise
         except Exception as error:
             run.end("FAILED", error)
@@ -160,12 +170,7 @@ class MLflowTracker:
             run.end("KILLED")
             raise
         run.end("FINISHED")
-        if run.lost:
-            raise UserError(
-                f"MLflow at {store.shown_uri} stopped answering ({run.lost}). Nothing is lost: "
-                f"metrics, pictures and weights are in {output_dir}. Once it is back: "
-                f"python src/train.py resume={output_dir}"
-            )
+        run.refuse_loss()
 
 
 class Store:
@@ -183,9 +188,12 @@ class Store:
         """The id of the experiment, which is made where there is none."""
         from mlflow.exceptions import MlflowException
 
+        folder = self.artifact_root / name if self.artifact_root else None
+        if folder and Path(os.path.normpath(folder)).parent != self.artifact_root:
+            raise UserError(f"tracking.experiment={name}: it names a folder, so no slash, no '..'")
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            location = (self.artifact_root / name).as_uri() if self.artifact_root else None
+            location = folder.as_uri() if folder else None
             try:
                 return str(self.client.create_experiment(name, artifact_location=location))
             except MlflowException:  # another process was faster
@@ -251,24 +259,22 @@ class MLflowRun(Run):
     """A run in MLflow. From the first failed call on it only writes to the output folder,
     so that a store that goes away never ends a training."""
 
-    def __init__(
-        self,
-        store: Store,
-        experiment_id: str,
-        output_dir: Path,
-        description: Description,
-        tracker: MLflowTracker,
-    ) -> None:
+    def __init__(self, store: Store, experiment_id: str, output_dir: Path) -> None:
         super().__init__(output_dir)
-        self.store = store
+        self.store: Store = store
         self.experiment_id = experiment_id
         self.client = store.client
         self.link = store.runs_link(experiment_id)
         self.lost: str | None = None
-        id_file = output_dir / RUN_ID_FILE
+        self.in_sweep = False
+
+    def open(self, description: Description, tracker: MLflowTracker) -> None:
+        """Make the run, or open it again where the output folder belongs to one."""
+        self.in_sweep = tracker.parent_run_id is not None
+        id_file = self.output_dir / RUN_ID_FILE
         if description.unique and not id_file.exists():
             unique = description.unique, description.tags[description.unique]
-            if known := store.run_like(experiment_id, *unique):
+            if known := self.store.run_like(self.experiment_id, *unique):
                 id_file.write_text(known)
         if id_file.exists():
             self.id = id_file.read_text()
@@ -281,13 +287,15 @@ class MLflowRun(Run):
                 "mlflow.user": getpass.getuser(),
                 "mlflow.source.name": sys.argv[0],
                 "mlflow.source.type": "LOCAL",
-                "output_dir": str(output_dir),
+                "output_dir": str(self.output_dir),
             }
             if tracker.parent_run_id:
                 tags["mlflow.parentRunId"] = tracker.parent_run_id
             name = tracker.run_name or description.name
-            self.id = self.client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
-            id_file.write_text(self.id)
+            with _in_words(self.store.shown_uri):
+                run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+            self.id = str(run.info.run_id)
+            files.write(id_file, self.id)
             self._send(self._describe, description)
 
     def _describe(self, description: Description) -> None:
@@ -307,9 +315,15 @@ class MLflowRun(Run):
             self.client.log_batch(self.id, params=params[start : start + 100])
 
     def _reopen(self, description: Description) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
         self.client.update_run(self.id, status="RUNNING")
-        if len(self.client.get_run(self.id).data.params) < len(description.params):
+        run = self.client.get_run(self.id)
+        if len(run.data.params) < len(description.params):
             self._describe(description)
+        if any(file.path == TRACEBACK_FILE for file in self.client.list_artifacts(self.id)):
+            kept = get_artifact_repository(run.info.artifact_uri, self.store.uri)
+            kept.delete_artifacts(TRACEBACK_FILE)
         for key, value in identity().items():
             self.client.set_tag(self.id, key, value)
         sent = {m.step for m in self.client.get_metric_history(self.id, "train/loss")}
@@ -320,6 +334,8 @@ class MLflowRun(Run):
 
     def log_once(self, metrics: Mapping[str, float], step: int) -> None:
         self._send(self._log_metrics, metrics, step)
+        if self.in_sweep:  # it can be tried again; a single training goes on without MLflow
+            self.refuse_loss()
 
     def _log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -348,6 +364,9 @@ class MLflowRun(Run):
         from mlflow.models import Model, ModelSignature
         from mlflow.types import Schema, TensorSpec
 
+        outputs = self.client.get_run(self.id).outputs
+        if outputs and outputs.model_outputs:  # of a finished run that was resumed
+            return
         inputs = TensorSpec(example.dtype, (-1, *example.shape[1:]))
         outputs = TensorSpec(np.dtype(np.float32), (-1, model(_as_tensor(example)).shape[1]))
         logged = self.client.create_logged_model(self.experiment_id, "model", self.id)
@@ -374,20 +393,43 @@ class MLflowRun(Run):
         return self.store.sweep_link(self.experiment_id, study)
 
     def end(self, status: str, error: Exception | None = None) -> None:
+        """Close the run, in MLflow too if it can be."""
+        if self.id is None:
+            return
         if error is not None:
-            path = self.output_dir / "traceback.txt"
-            path.write_text("".join(traceback.format_exception(error)))
-            self.save_artifact(path)
-        self._send(self.client.set_terminated, self.id, status)
+            path = self.output_dir / TRACEBACK_FILE
+            with suppress(OSError):  # a full disk may be the error
+                path.write_text("".join(traceback.format_exception(error)))
+                self.save_artifact(path)
+        if not self.lost:
+            self._send(self.client.set_terminated, self.id, status)
+        else:  # it may be back, and the run is no longer RUNNING
+            with suppress(Exception):
+                self.client.set_terminated(self.id, "FAILED")
+
+    def refuse_loss(self) -> None:
+        """Tell that the store went away.
+
+        Raises:
+            Outage: it did.
+        """
+        if self.lost:
+            raise Outage(
+                f"MLflow at {self.store.shown_uri} stopped answering ({self.lost}). Nothing is "
+                f"lost: metrics, pictures and weights are in {self.output_dir}"
+            )
 
     def _send(self, call: Callable[..., Any], *args: Any) -> None:
         if self.lost:
             return
         try:
-            call(*args)
+            try:
+                call(*args)
+            except Exception:  # a lock, or a server that is just started again
+                time.sleep(RETRY_SECONDS)
+                call(*args)
         except Exception as error:  # whatever the store's failure is, training goes on
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            self.lost = without_password(reason)[:300]
+            self.lost = _reason(error)
             log.warning("MLflow stopped answering (%s): keeping results locally", self.lost)
 
 
@@ -399,6 +441,7 @@ def open_store(root: Path) -> Store:
         UserError: it can't be reached or is locked.
     """
     from filelock import FileLock
+    from sqlalchemy.engine import make_url
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # It would print addresses with the password that may be in them.
@@ -409,31 +452,46 @@ def open_store(root: Path) -> Store:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # MLflow resets its logger's level
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
-    asked = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = asked or f"sqlite:///{root / 'mlflow.db'}"
+    for name in ("urllib3", "mlflow.store.db.utils"):  # what fails is told in our words
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
     shown = without_password(uri)
-    scheme, _, database = uri.partition(":///")
-    artifacts = None if asked else root / "mlruns"
-    try:
-        if scheme != "sqlite":
-            store = Store(uri, artifacts, shown)
+    with _in_words(shown):
+        if not (uri.startswith("sqlite:") and (file := make_url(uri).database)):
+            store = Store(uri, None, shown)
             store.client.search_experiments(max_results=1)
             return store
-        database = database.partition("?")[0]
+        database = Path(file).resolve()
         with FileLock(f"{database}.lock"):
             with closing(sqlite3.connect(database, timeout=20)) as connection:
                 # Readers and one writer side by side; the database remembers it.
                 connection.execute("PRAGMA journal_mode=WAL")
                 # One that is locked or read-only shows it here; MLflow would try for minutes.
                 connection.execute("BEGIN IMMEDIATE")
-            return Store(uri, artifacts, shown)
+            return Store(uri, database.parent / "mlruns", shown)
+
+
+@contextmanager
+def _in_words(shown_uri: str) -> Iterator[None]:
+    """Turn whatever fails in MLflow into a sentence.
+
+    Raises:
+        Outage: in place of any error but a user's.
+    """
+    try:
+        yield
+    except UserError:
+        raise
     except Exception as error:
-        reason = without_password(str(error).splitlines()[0])[:300]
-        raise UserError(
-            f"MLflow's store at {shown} can't be used ({type(error).__name__}: {reason}): "
-            "make it answer, point MLFLOW_TRACKING_URI to another, or train with tracking=none"
+        raise Outage(
+            f"MLflow's store at {shown_uri} can't be used ({_reason(error)}): make it answer, "
+            "point MLFLOW_TRACKING_URI to another, or train with tracking=none"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    return without_password(text)[:300]
 
 
 @functools.cache

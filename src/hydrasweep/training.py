@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from hydrasweep import files
 from hydrasweep.data import Split
 from hydrasweep.errors import UserError
 
@@ -52,7 +52,11 @@ class Training:
     epoch: int = 0  # epochs done
 
     def save(self, path: Path) -> None:
-        """Write the state to ``path`` in one atomic step."""
+        """Write the state to ``path`` in one step.
+
+        Raises:
+            Outage: it can't be written.
+        """
         state: dict[str, Any] = {
             "epoch": self.epoch,
             "model": self.model.state_dict(),
@@ -62,9 +66,7 @@ class Training:
         }
         if torch.cuda.is_available():
             state["cuda_generators"] = torch.cuda.get_rng_state_all()
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(path)
+        files.save(path, state)
 
     def load(self, path: Path) -> None:
         """Go back to the state in ``path``, torch's global generators included.
@@ -77,14 +79,15 @@ class Training:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
-        except (RuntimeError, EOFError, KeyError, ValueError, OSError, UnpicklingError) as error:
+            torch.set_rng_state(state["generator"])
+            if "cuda_generators" in state:
+                torch.cuda.set_rng_state_all(state["cuda_generators"])
+            self.epoch = int(state["epoch"])
+        except Exception as error:  # each kind of damage has its own
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(
-                f"the checkpoint {path} can't be read ({error}): train again without resume="
+                f"the checkpoint {path} can't be read ({why}): delete it, and resume= begins anew"
             ) from error
-        torch.set_rng_state(state["generator"])
-        if "cuda_generators" in state:
-            torch.cuda.set_rng_state_all(state["cuda_generators"])
-        self.epoch = state["epoch"]
 
 
 def fit(

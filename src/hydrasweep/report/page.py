@@ -16,6 +16,7 @@ from markupsafe import Markup
 from omegaconf import OmegaConf
 from plotly.offline import get_plotlyjs
 
+from hydrasweep import files
 from hydrasweep.report import plots
 from hydrasweep.report.sweep import Sweep, complete, read
 from hydrasweep.search import results
@@ -47,7 +48,7 @@ def write(folder: Path) -> Path:
         UserError: there is no sweep.
     """
     sweep, path = read(folder), folder / "report.html"
-    results.write(path, render([sweep], sections(sweep)))
+    files.write(path, render([sweep], sections(sweep)))
     return path
 
 
@@ -59,7 +60,7 @@ def compare(folders: Sequence[Path]) -> Path:
     """
     sweeps = [read(folder) for folder in folders]
     path = folders[0].with_name(f"compare-{'-'.join(folder.name for folder in folders)}.html")
-    results.write(path, render(sweeps, comparison(sweeps)))
+    files.write(path, render(sweeps, comparison(sweeps)))
     return path
 
 

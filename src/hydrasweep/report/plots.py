@@ -13,7 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
 from hydrasweep.report.sweep import PRUNED, Sweep, complete, counted, snapshot
-from hydrasweep.search.queue import DROPPED, OWNER, Stratum
+from hydrasweep.search.heartbeat import OWNER
+from hydrasweep.search.queue import DROPPED, Stratum
 
 COLOURS, GREY = plotly.colors.qualitative.D3, "#b8bdc6"
 STATES = {"COMPLETE": COLOURS[0], "PRUNED": GREY, "FAIL": COLOURS[3], "RUNNING": COLOURS[2]}

@@ -15,7 +15,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.errors import UserError
-from hydrasweep.search.queue import Stratum, open_storage, sqlite_file
+from hydrasweep.search.queue import Stratum
+from hydrasweep.search.storage import open_storage, sqlite_file
 
 PHASES = {"search": "", "confirm": "@confirm", "final": "@final"}  # what follows a study's name
 PRUNED = "pruned"  # the mark of a trial that was

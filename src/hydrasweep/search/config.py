@@ -50,6 +50,9 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # How the best trials are confirmed: conf/confirm/ has the settings. Null: not at all.
     confirm: Any | None = None
 
+    # Whether to write report.html at the end.
+    report: bool = False
+
     # A function (config) -> seconds that tries a config on one batch and estimates the
     # time of its training, called at the corners of the search space before the first trial.
     check: str | None = None

@@ -5,12 +5,12 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from omegaconf import OmegaConf
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hydrasweep.files import write
 from hydrasweep.search.queue import EPOCHS, Queue, Stratum
 from hydrasweep.search.trial import SEARCH
 from hydrasweep.search.winners import winners
@@ -24,8 +24,8 @@ def epochs(trial: FrozenTrial) -> int:
 
 
 def seconds(trial: FrozenTrial) -> float:
-    """How long it took, or has taken."""
-    return trial.duration.total_seconds() if trial.duration else 0.0
+    """How long it took, or has taken; 0 where the clock was set back meanwhile."""
+    return max(0.0, trial.duration.total_seconds()) if trial.duration else 0.0
 
 
 def best(rows: Sequence[Row]) -> list[Row]:
@@ -140,10 +140,3 @@ def _csv(rows: Sequence[Row], stratify: str | None) -> str:
         }
         writer.writerow(fields)
     return text.getvalue()
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file in one step, also where others do so."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -22,7 +22,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from hydrasweep import cli, config, tracking
+from hydrasweep import cli, config, files, tracking
 from hydrasweep.errors import UserError
 from hydrasweep.processes import identity
 from hydrasweep.search.config import SweeperConf
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from hydrasweep.search.queue import Queue, Stratum
+    from hydrasweep.search.winners import Winner
     from hydrasweep.search.worker import Plan
 
 Entered = TypeVar("Entered")
@@ -220,21 +221,27 @@ class Sweeper(HydraSweeper):
                 if not phases[phase].is_done():
                     break  # its time is over
             found = winners.winners(phases, seed)
-            if FINAL in phases:
-                winners.write_recipes(found, phases[FINAL], folder)
             metrics, tags = summary.outcome(search, found)
             parent.log_once(metrics, step=0)
             parent.tag(tags)
-            for path in sorted(p for pattern in ("*.csv", "*.yaml") for p in folder.glob(pattern)):
+            if FINAL in phases:
+                winners.write_recipes(found, phases[FINAL], folder)
+            if self.settings.report:
+                from hydrasweep import report  # plotly takes a second to import
+
+                report.write(folder)
+            kept = ("*.csv", "*.yaml", "*.html")
+            for path in sorted(path for pattern in kept for path in folder.glob(pattern)):
                 parent.save_artifact(path)
             print(summary.summary(search, found, folder, parent.sweep_link(plan.name)))
+            print(*promote(found, folder, parent, self.settings.direction), sep="\n")
         if all(queue.is_done() for queue in phases.values()):
             search.conclude(ends_with)
 
     def _prepare(self, plan: "Plan", folder: Path, n_workers: int) -> tuple["Queue", str]:
         """Open the search, set right what an earlier start left, and queue what is to do;
         give the queue and what the sweep is known by."""
-        from hydrasweep.search import results, summary
+        from hydrasweep.search import summary
 
         queue = plan.open()
         queue.agree(plan.space.record())
@@ -248,7 +255,7 @@ class Sweeper(HydraSweeper):
         kept: Any = OmegaConf.to_container(self.config, enum_to_str=True)  # no secret resolved
         kept["hydra"]["sweeper"]["study_name"] = plan.name
         for name, content in (("multirun", kept), ("environment", summary.environment())):
-            results.write(folder / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
+            files.write(folder / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
         return queue, sweep_id
 
     def _n_trials(self, plan: "Plan") -> int:
@@ -327,6 +334,23 @@ def refuse_misplaced(config: DictConfig) -> None:
             f"{', '.join(misplaced)}: a setting of the sweeper that stands at the top level; "
             f"it belongs under hydra.sweeper, as in hydra.sweeper.{misplaced[0]}"
         )
+
+
+def promote(
+    found: Sequence["Winner"], folder: Path, parent: tracking.Run, direction: Any
+) -> Iterator[str]:
+    """Register the winners' models where their runs are; tell of each what became of it."""
+    from hydrasweep import registry
+
+    sign = 1 if directions(direction) == ["maximize"] else -1
+    for winner in found:
+        run = folder / winner.folder() / tracking.RUN_ID_FILE if winner.final else None
+        if parent.store is None or run is None or not run.exists():
+            continue
+        score = sign * winner.confirmed.mean
+        name, is_champion = registry.promote(parent.store, run.read_text(), score, winner.params)
+        rank = "is the champion now" if is_champion else "stays behind the champion"
+        yield f"Registered model {name}: this one {rank}"
 
 
 def refuse_confirming(config: DictConfig, settings: DictConfig) -> None:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, open_dict
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
-from hydrasweep.cli import Terminated, exit_on_sigterm
+from hydrasweep.cli import Terminated, end_on_signals
 from hydrasweep.processes import is_dead
 from hydrasweep.search import trial as trials
 from hydrasweep.search.heartbeat import beating
@@ -123,7 +123,7 @@ def work(
     ``config`` is the sweep's config. Gives the number of trials done.
     """
     del cfg
-    exit_on_sigterm()
+    end_on_signals()
     signal.signal(signal.SIGUSR2, signal.getsignal(signal.SIGTERM))  # Slurm's time is up
     own: Any = HydraConfig.get()
     if plan.n_gpus > 1:  # before torch is imported
