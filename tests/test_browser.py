@@ -1,4 +1,4 @@
-"""The pages of MLflow's UI that the README and the sweep's last lines point to."""
+"""The pages of MLflow's UI that the README and the sweep's last lines point to, and reports."""
 
 import json
 import os
@@ -15,7 +15,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from planted import plant, searched, with_seeds
 
+from hydrasweep import report
 from hydrasweep.tracking import open_store
 
 pytestmark = [
@@ -107,3 +109,32 @@ def test_the_pages_for_comparing_a_sweep_show_its_trials(
     compared = page(f"{server}/#/compare-runs?runs={ids}&experiments={experiments}")
     assert architectures(compared) == ARCHITECTURES
     assert "optimizer.lr" in compared
+
+
+WATCH = """<script>
+  const seen = document.documentElement.dataset;
+  addEventListener("error", e => seen.error = e.message || e.target.outerHTML, true);
+  addEventListener("load", () => seen.loaded = performance.getEntriesByType("resource")
+    .filter(entry => !entry.name.startsWith("data:")).length);
+</script>"""
+
+
+def test_reports_draw_all_their_figures_from_disk_alone(page: Page, tmp_path: Path) -> None:
+    trials = searched(9)
+    phases = {
+        f"@{phase}/cnn": with_seeds(trials[4], [0.9, 0.91], 20) for phase in ("confirm", "final")
+    }
+    folder = plant(tmp_path / "drawn", {"/cnn": trials, "/lenet5": trials[:7], **phases})
+    for path in (report.write(folder), report.compare([folder, folder])):
+        watched = path.with_name("watched.html")
+        watched.write_text(path.read_text().replace("<head>", f"<head>{WATCH}"))
+        shown = page(f"file://{watched}")
+        (root,) = re.findall(r"<html[^>]*>", shown)
+        assert 'data-loaded="0"' in root
+        assert "data-error" not in root, root
+        n_figures = shown.count('class="plotly-graph-div')
+        assert n_figures == (7 if path.name == "report.html" else 1)
+        drawn = re.findall(
+            r'class="plotly-graph-div.*?class="main-svg.*?class="infolayer', shown, re.DOTALL
+        )
+        assert len(drawn) == n_figures

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from hydrasweep import files
 from hydrasweep.report import plots
-from hydrasweep.report.sweep import Sweep, complete, read
+from hydrasweep.report.source import Sweep, complete, read
 from hydrasweep.search import results
 
 FINAL_METRIC = "test/accuracy"
@@ -71,8 +71,8 @@ def render(sweeps: Sequence[Sweep], parts: Iterable[Section]) -> str:
         counts = []
         for phase, strata in sweep.phases.items():
             ended = [t.state.is_finished() for stratum in strata for t in stratum.trials()]
-            counts += [f"{sum(ended)} of {len(ended)} trials of the {phase}"] if ended else []
-        lead.append(f"{sweep.name}: {', '.join(counts)} have ended.")
+            counts += [f"{phase} {sum(ended)} of {len(ended)}"] if ended else []
+        lead.append(f"{sweep.name}: {', '.join(counts)} trials have ended.")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     settings = {"responsive": True, "displaylogo": False, "modeBarButtons": [BUTTONS]}
     environment.filters["plot"] = lambda figure: Markup(
@@ -90,48 +90,38 @@ def sections(sweep: Sweep) -> Iterator[Section]:
     views, apart = sweep.by_objective(), f"side by side for each {sweep.stratify}"
     yield result(sweep) if len(views) == 1 else front(sweep)
     yield drawn(
-        "Optimisation history",
+        "Optimisation history", map(plots.history, views), "No trial has a value yet.",
         "Filled: complete; open: pruned, at its last value; line: the best complete so far.",
-        "No trial has a value yet.",
-        map(plots.history, views),
-    )
+    )  # fmt: skip
     yield drawn(
-        "Learning curves",
-        "A line for each trial; pruned ones are grey, running ones dotted.",
+        "Learning curves", [plots.curves(sweep)],
         "No trial has reported values by epoch; of several objectives Optuna takes none.",
-        [plots.curves(sweep)],
-    )
+        "A line for each trial; pruned ones are grey, running ones dotted.",
+    )  # fmt: skip
     yield drawn(
-        "Hyperparameter importance",
-        f"Optuna's PED-ANOVA: what sets the best tenth apart; a rough guide for few trials. "
-        f"{COUNTED}.",
-        "It takes two trials with a value; there are fewer yet.",
-        map(plots.importances, views),
-    )
+        "Hyperparameter importance", map(plots.importances, views),
+        "It takes two trials with different values; there are fewer yet.",
+        f"Optuna's PED-ANOVA: what sets the best tenth apart; rough for few trials. {COUNTED}.",
+    )  # fmt: skip
     yield drawn(
-        "Parallel coordinates",
+        "Parallel coordinates", [plots.parallel(sweep)], "No trial has a value yet.",
         f"A line for each trial through its settings. {COUNTED}.",
-        "No trial has a value yet.",
-        [plots.parallel(sweep)],
-    )
+    )  # fmt: skip
     yield drawn(
-        "Slices",
-        f"The objective by each parameter, {apart}. {COUNTED}, in grey.",
+        "Slices", map(plots.slices, views),
         "It takes two trials with different settings and a value; there are fewer yet.",
-        map(plots.slices, views),
-    )
+        f"The objective by each parameter, {apart}. {COUNTED}, in grey.",
+    )  # fmt: skip
     yield drawn(
-        "Contours",
-        f"The objective over pairs of numeric parameters, {apart}. {COUNTED}, in grey.",
+        "Contours", map(plots.contours, views),
         "It takes two numeric parameters, and two trials with a value that differ in both.",
-        map(plots.contours, views),
-    )
+        f"The objective over pairs of numeric parameters, {apart}; dark is good. {COUNTED}, and "
+        "has a grey dot.",
+    )  # fmt: skip
     yield drawn(
-        "Timeline of workers",
-        "What each worker process did when, in all phases.",
-        "No trial has begun yet.",
-        [plots.timeline(sweep)],
-    )
+        "Timeline of workers", [plots.timeline(sweep)], "No trial has begun yet.",
+        "What each worker process did when, in each phase.",
+    )  # fmt: skip
     yield pruning(sweep)
     yield pictures(sweep)
     yield configuration(sweep)
@@ -139,7 +129,7 @@ def sections(sweep: Sweep) -> Iterator[Section]:
     yield Section("Versions", missing, rows=list(sweep.versions.items()))
 
 
-def drawn(title: str, note: str, missing: str, figures: Iterable[go.Figure]) -> Section:
+def drawn(title: str, figures: Iterable[go.Figure], missing: str, note: str) -> Section:
     """A section of figures, or what is missing where none has anything in it."""
     some = [figure for figure in figures if figure.data]
     return Section(title, note if some else missing, figures=some)
@@ -158,24 +148,27 @@ def result(sweep: Sweep) -> Section:
     for stratum in sweep.strata:
         states = [trial.state.name for trial in stratum.trials()]
         counts = [states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")]
-        best = settings(sweep.winner(stratum.value)[0])
-        rows.append([stratum.value or "all", *scores(sweep, stratum.value), *counts, best])
-    head = [sweep.stratify, *score_names(sweep), "complete", "pruned", "failed", "best settings"]
+        *values, best = scores(sweep, stratum.value)
+        rows.append([stratum.value or "all", *values, *counts, best])
+    *names, last = score_names(sweep)
+    head = [sweep.stratify, *names, "complete", "pruned", "failed", last]
     return Section("Result", note, head, rows)
 
 
 def score_names(sweep: Sweep) -> list[str]:
     name = sweep.objectives[0]
-    return [FINAL_METRIC, f"{name} confirmed", f"{name} in the search", "search minus confirmed"]
+    believed = (f"{name} in the search", "search minus confirmed")
+    return [FINAL_METRIC, f"{name} confirmed", *believed, "best settings"]
 
 
 def scores(sweep: Sweep, stratum: str) -> list[str]:
-    """A winner's test, confirmation and search values, and how far the search was off."""
-    _, values = sweep.winner(stratum)
+    """A winner's test, confirmation and search values, how far the search was off, settings."""
+    params, values = sweep.winner(stratum)
     found, confirmed = values["search"], values["confirm"]
-    off = f"{mean(found) - mean(confirmed):+#.2g}" if found and confirmed else NONE
     believed = f"{mean(found):#.4g}" if found else NONE
-    return [plus_minus(values["final"]), plus_minus(confirmed), believed, off]
+    off = f"{mean(found) - mean(confirmed):+#.2g}" if found and confirmed else NONE
+    spreads = [plus_minus(values["final"]), plus_minus(confirmed)]
+    return [*spreads, believed, off, settings(params)]
 
 
 def plus_minus(values: Sequence[float]) -> str:
@@ -188,19 +181,16 @@ def plus_minus(values: Sequence[float]) -> str:
 
 
 def settings(params: Mapping[str, Any]) -> Markup:
-    return Markup("<br>").join(f"{key}={short(value)}" for key, value in params.items())
-
-
-def short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    pairs = [(key, f"{v:.4g}" if isinstance(v, float) else v) for key, v in params.items()]
+    return Markup(" ").join(Markup("<span>{}={}</span>").format(*pair) for pair in pairs)
 
 
 def front(sweep: Sweep) -> Section:
     """What no other trial beats in all objectives."""
     rows = [
-        [stratum.value or "all", trial.number, *map(short, trial.values), settings(trial.params)]
-        for stratum in sweep.strata
-        for _, trial in results.best([(stratum, trial) for trial in stratum.trials()])
+        [s.value or "all", t.number, *(f"{v:#.4g}" for v in t.values), settings(t.params)]
+        for s in sweep.strata
+        for _, t in results.best([(s, trial) for trial in s.trials()])
     ]
     note = "The Pareto front: the trials that no other beats in all objectives."
     head = [sweep.stratify, "trial", *sweep.objectives, "settings"]
@@ -226,19 +216,20 @@ def pruning(sweep: Sweep) -> Section:
 
 def pictures(sweep: Sweep) -> Section:
     """Confusions and mistakes of each winner's first final model."""
-    found, note = [], "Of each winner's final models, those of the first seed."
+    found, notes = [], ["Of each winner's final models, those of the first seed."]
     for stratum in sweep.strata:
-        for trial in complete(sweep.trials("final", stratum.value))[:1]:
-            label = "-".join(filter(None, [stratum.value, "final", f"{trial.number:03d}"]))
-            for path in (sweep.folder / label / "pictures" / name for name in PICTURES):
-                if path.exists():
-                    caption = f"{stratum.value} {path.stem.replace('_', ' ')}"
-                    found.append((caption, base64.b64encode(path.read_bytes()).decode()))
-                else:
-                    note += f" {label} has no {path.name}."
-    if not any(complete(stratum.trials()) for stratum in sweep.phases["final"]):
-        note = "No final model is complete, which would have them."
-    return Section("Confusions and worst mistakes", note, pictures=found)
+        trials = complete(sweep.trials("final", stratum.value))
+        if not trials:
+            notes.append(f"{stratum.value or 'The sweep'} has no complete final trial.")
+            continue
+        label = "-".join(filter(None, [stratum.value, "final", f"{trials[0].number:03d}"]))
+        for path in (sweep.folder / label / "pictures" / name for name in PICTURES):
+            if path.exists():
+                caption = f"{stratum.value} {path.stem.replace('_', ' ')}"
+                found.append((caption, base64.b64encode(path.read_bytes()).decode()))
+            else:
+                notes.append(f"{label} has no {path.name}.")
+    return Section("Confusions and worst mistakes", " ".join(notes), pictures=found)
 
 
 def configuration(sweep: Sweep) -> Section:
@@ -255,23 +246,15 @@ def configuration(sweep: Sweep) -> Section:
 def comparison(sweeps: Sequence[Sweep]) -> Iterator[Section]:
     """Sweeps on the same axes, and their tables side by side."""
     single = [sweep for sweep in sweeps if len(sweep.objectives) == 1]
-    note = "".join(
-        f"{s.name} has several objectives, and so no best. " for s in sweeps if s not in single
-    )
-    names = {(sweep.objectives[0], sweep.sign) for sweep in single}
-    if len(names) > 1:
-        note += "They search for different things, and their values can't be compared."
+    notes = [f"{s.name} has several objectives, so no best." for s in sweeps if s not in single]
+    if len({(sweep.objectives[0], sweep.sign) for sweep in single}) > 1:
+        notes.append("They search for different things: their values can't be compared.")
     strata = list(dict.fromkeys(stratum.value for sweep in single for stratum in sweep.strata))
-    head = [f"{sweep.name}: {name}" for sweep in single for name in score_names(sweep)]
-    rows = [
-        [value or "all", *(cell for sweep in single for cell in scores(sweep, value))]
-        for value in strata
-    ]
-    chosen = [
-        [value or "all", *(settings(sweep.winner(value)[0]) for sweep in single)]
-        for value in strata
-    ]
-    yield Section("Results", note, ["", *head], rows)
-    yield Section("Best settings", "", ["", *(sweep.name for sweep in single)], chosen)
-    missing = "None of them has one objective." if not single else "No trial is complete yet."
-    yield drawn("Best so far", "", missing, [plots.compared(single)] if single else [])
+    found = {value: [scores(sweep, value) for sweep in single] for value in strata}
+    head = [f"{sweep.name}: {name}" for sweep in single for name in score_names(sweep)[:-1]]
+    rows = [[v or "all", *(c for cells in f for c in cells[:-1])] for v, f in found.items()]
+    yield Section("Results", " ".join(notes), ["", *head], rows)
+    rows = [[v or "all", *(cells[-1] for cells in f)] for v, f in found.items()]
+    yield Section("Best settings", "", ["", *(sweep.name for sweep in single)], rows)
+    figures = [plots.compared(single)] if single else []
+    yield drawn("Best so far", figures, "No trial of one objective is complete yet.", "")

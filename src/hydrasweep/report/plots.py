@@ -1,18 +1,19 @@
 """The report's figures: Optuna's own where it has them, one colour for each stratum."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import plotly.colors
 import plotly.graph_objects as go
 from optuna import visualization as optuna_plots
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from plotly.subplots import make_subplots
 
-from hydrasweep.report.sweep import PRUNED, Sweep, complete, counted, snapshot
+from hydrasweep.report.source import PRUNED, Sweep, complete, counted, snapshot
 from hydrasweep.search.heartbeat import OWNER
 from hydrasweep.search.queue import DROPPED, Stratum
 
@@ -21,6 +22,7 @@ STATES = {"COMPLETE": COLOURS[0], "PRUNED": GREY, "FAIL": COLOURS[3], "RUNNING":
 FONT = "Helvetica Neue, Arial, sans-serif"
 LOG_FACTOR = 8.0  # a parameter whose values span so much gets a logarithmic axis
 MAX_CONTOUR_PARAMS = 4
+TIME, NUMBER = "minutes since the sweep began", "trial number"
 
 
 def coloured(sweep: Sweep) -> Iterator[tuple[Stratum, str]]:
@@ -45,13 +47,13 @@ def grid(rows: Sequence[Sequence[go.Figure]], titles: Sequence[str], height: int
         len(rows), len(titles), column_titles=list(titles), shared_xaxes="rows", shared_yaxes=True,
         horizontal_spacing=0.03, vertical_spacing=0.25 / len(rows),
     )  # fmt: skip
-    for (r, row), (c, _) in itertools.product(enumerate(rows), enumerate(titles)):
-        place = {"row": r + 1, "col": c + 1}
-        figure.add_traces(row[c].data, rows=place["row"], cols=place["col"])
-        figure.update_xaxes(row[c].layout.xaxis, showticklabels=True, **place)
-        figure.update_yaxes(row[c].layout.yaxis, **place)
-        if c:
-            figure.update_yaxes(title=None, **place)
+    for (r, row), (c, _) in itertools.product(enumerate(rows, 1), enumerate(titles, 1)):
+        cell = row[c - 1]
+        figure.add_traces(cell.data, rows=r, cols=c)
+        figure.update_xaxes(cell.layout.xaxis, row=r, col=c, showticklabels=True)
+        figure.update_yaxes(cell.layout.yaxis, row=r, col=c)
+        if c > 1:
+            figure.update_yaxes(title=None, row=r, col=c)
     return finish(figure, height * len(rows) + 60)
 
 
@@ -70,7 +72,7 @@ def history(sweep: Sweep) -> go.Figure:
                 line={"color": colour, "shape": "hv"}, showlegend=trace is traces[-1],
             )  # fmt: skip
         figure.add_traces(traces)
-    figure.update_xaxes(title="trial number")
+    figure.update_xaxes(title=NUMBER)
     figure.update_yaxes(title=sweep.objectives[0], range=sweep.range)
     return finish(figure, 420)
 
@@ -90,7 +92,9 @@ def curves(sweep: Sweep) -> go.Figure:
                 marker={"color": shade, "size": 5}, zorder=int(shade != GREY),
                 line={"color": shade, "width": 1.5, "dash": dash},
             )  # fmt: skip
-        cells.append(cell.update_layout(xaxis_title="epoch", yaxis_title=sweep.objectives[0]))
+        step = max(1, max((trial.last_step or 0 for trial in trials), default=0) // 6)
+        cell.update_xaxes(title="epoch", dtick=step)
+        cells.append(cell.update_yaxes(title=sweep.objectives[0]))
     return grid([cells], [s.value for s in sweep.strata], 360)
 
 
@@ -111,7 +115,8 @@ def importances(sweep: Sweep) -> go.Figure:
     """How much each parameter matters, in each stratum that can tell."""
     figure = go.Figure()
     for stratum, colour in coloured(sweep):
-        if len(trials := counted(stratum.study)) > 1:
+        trials = counted(stratum.study)
+        if len({trial.value for trial in trials if trial.params}) > 1:
             drawn = optuna_plots.plot_param_importances(snapshot(stratum.study, trials))
             drawn.update_traces(name=stratum.value or "all", marker_color=colour)
             figure.add_traces(drawn.data)
@@ -122,21 +127,25 @@ def importances(sweep: Sweep) -> go.Figure:
 
 def parallel(sweep: Sweep) -> go.Figure:
     """All parameters and the objectives, a line for each trial, all strata together."""
-    choices = CategoricalDistribution([stratum.value for stratum in sweep.strata])
+    strata = CategoricalDistribution([stratum.value for stratum in sweep.strata])
     trials = []
     for stratum in sweep.strata:
         for trial in counted(stratum.study):
+            axes = {k: d if choices_of(d) else as_range(d) for k, d in trial.distributions.items()}
             if len(sweep.strata) > 1:
                 trial.params = {sweep.stratify: stratum.value, **trial.params}
-                trial.distributions = {sweep.stratify: choices, **trial.distributions}
+                axes[sweep.stratify] = strata
+            trial.distributions = axes
             trials.append(trial)
     if not trials:
         return go.Figure()
     study = snapshot(sweep.strata[0].study, trials)
     figure = optuna_plots.plot_parallel_coordinate(study, target_name=sweep.objectives[0])
+    names, n = figure.layout.xaxis.ticktext, len(sweep.objectives)
+    figure.update_xaxes(ticktext=[*sweep.objectives, *names[n:]])
     # The ends' labels would lie over those of powers of ten beside them.
-    notes = figure.layout.annotations
-    figure.layout.annotations = [a for a in notes if a.y in (0, 1) or 0.04 < a.y < 0.96]
+    notes = [a for a in figure.layout.annotations if a.y in (0, 1) or 0.04 < a.y < 0.96]
+    figure.layout.annotations = notes
     return finish(figure.update_annotations(bgcolor="rgba(255,255,255,0.8)"), 480)
 
 
@@ -168,10 +177,10 @@ def slices(sweep: Sweep) -> go.Figure:
         cell = optuna_plots.plot_slice(study, names, target_name=sweep.objectives[0])
         trace, shades = cell.data[0], shades_of(study, colour)
         trace.marker = {"color": [shades[number] for number in trace.marker.color], "size": 8}
-        return cell.update_xaxes(ticks(searched[names[0]])).update_yaxes(range=sweep.range)
+        return cell.update_xaxes(ticks(params[names[0]])).update_yaxes(range=sweep.range)
 
-    searched = parameters(sweep)
-    return by_parameters(sweep, [[name] for name in searched], draw)
+    params = parameters(sweep)
+    return by_parameters(sweep, [[name] for name in params], draw)
 
 
 def contours(sweep: Sweep) -> go.Figure:
@@ -183,85 +192,75 @@ def contours(sweep: Sweep) -> go.Figure:
         area.update(coloraxis="coloraxis", line_width=0.5)
         edge = {"width": 1, "color": "white"}
         points.marker = {"color": shades_of(study, "black"), "size": 7, "line": edge}
-        cell.update_xaxes(ticks(searched[names[0]]), range=None)
-        return cell.update_yaxes(ticks(searched[names[1]]), range=None)
+        cell.update_xaxes(ticks(params[names[0]]), range=None)
+        return cell.update_yaxes(ticks(params[names[1]]), range=None)
 
-    searched = parameters(sweep)
-    numeric = [name for name, d in searched.items() if not is_words(d)]
+    params = parameters(sweep)
+    numeric = [name for name, d in params.items() if not choices_of(as_range(d))]
     pairs = list(itertools.combinations(sorted(numeric[:MAX_CONTOUR_PARAMS]), 2))
-    axis = dict(zip(("cmin", "cmax"), sweep.range or (None, None), strict=True))
-    return by_parameters(sweep, pairs, draw).update_layout(
-        coloraxis={"colorscale": "Blues", "reversescale": sweep.sign < 0, **axis},
-        coloraxis_colorbar_title=sweep.objectives[0],
-    )
+    low, high = sweep.range or (None, None)
+    colours = {"colorscale": "Blues", "reversescale": sweep.sign < 0, "cmin": low, "cmax": high}
+    figure = by_parameters(sweep, pairs, draw).update_layout(coloraxis=colours)
+    return figure.update_layout(coloraxis_colorbar_title=sweep.objectives[0])
 
 
 def timeline(sweep: Sweep) -> go.Figure:
     """What each worker did when, lost trials included."""
-    begun = [
-        (phase, stratum, trial)
-        for phase, strata in sweep.phases.items()
-        for stratum in strata
-        for trial in stratum.study.trials
-        if trial.datetime_start
-    ]
-    if not begun:
+    trials, workers, texts = [], [], []
+    for phase, strata in sweep.phases.items():
+        for stratum in strata:
+            for trial in (t for t in stratum.study.trials if t.datetime_start):
+                owner = trial.user_attrs.get(OWNER, {"host": "unknown", "pid": ""})
+                trials.append(trial)
+                workers.append(f"{owner['host']} {owner['pid']} {phase}")
+                lost = trial.user_attrs.get(DROPPED, "")
+                texts.append(f"{phase} {stratum.label(trial.number)} {lost}")
+    if not trials:
         return go.Figure()
-    study = snapshot(sweep.strata[0].study, [trial for _, _, trial in begun])
-    figure = optuna_plots.plot_timeline(study)
+    figure = optuna_plots.plot_timeline(snapshot(sweep.strata[0].study, trials))
     for bars in figure.data:
-        rows = [begun[number] for number in bars.y]
-        bars.y = [worker(phase, trial) for phase, _, trial in rows]
-        bars.text = [
-            f"{phase} {s.label(t.number)} {t.user_attrs.get(DROPPED, '')}" for phase, s, t in rows
-        ]
+        bars.text = [texts[number] for number in bars.y]
+        bars.y = [workers[number] for number in bars.y]
         bars.marker.color = STATES[bars.name]
     figure.update_layout(barmode="overlay", xaxis_title=None, yaxis_title=None)
-    figure.update_yaxes(type="category", categoryorder="category descending", automargin=True)
-    return finish(figure, 130 + 36 * len({worker(phase, trial) for phase, _, trial in begun}))
-
-
-def worker(phase: str, trial: FrozenTrial) -> str:
-    """The process that a trial was trained by."""
-    owner = trial.user_attrs.get(OWNER, {"host": "unknown", "pid": ""})
-    return f"{owner['host']} {owner['pid']}" + ("" if phase == "search" else f" ({phase})")
+    rows = list(dict.fromkeys(workers))[::-1]
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=rows, automargin=True)
+    return finish(figure, 130 + 36 * len(rows))
 
 
 def compared(sweeps: Sequence[Sweep]) -> go.Figure:
     """The best so far of several sweeps, against wall time and trial number, by stratum."""
     strata = list(dict.fromkeys(s.value for sweep in sweeps for s in sweep.strata))
-    rows: list[list[go.Figure]] = []
-    for by in ("minutes since the sweep began", "trial number"):
-        row: list[go.Figure] = []
-        for value in strata:
-            cell = go.Figure()
-            for sweep, colour in zip(sweeps, itertools.cycle(COLOURS), strict=False):
-                x, y = so_far(sweep, value, by)
-                cell.add_scatter(
-                    x=x, y=y, line={"color": colour, "shape": "hv"}, mode="lines",
-                    name=sweep.name, legendgroup=sweep.name, showlegend=not row and not rows,
-                )  # fmt: skip
-            title = f"best {sweeps[0].objectives[0]} so far"
-            row.append(cell.update_layout(xaxis_title=by, yaxis_title=title))
-        rows.append(row)
-    return grid(rows, strata, 320)
+    rows = [[so_far(sweeps, value, by) for value in strata] for by in (TIME, NUMBER)]
+    figure = grid(rows, strata, 320)
+    for trace in figure.data[len(sweeps) :]:
+        trace.showlegend = False
+    return figure
 
 
-def so_far(sweep: Sweep, stratum: str, by: str) -> tuple[list[float], list[float]]:
-    """When each trial ended, or its number, and the best complete value until then."""
-    begun = [t.datetime_start for s in sweep.strata for t in s.trials() if t.datetime_start]
-
-    def place(trial: FrozenTrial) -> float:
-        if by == "trial number":
-            return trial.number
-        return (trial.datetime_complete - min(begun)).total_seconds() / 60  # type: ignore
-
-    ended = [t for t in sweep.trials("search", stratum) if t.state.is_finished()]
-    ended.sort(key=place)
-    worst = -sweep.sign * float("inf")  # plotly leaves it out
-    values = [t.values[0] if t.state == TrialState.COMPLETE else worst for t in ended]
-    best = itertools.accumulate(values, max if sweep.sign > 0 else min)
-    return list(map(place, ended)), list(best)
+def so_far(sweeps: Sequence[Sweep], stratum: str, by: str) -> go.Figure:
+    """The best complete value, by when each trial ended or by its number."""
+    figure = go.Figure()
+    for sweep, colour in zip(sweeps, itertools.cycle(COLOURS), strict=False):
+        began = [t.datetime_start for s in sweep.strata for t in s.trials() if t.datetime_start]
+        points = []
+        for trial in sweep.trials("search", stratum):
+            if trial.datetime_complete:
+                minutes = (trial.datetime_complete - min(began)).total_seconds() / 60
+                # Plotly leaves out what is infinite.
+                value = (
+                    sweep.sign * trial.values[0]
+                    if trial.state == TrialState.COMPLETE
+                    else -math.inf
+                )
+                points.append((minutes if by == TIME else trial.number, value))
+        points.sort()
+        best = itertools.accumulate((value for _, value in points), max)
+        figure.add_scatter(
+            x=[x for x, _ in points], y=[sweep.sign * value for value in best], mode="lines",
+            name=sweep.name, legendgroup=sweep.name, line={"color": colour, "shape": "hv"},
+        )  # fmt: skip
+    return figure.update_layout(xaxis_title=by, yaxis_title=f"best {sweeps[0].objectives[0]}")
 
 
 def shades_of(study: Study, colour: str) -> list[str]:
@@ -274,26 +273,25 @@ def parameters(sweep: Sweep) -> dict[str, Any]:
     return {name: d for trial in trials for name, d in trial.distributions.items()}
 
 
-def is_words(distribution: BaseDistribution) -> bool:
-    """Whether there is a choice that is no number."""
-    choices = getattr(distribution, "choices", ())
-    return any(type(choice) not in (int, float) for choice in choices)
+def choices_of(distribution: Any) -> Sequence[Any]:
+    """The choices of a distribution that has them."""
+    return getattr(distribution, "choices", ())
 
 
 def as_range(distribution: Any) -> Any:
     """What the axis of a parameter spans, logarithmic or not; choices of words stay such."""
-    if is_words(distribution):
+    choices = choices_of(distribution)
+    if any(type(choice) not in (int, float) for choice in choices):
         return distribution
-    ends = getattr(distribution, "choices", None) or (distribution.low, distribution.high)
-    low, high = min(ends), max(ends)
-    log = getattr(distribution, "log", False) or (low > 0 and high / low >= LOG_FACTOR)
-    return FloatDistribution(low, high, log=log)
+    ends = choices or (distribution.low, distribution.high)
+    log = getattr(distribution, "log", False) or max(ends) >= LOG_FACTOR * min(ends) > 0
+    return FloatDistribution(min(ends), max(ends), log=log)
 
 
 def ticks(distribution: Any) -> dict[str, Any]:
     """The ticks of a parameter's axis; plotly's own are hard to read on short logarithmic axes."""
-    points = getattr(distribution, "choices", None)
-    if is_words(distribution) or not (points or as_range(distribution).log):
+    axis, points = as_range(distribution), choices_of(distribution)
+    if choices_of(axis) or not (points or axis.log):
         return {}
     points = points or [step * 10.0**decade for decade in range(-12, 12) for step in (1, 3)]
     return {"tickvals": points, "ticktext": [f"{point:g}" for point in points]}

@@ -42,17 +42,22 @@ class Sweep:
         """The setting whose values are the strata."""
         return OmegaConf.select(self.config, "hydra.sweeper.stratify") or "stratum"
 
+    @property
+    def sign(self) -> int:
+        """-1 where the first objective is minimised."""
+        return 1 if self.strata[0].study.directions[0] == StudyDirection.MAXIMIZE else -1
+
     @cached_property
     def range(self) -> tuple[float, float] | None:
         """What an axis of the objective shows: values without outliers, by Tukey's fences."""
-        values = [t.values[0] for stratum in self.strata for t in counted(stratum.study)]
-        if len(values) < 4:
+        values = [trial.values[0] for stratum in self.strata for trial in counted(stratum.study)]
+        if len(set(values)) < 4:
             return None
         low, _, high = quantiles(values, n=4)
         reach = 1.5 * (high - low)
         inside = [value for value in values if low - reach <= value <= high + reach]
         margin = 0.05 * (max(inside) - min(inside))
-        return (min(inside) - margin, max(inside) + margin) if margin else None
+        return min(inside) - margin, max(inside) + margin
 
     def trials(self, phase: str, stratum: str) -> list[FrozenTrial]:
         """Those that count."""
@@ -76,27 +81,13 @@ class Sweep:
         params = max((params for params, _ in runs[last]), key=score, default={})
         return params, {phase: values(phase, params) for phase in PHASES}
 
-    @property
-    def sign(self) -> int:
-        """-1 where the first objective is minimised."""
-        return 1 if self.strata[0].study.directions[0] == StudyDirection.MAXIMIZE else -1
-
     def by_objective(self) -> list["Sweep"]:
-        """The same trials, searched for one objective at a time, as Optuna's plots want them."""
-        if len(self.objectives) == 1:
-            return [self]
-
-        def part(stratum: Stratum, i: int) -> Stratum:
-            study = optuna.create_study(direction=stratum.study.directions[i])
-            clones = [copy.copy(trial) for trial in stratum.study.trials]
-            for clone in clones:
-                clone.values = clone.values[i : i + 1] if clone.values else None
-            return Stratum(stratum.value, filled(study, clones))
-
-        return [
-            replace(self, objectives=[name], phases={"search": [part(s, i) for s in self.strata]})
-            for i, name in enumerate(self.objectives)
-        ]
+        """The search alone, for one objective at a time, as most of Optuna's plots want it."""
+        parts = []
+        for i, name in enumerate(self.objectives):
+            phases = {**dict.fromkeys(PHASES, ()), "search": [only(s, i) for s in self.strata]}
+            parts.append(replace(self, objectives=[name], phases=phases))
+        return parts
 
 
 def read(folder: Path) -> Sweep:
@@ -116,11 +107,10 @@ def read(folder: Path) -> Sweep:
     if path is None or path.exists():
         opened = optuna.storages.get_storage(open_storage(storage))
         for study_name in optuna.get_all_study_names(opened):
-            for phase, suffix in PHASES.items():
-                first, _, stratum = study_name.partition("/")
-                if first == name + suffix:
-                    study = optuna.load_study(study_name=study_name, storage=opened)
-                    phases[phase].append(Stratum(stratum, snapshot(study, study.trials)))
+            first, _, stratum = study_name.partition("/")
+            for phase in (phase for phase, suffix in PHASES.items() if first == name + suffix):
+                study = optuna.load_study(study_name=study_name, storage=opened)
+                phases[phase].append(Stratum(stratum, snapshot(study, study.trials)))
     if not phases["search"]:
         raise UserError(f"study={name}: no study of this name is in the storage of {folder}")
     n = len(phases["search"][0].study.directions)
@@ -136,15 +126,20 @@ def _load(path: Path) -> DictConfig:
     return DictConfig(OmegaConf.load(path) if path.exists() else {})
 
 
-def snapshot(study: Study, trials: Sequence[FrozenTrial]) -> Study:
-    """Some trials of a study as one in memory, with numbers of their own."""
-    return filled(optuna.create_study(directions=study.directions), trials)
+def snapshot(study: Study, trials: Sequence[FrozenTrial], objectives: slice = slice(None)) -> Study:
+    """Some trials of a study, or some objectives of them, as a study in memory."""
+    taken = optuna.create_study(directions=study.directions[objectives])
+    for trial in map(copy.copy, trials):
+        trial.values = trial.values[objectives] if trial.values else None
+        # Study.add_trial refuses trials that ended without having begun.
+        taken._storage.create_new_trial(taken._study_id, template_trial=trial)
+    return taken
 
 
-def filled(study: Study, trials: Sequence[FrozenTrial]) -> Study:
-    for trial in trials:  # Study.add_trial refuses those that ended without having begun
-        study._storage.create_new_trial(study._study_id, template_trial=trial)
-    return study
+def only(stratum: Stratum, i: int) -> Stratum:
+    """A stratum with one of its objectives."""
+    study = snapshot(stratum.study, stratum.study.trials, slice(i, i + 1))
+    return Stratum(stratum.value, study)
 
 
 def counted(study: Study) -> list[FrozenTrial]:

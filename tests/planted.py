@@ -1,0 +1,116 @@
+"""Sweeps that nobody ran: their storages and files, filled by hand."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+BEGAN = datetime(2026, 1, 2, 3, 4)
+SPACE = {
+    "optimizer.lr": FloatDistribution(1e-4, 1e-1, log=True),
+    "model.dropout": FloatDistribution(0.0, 0.5),
+    "data.batch_size": CategoricalDistribution([32, 64, 128]),
+    "seed": IntDistribution(0, 1000),
+}
+JOURNAL = {
+    "_target_": "optuna.storages.JournalStorage",
+    "log_storage": {
+        "_target_": "optuna.storages.journal.JournalFileBackend",
+        "file_path": "${hydra.sweep.dir}/journal",
+    },
+}
+
+
+def trial(
+    *values: float,
+    state: TrialState = TrialState.COMPLETE,
+    reports: Sequence[float] = (),
+    minute: float = 0,
+    pid: int = 1,
+    space: Mapping[str, Any] = SPACE,
+    attrs: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> FrozenTrial:
+    """A trial of one minute, begun ``minute`` minutes after the sweep; ``lr`` and so on name
+    parameters by the end of their names."""
+    named = {name: params[name.rpartition(".")[2]] for name in space
+             if name.rpartition(".")[2] in params}  # fmt: skip
+    made = create_trial(
+        state=state,
+        values=list(values) or None,
+        params=named,
+        distributions={name: space[name] for name in named},
+        intermediate_values=dict(enumerate(reports, 1)),
+        user_attrs={"owner": {"host": "here", "pid": str(pid)}, **(attrs or {})},
+    )
+    if state != TrialState.WAITING:
+        made.datetime_start = BEGAN + timedelta(minutes=minute)
+    if state.is_finished():
+        made.datetime_complete = BEGAN + timedelta(minutes=minute + 1)
+    return made
+
+
+def plant(
+    folder: Path,
+    studies: Mapping[str, Sequence[FrozenTrial]],
+    directions: Sequence[str] = ("maximize",),
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """A sweep's folder with a study for each key: what follows the sweep's name in its name."""
+    folder.mkdir(parents=True)
+    recorded = OmegaConf.create(
+        {
+            "objective": "val/accuracy",
+            **(config or {}),
+            "hydra": {
+                "sweep": {"dir": "/where/it/was/run"},
+                "sweeper": {"storage": JOURNAL, "stratify": "model"},
+            },
+        }
+    )
+    OmegaConf.save(recorded, folder / "multirun.yaml")
+    OmegaConf.save({"study": folder.name}, folder / "results.yaml")
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal"))
+    storage = optuna.storages.JournalStorage(backend)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for key, trials in studies.items():
+        study = optuna.create_study(
+            study_name=folder.name + key, storage=storage, directions=list(directions)
+        )
+        for made in trials:
+            storage.create_new_trial(study._study_id, template_trial=made)
+    return folder
+
+
+def searched(n: int = 8) -> list[FrozenTrial]:
+    """A search of ``n`` trials, every third pruned after its first epoch."""
+    trials = []
+    for i in range(n):
+        value = 0.9 + 0.01 * (i % 5)
+        pruned = i % 3 == 2
+        trials.append(
+            trial(
+                value - 0.2 * pruned,
+                state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+                reports=[value - 0.2] if pruned else [value - 0.2, value - 0.1, value],
+                minute=i // 2,
+                pid=i % 2,
+                lr=1e-4 * 2**i,
+                dropout=0.05 * i,
+                batch_size=(32, 64, 128)[i % 3],
+            )
+        )
+    return trials
+
+
+def with_seeds(winner: FrozenTrial, values: Sequence[float], minute: float) -> list[FrozenTrial]:
+    """``winner`` trained again on fresh seeds."""
+    params = {name.rpartition(".")[2]: value for name, value in winner.params.items()}
+    return [
+        trial(value, minute=minute + i, seed=100 + i, **params) for i, value in enumerate(values)
+    ]
