@@ -1,7 +1,9 @@
 """From a config to what is trained: data, model, optimizer, scheduler."""
 
+import ctypes
 import functools
 import math
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from hydrasweep import config
 from hydrasweep.data import ImageData, Split
 from hydrasweep.training import Training
+
+# glibc's options for mallopt, and values above any tensor of ours.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, PLENTY = -1, -3, 2**30
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ def assemble(cfg: DictConfig) -> Assembly:
     Raises:
         UserError: settings do not fit each other, the data or the machine.
     """
+    _keep_freed_memory()
     device = config.resolve_device(cfg.device)
     torch.set_num_threads(cfg.n_threads or torch.get_num_threads())
     data, train, val = _load(_data_settings(cfg), device)
@@ -42,6 +48,15 @@ def assemble(cfg: DictConfig) -> Assembly:
     augment = config.build(cfg.augmentation)
     training = Training(model, data.normalize().to(device), augment, optimizer, scheduler)
     return Assembly(data, train, val, training, cfg.n_steps)
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Keep what tensors free for the next batch: to give it back to the kernel and fault it in
+    again takes a twentieth of the CNN's step."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            libc.mallopt(option, PLENTY)
 
 
 @functools.lru_cache(maxsize=1)

@@ -149,7 +149,8 @@ class Queue:
             )
 
     def take(self, distributions: Mapping[str, BaseDistribution]) -> tuple[Stratum, Trial] | None:
-        """Take the next trial, of the stratum that has begun the fewest; None: none is left.
+        """Take the next trial, of the stratum that has begun the fewest, and of these the one
+        whose trials take longest, so that short ones fill the end; None: none is left.
 
         ``Study.ask`` would begin a new trial where none is waiting; this does not.
         """
@@ -157,10 +158,12 @@ class Queue:
             return None
         trials = {stratum.value: stratum.trials() for stratum in self.strata}
 
-        def n_begun(stratum: Stratum) -> int:
-            return sum(t.state != TrialState.WAITING for t in trials[stratum.value])
+        def rank(stratum: Stratum) -> tuple[int, float]:
+            begun = [t for t in trials[stratum.value] if t.state != TrialState.WAITING]
+            times = [t.duration.total_seconds() for t in begun if t.duration]
+            return len(begun), -sum(times) / max(1, len(times))
 
-        for stratum in sorted(self.strata, key=n_begun):
+        for stratum in sorted(self.strata, key=rank):
             for frozen in _in_turn(trials[stratum.value]):
                 if trial := self._claim(stratum.study, frozen):
                     given = frozen.user_attrs.get(SPACE, {})
