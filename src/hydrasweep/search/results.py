@@ -127,5 +127,5 @@ def _csv(rows: Sequence[Row], stratify: str | None) -> str:
 def write(path: Path, text: str) -> None:
     """Replace a file in one step."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
