@@ -54,7 +54,9 @@ def test_tracking_knows_mlflow_but_neither_optuna_nor_hydra() -> None:
     assert "torch" not in packages("hydrasweep.tracking", top_level=True)
 
 
-@pytest.mark.parametrize("script", ["train", "show_data", "hydrasweep.config", "hydrasweep.cli"])
+@pytest.mark.parametrize(
+    "script", ["train", "show_data", "report", "hydrasweep.config", "hydrasweep.cli"]
+)
 def test_nothing_heavy_comes_before_the_config(script: str) -> None:
     assert packages(script, top_level=True) <= {"hydra", "omegaconf"}
 
@@ -66,7 +68,7 @@ def test_no_module_imports_in_a_circle() -> None:
 
 def test_nobody_imports_an_entrypoint() -> None:
     entrypoints = {path.stem for path in SOURCE.glob("*.py")}
-    assert {"train", "show_data"} <= entrypoints
+    assert {"train", "show_data", "report"} <= entrypoints
     assert not {(module, name) for module in FILES for name in imports(module) & entrypoints}
 
 

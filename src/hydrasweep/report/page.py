@@ -116,7 +116,7 @@ def sections(sweep: Sweep) -> Iterator[Section]:
         "Contours", map(plots.contours, views),
         "It takes two numeric parameters, and two trials with a value that differ in both.",
         f"The objective over pairs of numeric parameters, {apart}; dark is good. {COUNTED}, and "
-        "has a grey dot.",
+        "has a grey dot. Of many trials some are left out.",
     )  # fmt: skip
     yield drawn(
         "Timeline of workers", [plots.timeline(sweep)], "No trial has begun yet.",

@@ -21,7 +21,7 @@ COLOURS, GREY = plotly.colors.qualitative.D3, "#b8bdc6"
 STATES = {"COMPLETE": COLOURS[0], "PRUNED": GREY, "FAIL": COLOURS[3], "RUNNING": COLOURS[2]}
 FONT = "Helvetica Neue, Arial, sans-serif"
 LOG_FACTOR = 8.0  # a parameter whose values span so much gets a logarithmic axis
-MAX_CONTOUR_PARAMS = 4
+MAX_CONTOUR_PARAMS, MAX_CONTOUR_TRIALS = 4, 100  # a browser takes a minute for a few hundred
 TIME, NUMBER = "minutes since the sweep began", "trial number"
 
 
@@ -187,6 +187,8 @@ def contours(sweep: Sweep) -> go.Figure:
     """The objective over each pair of numeric parameters, in each stratum."""
 
     def draw(study: Study, names: list[str], _: str) -> go.Figure:
+        some = study.trials[:: len(study.trials) // MAX_CONTOUR_TRIALS + 1]
+        study = snapshot(study, some)
         cell = optuna_plots.plot_contour(study, names, target_name=sweep.objectives[0])
         area, points, _ = cell.data
         area.update(coloraxis="coloraxis", line_width=0.5)

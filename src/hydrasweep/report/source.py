@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -100,7 +101,10 @@ def read(folder: Path) -> Sweep:
     config, moved = _load(folder / "multirun.yaml"), _load(folder / "multirun.yaml")
     name = str(_load(folder / "results.yaml").get("study", folder.name))
     OmegaConf.update(moved, "hydra.sweep.dir", str(folder.resolve()), force_add=True)
-    kept = OmegaConf.select(moved, "hydra.sweeper.storage")
+    try:
+        kept = OmegaConf.select(moved, "hydra.sweeper.storage")
+    except OmegaConfBaseException as error:  # an environment variable that is not set here
+        raise UserError(f"hydra.sweeper.storage in {folder / 'multirun.yaml'}: {error}") from error
     storage = kept or f"sqlite:///{folder.resolve()}/study.db"
     path = sqlite_file(storage)
     phases: dict[str, list[Stratum]] = {phase: [] for phase in PHASES}

@@ -45,6 +45,14 @@ def test_folder_without_a_study_is_refused_and_stays_as_it_was(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_storage_that_is_not_set_here_is_named(tmp_path: Path) -> None:
+    folder = plant(tmp_path / "s", {"": searched()})
+    text = "hydra: {sweeper: {storage: '${oc.env:NOT_SET_HERE}'}}"
+    (folder / "multirun.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.storage in .*NOT_SET_HERE"):
+        read(folder)
+
+
 def test_winner_has_the_best_mean_of_the_last_phase(tmp_path: Path) -> None:
     lucky, solid, test = [0.95, 0.97, 0.96], [0.975, 0.985, 0.983], [0.97, 0.98]
     confirm = [*with_seeds(LUCKY, lucky, 3), *with_seeds(SOLID, solid, 6)]
