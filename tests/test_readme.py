@@ -53,4 +53,5 @@ def test_every_file_of_the_tree_exists_and_every_module_is_in_it() -> None:
     assert {word for word in named if word.endswith(".py")} - {
         "src/train.py",
         "src/show_data.py",
+        "src/predict.py",
     } == modules
