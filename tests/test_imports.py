@@ -49,13 +49,19 @@ def test_what_trains_knows_torch_and_nothing_else(room: str) -> None:
     }
 
 
-def test_tracking_knows_mlflow_but_neither_optuna_nor_hydra() -> None:
-    assert not packages("hydrasweep.tracking") & {"optuna", "hydra", "omegaconf", "torchvision"}
-    assert "torch" not in packages("hydrasweep.tracking", top_level=True)
+@pytest.mark.parametrize("room", ["tracking", "registry"])
+def test_what_records_knows_mlflow_but_neither_optuna_nor_hydra(room: str) -> None:
+    module = f"hydrasweep.{room}"
+    assert not packages(module) & {"optuna", "hydra", "omegaconf", "torchvision"}
+    assert not packages(module, top_level=True) & {"torch", "mlflow"}
+
+
+def test_pictures_of_digits_need_no_torch() -> None:
+    assert packages("hydrasweep.digits") <= {"PIL", "numpy"}
 
 
 @pytest.mark.parametrize(
-    "script", ["train", "show_data", "report", "hydrasweep.config", "hydrasweep.cli"]
+    "script", ["train", "show_data", "report", "predict", "hydrasweep.config", "hydrasweep.cli"]
 )
 def test_nothing_heavy_comes_before_the_config(script: str) -> None:
     assert packages(script, top_level=True) <= {"hydra", "omegaconf"}
@@ -68,7 +74,7 @@ def test_no_module_imports_in_a_circle() -> None:
 
 def test_nobody_imports_an_entrypoint() -> None:
     entrypoints = {path.stem for path in SOURCE.glob("*.py")}
-    assert {"train", "show_data", "report"} <= entrypoints
+    assert {"train", "show_data", "report", "predict"} <= entrypoints
     assert not {(module, name) for module in FILES for name in imports(module) & entrypoints}
 
 

@@ -80,7 +80,7 @@ def as_mnist(picture: Image.Image) -> Array | None:
     peak = soft.max()
     if peak < max(FAINT, 2 * noise):
         return None
-    drawn = soft > max(0.15 * peak, noise)
+    drawn = np.minimum(ink, soft) > max(0.1 * peak, noise)
     rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     strokes = ((ink - noise) / (peak - noise)).clip(0, 1) * 255
@@ -134,8 +134,8 @@ def _widen(image: Image.Image) -> Image.Image:
     """Draw a thin pen's strokes, which scaling down would fade, with a wider one."""
     drawn = np.asarray(image) > 127
     edges = np.diff(drawn, axis=0).sum() + np.diff(drawn, axis=1).sum()
-    missing = int(PEN * FINE - 2 * drawn.sum() / max(1, edges))
-    return image.filter(ImageFilter.MaxFilter(missing // 2 * 2 + 1)) if missing > 1 else image
+    margin = max(0, int(PEN * FINE - 2 * drawn.sum() / max(1, edges)) // 2)
+    return ImageOps.expand(image, margin).filter(ImageFilter.MaxFilter(2 * margin + 1))
 
 
 def _centre(digit: Image.Image) -> Array:
