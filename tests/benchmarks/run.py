@@ -54,7 +54,10 @@ def main() -> None:
     for name in names:
         benchmark = importlib.import_module(name)
         title = benchmark.__doc__.partition("\n")[0]
-        rows = benchmark.measure()
+        rows = [
+            {k: v if isinstance(v, str) else float(f"{v:.4g}") for k, v in row.items()}
+            for row in benchmark.measure()
+        ]
         Console().print(as_table(title, rows))
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         date = time.strftime("%Y-%m-%d")
