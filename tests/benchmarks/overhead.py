@@ -1,19 +1,20 @@
 """What a trial costs besides its training, two workers on SQLite stores: seconds.
 
-The difference between a sweep of many and one of few trials, for each trial more. One more
-trial delays the end of a sweep by half of what its worker is busy with it.
+A trial more lengthens a sweep by the mean time between the starts of two trials, the first ones
+left out, in which workers start too. Its worker is busy with it for twice as long.
 """
 
 import statistics
 import tempfile
 from pathlib import Path
 
-from common import job, python, seconds
+import optuna
+from common import job, python
 
 from hydrasweep.training import fit
 
 N_ROUNDS = 3
-N_FEW, N_MANY = 20, 120
+N_FIRST, N_TRIALS = 20, 100
 N_WORKERS = 2
 BARE = ("hydra.sweeper.check=null", "confirm=none", "hydra.sweeper.report=false")
 # Without images to train on or to evaluate, what is left is not training.
@@ -22,22 +23,25 @@ NO_TRAINING = (*BARE, "epochs=0", "objective=n_parameters", "data.n_train=100", 
 ONE_BATCH = (*BARE, "epochs=5", "data.n_train=32", "data.n_val=10", "hydra/sweeper/pruner=none")
 
 
-def sweep(n_trials: int, *settings: str) -> None:
-    """A sweep with stores of its own."""
+def between_trials(*settings: str) -> float:
+    """Seconds from one trial's start to the next one's, in a sweep with stores of its own."""
     with tempfile.TemporaryDirectory() as folder:
         python(
-            "src/train.py", "-m", "hparams_search=optuna", f"hydra.sweeper.n_trials={n_trials}",
-            f"hydra.sweeper.n_workers={N_WORKERS}", *settings, store=Path(folder),
+            "src/train.py", "-m", "hparams_search=optuna", f"hydra.sweeper.n_trials={N_TRIALS}",
+            f"hydra.sweeper.n_workers={N_WORKERS}", "study=overhead", *settings,
+            store=Path(folder),
         )  # fmt: skip
+        url = f"sqlite:///{folder}/sweeps/overhead/study.db"
+        starts = sorted(
+            trial.datetime_start
+            for name in optuna.get_all_study_names(url)
+            for trial in optuna.load_study(study_name=name, storage=url).trials
+        )
+    return (starts[-1] - starts[N_FIRST]).total_seconds() / (N_TRIALS - 1 - N_FIRST)
 
 
-def marginal(*settings: str) -> float:
-    """Seconds by which a trial more lengthens a sweep."""
-    each = [
-        seconds(lambda: sweep(N_MANY, *settings)) - seconds(lambda: sweep(N_FEW, *settings))
-        for _ in range(N_ROUNDS)
-    ]
-    return statistics.median(each) / (N_MANY - N_FEW)
+def cost(*settings: str) -> float:
+    return statistics.median(between_trials(*settings) for _ in range(N_ROUNDS))
 
 
 def lenet5() -> float:
@@ -49,13 +53,13 @@ def lenet5() -> float:
 
 def measure() -> list[dict[str, str | float]]:
     training = lenet5()
-    costs = {"no epochs": marginal(*NO_TRAINING), "five of one batch": marginal(*ONE_BATCH)}
+    costs = {"no epochs": cost(*NO_TRAINING), "five of one batch": cost(*ONE_BATCH)}
     return [
         {
             "trial": trial,
-            "sweep, s a trial": cost,
-            "worker, s a trial": N_WORKERS * cost,
-            "of a LeNet5 trial, %": 100 * N_WORKERS * cost / training,
+            "sweep, s a trial": seconds,
+            "worker, s a trial": N_WORKERS * seconds,
+            "of a LeNet5 trial, %": 100 * N_WORKERS * seconds / training,
         }
-        for trial, cost in costs.items()
+        for trial, seconds in costs.items()
     ]
