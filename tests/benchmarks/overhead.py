@@ -14,7 +14,7 @@ from common import job, python
 from hydrasweep.training import fit
 
 N_ROUNDS = 3
-N_FIRST, N_TRIALS = 20, 100
+N_FIRST, N_TRIALS = 20, 80
 N_WORKERS = 2
 BARE = ("hydra.sweeper.check=null", "confirm=none", "hydra.sweeper.report=false")
 # Without images to train on or to evaluate, what is left is not training.
