@@ -1,6 +1,6 @@
 """Replay recorded learning curves through Optuna's pruners: what each saves and what it loses.
 
-python tests/benchmarks/pruners.py                   replays tests/benchmarks/curves.json
+python tests/benchmarks/run.py pruners                replays tests/benchmarks/curves.json
 python tests/benchmarks/pruners.py --record STUDY.DB  writes that file from an unpruned sweep
 
 The curves are val/accuracy by epoch of random settings, the same number for each
@@ -65,31 +65,40 @@ def replay(curves: list[list[float]], pruner: optuna.pruners.BasePruner) -> tupl
     return n_epochs / sum(map(len, curves)), 100 * (max(c[-1] for c in curves) - best)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--record", type=Path, help="an unpruned sweep's study.db")
-    arguments = parser.parse_args()
+def replays(name: str) -> dict[str, list[tuple[float, float]]]:
+    """What ``replay`` gives for random orders of each architecture's curves."""
+    results = {}
+    for architecture, trials in json.loads(CURVES.read_text()).items():
+        accuracies = [trial["val/accuracy"] for trial in trials]
+        pruner, draws = pruner_of(name, len(accuracies[0])), random.Random(0)
+        results[architecture] = [
+            replay(draws.sample(accuracies, len(accuracies)), pruner) for _ in range(N_REPLAYS)
+        ]
+    return results
+
+
+def summary(name: str) -> dict[str, str | float]:
+    results = replays(name)
+    together = [row for rows in results.values() for row in rows]
+    lost = sorted(points for _, points in together)
+    return {
+        "pruner": name,
+        "epochs trained, %": 100 * statistics.mean(share for share, _ in together),
+        "points lost, mean": statistics.mean(lost),
+        "95 % quantile": lost[int(0.95 * len(lost))],
+        **{
+            f"mean, {architecture}": statistics.mean(points for _, points in rows)
+            for architecture, rows in results.items()
+        },
+    }
+
+
+def measure() -> list[dict[str, str | float]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if arguments.record:
-        record(arguments.record)
-    curves = json.loads(CURVES.read_text())
-    print("pruner              epochs   lost: mean, 95 %   " + "   ".join(curves))
-    for name in sorted(path.stem for path in PRUNERS.glob("*.yaml")):
-        results = {}
-        for architecture, trials in curves.items():
-            accuracies = [trial["val/accuracy"] for trial in trials]
-            pruner, draws = pruner_of(name, len(accuracies[0])), random.Random(0)
-            results[architecture] = [
-                replay(draws.sample(accuracies, len(accuracies)), pruner) for _ in range(N_REPLAYS)
-            ]
-        together = [row for rows in results.values() for row in rows]
-        lost = sorted(points for _, points in together)
-        each = "   ".join(f"{statistics.mean(p for _, p in r):.3f}" for r in results.values())
-        print(
-            f"{name:20}{statistics.mean(s for s, _ in together):6.1%}   "
-            f"{statistics.mean(lost):.3f}, {lost[int(0.95 * len(lost))]:.3f}       {each}"
-        )
+    return [summary(name) for name in sorted(path.stem for path in PRUNERS.glob("*.yaml"))]
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--record", type=Path, required=True, help="an unpruned sweep's study.db")
+    record(parser.parse_args().record)

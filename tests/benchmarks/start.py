@@ -1,0 +1,51 @@
+"""From the command to its first batch, --help and --cfg job, against `import torch`: seconds.
+
+The clock stops when the first batch gets to the augmentation, which ends the process.
+"""
+
+import os
+import statistics
+import tempfile
+from pathlib import Path
+
+from common import in_turns, python
+from torch import Tensor, nn
+
+N_ROUNDS = 5
+
+
+class End(nn.Module):
+    """Ends the process in place of augmenting a batch."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        del pixels
+        os._exit(0)
+
+
+def measure() -> list[dict[str, str | float]]:
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder)
+        first = ("src/train.py", "model=lenet5", "augmentation._target_=start.End")
+        times = in_turns(
+            N_ROUNDS,
+            torch=lambda: python("-c", "import torch"),
+            training=lambda: python(*first, store=store),
+            help=lambda: python("src/train.py", "--help"),
+            config=lambda: python("src/train.py", "--cfg", "job"),
+        )
+    commands = {
+        "torch": "python -c 'import torch'",
+        "training": "train.py model=lenet5, to its first batch",
+        "help": "train.py --help",
+        "config": "train.py --cfg job",
+    }
+    return [
+        {
+            "command": command,
+            "seconds": statistics.median(times[side]),
+            "(seconds - 1) / torch's": statistics.median(
+                (t - 1) / torch for t, torch in zip(times[side], times["torch"], strict=True)
+            ),
+        }
+        for side, command in commands.items()
+    ]

@@ -1,0 +1,79 @@
+"""Trials a minute on two cores: two workers with fit() against one process as in a tutorial.
+
+A trial is built, trained for one epoch on 12,000 images and evaluated on 2,000. The tutorial's
+process has both cores for its threads, and reads torchvision's MNIST through ToTensor and
+Normalize by a DataLoader; the workers have a thread each, and a trial is composed by Hydra.
+"""
+
+import multiprocessing
+import statistics
+from multiprocessing.pool import Pool
+
+import torch
+from common import OPTIMIZERS, PART, ROOT, in_turns, job, plain_optimizer, recipe
+from loop import PLAIN
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+
+from hydrasweep.training import fit
+
+N_ROUNDS = 5
+N_WORKERS = 2
+N_TRAIN, N_VAL = 12_000, 2_000
+
+
+def trial(name: str) -> float:
+    """One of a worker's trials."""
+    ours = job(*recipe(name), *PART)
+    (metrics,) = fit(ours.training, ours.train, ours.val, epochs=1, batch_size=100)
+    return metrics["val/accuracy"]
+
+
+def loaders() -> list[DataLoader]:
+    """Of the images to train on, and of those to evaluate on."""
+    from torchvision import datasets, transforms
+
+    steps = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+    data = datasets.MNIST(str(ROOT / "data"), download=True, transform=transforms.Compose(steps))
+    parts = (range(N_TRAIN), range(N_TRAIN, N_TRAIN + N_VAL))
+    return [DataLoader(Subset(data, part), batch_size=100, shuffle=True) for part in parts]
+
+
+def tutorial(name: str, train: DataLoader, val: DataLoader) -> float:
+    """The same trial as a tutorial has it."""
+    model = PLAIN[name]()
+    optimizer = plain_optimizer(model, name)
+    for images, labels in train:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    n_correct = 0
+    with torch.no_grad():
+        for images, labels in val:
+            n_correct += (model(images).argmax(1) == labels).sum().item()
+    return n_correct / N_VAL
+
+
+def compare(name: str, pool: Pool, data: list[DataLoader]) -> dict[str, str | float]:
+    torch.set_num_threads(2)
+    times = in_turns(
+        N_ROUNDS,
+        tutorial=lambda: tutorial(name, *data),
+        sweep=lambda: pool.map(trial, [name] * N_WORKERS, chunksize=1),
+    )
+    pace = {"tutorial": 60.0, "sweep": 60.0 * N_WORKERS}
+    a_minute = {side: pace[side] / statistics.median(times[side]) for side in times}
+    pairs = zip(times["tutorial"], times["sweep"], strict=True)
+    return {
+        "model": name,
+        **{f"{side}, trials a minute": number for side, number in a_minute.items()},
+        "times as many": statistics.median(N_WORKERS * a / b for a, b in pairs),
+    }
+
+
+def measure() -> list[dict[str, str | float]]:
+    data = loaders()
+    with multiprocessing.get_context("spawn").Pool(N_WORKERS) as pool:
+        return [compare(name, pool, data) for name in OPTIMIZERS]
