@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from hydrasweep import files
-from hydrasweep.errors import Outage, UserError
+from hydrasweep.errors import Outage, UserError, root_cause
 from hydrasweep.processes import identity, is_dead
 
 log = logging.getLogger(__name__)
@@ -469,8 +469,7 @@ def _in_words(shown_uri: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}".splitlines()[0]
-    return _without_password(text)[:300]
+    return _without_password(root_cause(error))[:300]
 
 
 @functools.cache

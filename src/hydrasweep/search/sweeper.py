@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from hydrasweep import cli, config, tracking
-from hydrasweep.errors import UserError
+from hydrasweep.errors import Outage, UserError
 from hydrasweep.processes import identity
 from hydrasweep.search.config import SweeperConf
 
@@ -79,7 +79,9 @@ class Sweeper(HydraSweeper):
             print(describe(plan, self.settings, n_workers, estimates))
             if self.settings.dry_run or self.settings.n_trials == 0:
                 return
-        with cli.plain_exit(go_on=go_on_command(self.config, name)):
+        from hydrasweep.search.queue import in_words
+
+        with cli.plain_exit(go_on=go_on_command(self.config, name)), in_words(plan.storage):
             self._run(plan, n_workers)
 
     def _plan(self, name: str, arguments: Sequence[str]) -> "Plan":
@@ -188,7 +190,7 @@ class Sweeper(HydraSweeper):
                 finally:
                     parent.settle()
             if reason := queue.stop_reason():
-                raise UserError(f"the sweep was stopped: {reason}")
+                raise Outage(f"the sweep was stopped: {reason}")
             parent.log_once(counts(queue), step=0)
             parent.tag(best_tags(queue))
             for path in sorted(folder.glob("*.csv")) + sorted(folder.glob("*.yaml")):

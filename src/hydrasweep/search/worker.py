@@ -20,6 +20,7 @@ from optuna.exceptions import TrialPruned
 from optuna.trial import Trial, TrialState
 
 from hydrasweep.cli import Terminated, end_on_signals
+from hydrasweep.errors import is_outage
 from hydrasweep.processes import is_dead
 from hydrasweep.search import trial as trials
 from hydrasweep.search.queue import EPOCHS, ERROR, Queue, Stratum
@@ -164,6 +165,9 @@ def run_trial(
         queue.give_up(stratum, trial.number, "it was interrupted", blame=False)
         raise
     except (Exception, SystemExit) as error:
+        if is_outage(error):  # each further trial would fail by it
+            queue.give_up(stratum, trial.number, str(error), blame=False)
+            return queue.stop(str(error))
         trial.set_user_attr(ERROR, "".join(traceback.format_exception(error)))
         stratum.study.tell(trial, state=TrialState.FAIL)
         if reason := too_many_failures(queue, plan):
