@@ -394,10 +394,12 @@ class MLflowRun(Run):
             Outage: it did.
         """
         if self.lost:
-            raise Outage(
-                f"MLflow at {self.store.shown_uri} stopped answering ({self.lost}). Nothing is "
-                f"lost: metrics, pictures and weights are in {self.output_dir}"
+            where = (
+                ""
+                if self.in_sweep
+                else (f". Nothing is lost: metrics, pictures and weights are in {self.output_dir}")
             )
+            raise Outage(f"MLflow at {self.store.shown_uri} stopped answering ({self.lost}){where}")
 
     def _send(self, call: Callable[..., Any], *args: Any) -> None:
         if self.lost:

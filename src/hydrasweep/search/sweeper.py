@@ -124,6 +124,7 @@ class Sweeper(HydraSweeper):
             except HydraException as error:
                 raise UserError(f"hydra.sweeper.{part}: {error}") from error
         check = get_method(self.settings.check) if self.settings.check else None
+        self._suggestions(plan)
         estimates: dict[str, float] = {}
         outer = HydraConfig.instance().cfg
         for stratum in plan.space.strata:
@@ -199,6 +200,8 @@ class Sweeper(HydraSweeper):
 
     def _suggestions(self, plan: "Plan") -> list[dict[str, Any]]:
         enqueued: list[Any] = OmegaConf.to_container(self.settings.enqueue)  # type: ignore[assignment]
+        if not plan.custom_search_space:  # which knows more names
+            plan.space.check(enqueued)
         return enqueued + (plan.space.grid() if is_grid(self.settings) else [])
 
     def _launch(self, plan: "Plan", queue: "Queue", n_workers: int, monitor: "Monitor") -> None:

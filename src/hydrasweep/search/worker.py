@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -207,7 +208,7 @@ def run_name(stratum: Stratum, trial: Trial) -> str:
         for key, value in trial.params.items()
     )
     words = " ".join([stratum.value, f"#{trial.number}", *settings]).strip()
-    return words.replace("\\", "").replace("'", "")
+    return re.sub(r"[\\'$]", "", words)
 
 
 def as_values(value: Any, n: int) -> list[float]:
