@@ -48,7 +48,7 @@ def _matching(pattern: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
-def _is_metric(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
@@ -80,9 +80,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("seed", _whole(0, 2**63), "a whole number from 0 to 2**63 - 1"),
     ("label_smoothing", _share, "a number from 0 to below 1"),
     ("n_threads", _optional(_whole(1, 1025)), "null or a whole number from 1 to 1024"),
-    ("objective", lambda v: _is_metric(v) or _listed(_is_metric)(v), "a metric, or a list of them"),
+    ("objective", lambda v: _is_text(v) or _listed(_is_text)(v), "a metric, or a list of them"),
     ("score_train", _optional(_matching(r"\w+(/\w+)*")), "null or a metric's name, such as a/b"),
     ("data.name", _matching(r"[\w+.-]{1,100}"), "letters, digits, '_', '+', '.' or '-'"),
+    ("data.dataset._target_", _is_text, "the dotted name of a class"),
+    ("data.dataset.root", _is_text, "a folder"),
     ("data.raw", _is_glob, "a pattern of files below the data's root"),
     ("data.n_classes", _whole(1), "a whole number, 1 or more"),
     ("data.n_channels", _whole(1), "a whole number, 1 or more"),

@@ -149,11 +149,11 @@ class ImageData:
             if path.suffix == ".gz":
                 # torchvision checks the archive's md5 but trusts an unpacked file unread.
                 path.with_suffix("").unlink(missing_ok=True)
-        cls = resolve_name(self.dataset["_target_"])
         arguments = {key: value for key, value in self.dataset.items() if key != "_target_"}
-        if "download" in inspect.signature(cls).parameters:
-            arguments["download"] = True
         try:
+            cls = resolve_name(self.dataset["_target_"])
+            if "download" in inspect.signature(cls).parameters:
+                arguments["download"] = True
             dataset = cls(**arguments, train=train)
             images, labels = zip(*dataset, strict=True)
             # A file in another's place: iteration ends with the shorter of the two.

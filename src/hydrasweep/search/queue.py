@@ -241,7 +241,7 @@ def _in_turn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 def is_orphan(trial: FrozenTrial) -> bool:
     """Whether a running trial's process has died."""
     if owner := trial.user_attrs.get(OWNER):
-        return is_dead(owner)
+        return is_dead(owner) or owner == identity()  # who asks is not working on any
     begun = trial.datetime_start
     # In the future where the clock was set back.
     return begun is not None and abs(datetime.now() - begun) > timedelta(seconds=UNOWNED_SECONDS)
