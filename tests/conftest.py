@@ -1,21 +1,30 @@
 """What the tests share: composed configs, a store of their own, runs of the real entrypoints."""
 
+import logging
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import closing
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as RecordedRun
 
 # Before mlflow is imported anywhere: no telemetry, no store of the caller's.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
+import numpy as np
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -83,6 +92,35 @@ def compose(tmp_path: Path) -> Compose:
             )
 
     return composed
+
+
+class MakesFolder:
+    """An object that makes a folder when its pickle is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def write_idx(path: Path, values: Any) -> None:
+    """Write an array of bytes in the format of MNIST's files."""
+    values = np.asarray(values, dtype=np.uint8)
+    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+    path.write_bytes(bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes())
+
+
+def write_digits(data: Path, n_train: int = 60, n_test: int = 20) -> Path:
+    """Write a small MNIST, unpacked as torchvision reads it, below ``data``; give its folder."""
+    raw = data / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, n in (("train", n_train), ("t10k", n_test)):
+        labels = np.arange(n) % 10
+        images = np.arange(n * 784).reshape(n, 28, 28) % 256
+        write_idx(raw / f"{part}-labels-idx1-ubyte", labels)
+        write_idx(raw / f"{part}-images-idx3-ubyte", images)
+    return raw
 
 
 def parts(cfg: DictConfig) -> tuple[Training, Split, Split]:
@@ -154,3 +192,79 @@ def stopped(root: Path, tmp_path: Path) -> Callable[..., "tuple[int, str, str]"]
         return process.returncode, "".join(seen) + out, err
 
     return run
+
+
+def client_of(root: Path) -> "MlflowClient":
+    from mlflow import MlflowClient  # two seconds
+
+    return MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+
+
+def runs_of(client: "MlflowClient") -> "list[RecordedRun]":
+    experiment = client.get_experiment_by_name("hydrasweep")
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+def epochs_of(client: "MlflowClient", run: "RecordedRun", metric: str = "train/loss") -> list[int]:
+    return [point.step for point in client.get_metric_history(run.info.run_id, metric)]
+
+
+@contextmanager
+def at_line(line: str, act: Callable[[], None]) -> Iterator[None]:
+    """Do ``act`` when training writes ``line``."""
+
+    class Watcher(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if line in record.getMessage():
+                act()
+
+    logger, watcher = logging.getLogger("hydrasweep.display"), Watcher()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(watcher)
+    try:
+        yield
+    finally:
+        logger.removeHandler(watcher)
+        logger.setLevel(level)
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[tuple[int, Callable[[], None]]]:
+    """A real MLflow server over a database in ``folder``: its port, and what kills it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def start(port: int) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+                *("--port", str(port), "--backend-store-uri", f"sqlite:///{folder / 'remote.db'}"),
+                *("--artifacts-destination", str(folder / "artifacts")),
+            ],
+            cwd=folder,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health"):
+                    return process
+            except OSError:
+                time.sleep(0.2)
+        raise RuntimeError("the server did not start")
+
+    process = start(port)
+
+    def end() -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    try:
+        yield port, end
+    finally:
+        end()

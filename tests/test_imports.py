@@ -45,7 +45,7 @@ def own(module: str) -> set[str]:
 def test_what_trains_knows_torch_and_nothing_else(room: str) -> None:
     assert packages(f"hydrasweep.{room}") <= {"torch", "numpy", "filelock"}
     assert own(f"hydrasweep.{room}") <= {
-        f"hydrasweep.{name}" for name in ("data", "errors", "layers", "seal")
+        f"hydrasweep.{name}" for name in ("data", "errors", "files", "layers", "seal")
     }
 
 

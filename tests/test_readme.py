@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -37,6 +38,16 @@ def test_the_quickstart_is_what_is_installed_and_tested() -> None:
     trains, tests = (line for line in LINES if line.startswith("python -m pip install"))
     assert trains == "python -m pip install -e . && python src/train.py model=lenet5"
     assert tests in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_mlflow_is_served_to_this_machine_alone() -> None:
+    from mlflow.cli import server  # of which `mlflow ui` is another name
+
+    (host,) = (option for option in server.params if option.name == "host")
+    assert host.get_default(click.Context(server)) == "127.0.0.1"
+    assert [line for line in LINES if line.startswith("mlflow ui")] == [
+        "mlflow ui --host 127.0.0.1"
+    ]
 
 
 def test_every_file_of_the_tree_exists_and_every_module_is_in_it() -> None:

@@ -191,6 +191,21 @@ def test_resume_wants_a_run_and_no_other_settings(root: Path, tmp_path: Path) ->
     assert "leave out epochs=3" in refused(tmp_path / "run", "epochs=3")
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut short", "no text", "list", "no hydra.yaml"])
+def test_resume_of_damaged_settings_is_refused(root: Path, tmp_path: Path, damage: str) -> None:
+    kept = tmp_path / "run" / ".hydra"
+    kept.mkdir(parents=True)
+    (kept / "hydra.yaml").write_text("hydra:\n  mode: RUN\n")
+    settings = {"cut short": b"epochs: 1\nseed: 0\nmod", "no text": b"\0\xff", "list": b"- 1\n"}
+    (kept / "config.yaml").write_bytes(settings.get(damage, b""))
+    if damage == "no hydra.yaml":
+        (kept / "hydra.yaml").unlink()
+    done = resume(root, tmp_path / "run")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_show_data_draws_the_first_images(script: Script, root: Path) -> None:
     done = script("show_data.py", "data=mnist_tutorial")
     assert done.returncode == 0, done.stderr

@@ -4,13 +4,16 @@ import ctypes
 import functools
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
 from hydrasweep import config
 from hydrasweep.data import ImageData, Split
+from hydrasweep.errors import UserError, root_cause
 from hydrasweep.training import Training
 
 # glibc's options for mallopt, and values above any tensor of ours.
@@ -42,11 +45,15 @@ def assemble(cfg: DictConfig) -> Assembly:
     data, train, val = _load(_data_settings(cfg), device)
     cfg.n_steps = max(1, cfg.epochs * math.ceil(len(train.labels) / cfg.data.batch_size))
     torch.manual_seed(cfg.seed)
-    model = config.build(cfg.model).to(device)
-    optimizer = config.build(cfg.optimizer)(model.parameters())
-    scheduler = config.build(cfg.scheduler)(optimizer)
-    augment = config.build(cfg.augmentation)
-    training = Training(model, data.normalize().to(device), augment, optimizer, scheduler)
+    model, augment, normalize = (
+        config.build(cfg.model),
+        config.build(cfg.augmentation),
+        data.normalize(),
+    )
+    _try((augment, normalize, model), train.images[:2].cpu(), data.n_classes)
+    optimizer = config.build(cfg.optimizer, model.to(device).parameters())
+    scheduler = config.build(cfg.scheduler, optimizer)
+    training = Training(model, normalize.to(device), augment, optimizer, scheduler)
     return Assembly(data, train, val, training, cfg.n_steps)
 
 
@@ -57,6 +64,29 @@ def _keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             libc.mallopt(option, PLENTY)
+
+
+def _try(parts: Sequence[nn.Module], images: Tensor, n_classes: int) -> None:
+    """Refuse parts that don't fit each other, before anything is spent on them.
+
+    Raises:
+        UserError: they don't take the images, or don't give ``n_classes`` logits for each.
+    """
+    try:
+        chain = nn.Sequential(*parts).eval()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():  # training draws anew
+            shape = tuple(chain(images.float()).shape)
+        chain.train()
+    except Exception as error:
+        raise UserError(
+            f"augmentation, data.mean, data.std and model don't fit images of the shape "
+            f"{tuple(images.shape[1:])} ({root_cause(error)}); HYDRA_FULL_ERROR=1 shows where"
+        ) from error
+    if shape != (len(images), n_classes):
+        raise UserError(
+            f"model: its output has the shape {shape}, and data.n_classes={n_classes} for "
+            f"{len(images)} images"
+        )
 
 
 @functools.lru_cache(maxsize=1)

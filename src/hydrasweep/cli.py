@@ -19,16 +19,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydrasweep.errors import Outage, UserError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(SystemExit):
-    """SIGTERM came."""
+    """SIGTERM came, or SIGHUP: the terminal was closed."""
 
 
 @contextmanager
 def plain_exit(go_on: str | None = None) -> Iterator[None]:
-    """Turn a user's error into one sentence and exit code 1, Ctrl-C into 130, SIGTERM into 143.
+    """Turn a user's error into one sentence and exit code 1, Ctrl-C into 130, SIGTERM into 143,
+    a closed terminal into 129.
 
     ``go_on`` is the command that goes on after an interruption. HYDRA_FULL_ERROR=1 shows
     tracebacks.
@@ -68,8 +69,8 @@ def _let_go_of_output() -> None:
 
 
 def end_on_signals() -> None:
-    """Let Ctrl-C and SIGTERM end this process by an exception, so that runs are closed. While
-    that is being done, it is not interrupted."""
+    """Let Ctrl-C, SIGTERM and SIGHUP end this process by an exception, so that runs are closed;
+    while that is being done, further ones are ignored."""
     for signum in SIGNALS:
         if signal.getsignal(signum) != signal.SIG_IGN:  # as a shell sets it in the background
             signal.signal(signum, _end)

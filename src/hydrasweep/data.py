@@ -4,7 +4,6 @@ Decoding and torchvision's import cost seconds, so the decoded tensors are cache
 the data and mapped from there by every later process.
 """
 
-import errno
 import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from hydrasweep import files, seal
-from hydrasweep.errors import Outage, UserError
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what is wrong with a disk, not with a file
+from hydrasweep.errors import Outage, UserError, is_outage
 
 
 class Split(NamedTuple):
@@ -157,11 +154,11 @@ class ImageData:
             if path.suffix == ".gz":
                 # torchvision checks the archive's md5 but trusts an unpacked file unread.
                 path.with_suffix("").unlink(missing_ok=True)
-        cls = resolve_name(self.dataset["_target_"])
         arguments = {key: value for key, value in self.dataset.items() if key != "_target_"}
-        if "download" in inspect.signature(cls).parameters:
-            arguments["download"] = True
         try:
+            cls = resolve_name(self.dataset["_target_"])
+            if "download" in inspect.signature(cls).parameters:
+                arguments["download"] = True
             dataset = cls(**arguments, train=train)
             images, labels = zip(*dataset, strict=True)
             # A file in another's place: iteration ends with the shorter of the two.
@@ -170,8 +167,8 @@ class ImageData:
                     raise ValueError(f"{n:,} and {len(images):,} images and labels do not match")
             split = Split(torch.stack([_pixels(image) for image in images]), torch.tensor(labels))
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in FULL:
-                raise Outage(f"{self.root} can't be written ({error.strerror})") from error
+            if is_outage(error):
+                raise Outage(f"{self.root} can't be written ({error})") from error
             raise UserError(self._damage(error)) from error
         self.__dict__.pop("digest", None)  # a download has just brought the files
         return split

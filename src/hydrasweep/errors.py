@@ -1,5 +1,9 @@
 """What a user can put right."""
 
+import errno
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, read-only, broken
+
 
 class UserError(ValueError):
     """A setting, file or store that does not fit; the message is a sentence that says what
@@ -9,3 +13,15 @@ class UserError(ValueError):
 class Outage(UserError):
     """A disk, a store or a server failed: what was being tried is not to blame, and can go on
     once it is put right."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether it is an outage, or a disk's error that nobody has called so yet."""
+    return isinstance(error, Outage) or (isinstance(error, OSError) and error.errno in DISK)
+
+
+def root_cause(error: BaseException) -> str:
+    """The error that all others around it came from, in one line."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-CLOCK_SECONDS = 5  # by which a corrected clock may move a process's start
+SLACK = 1.5  # seconds: the system rounds the moment when the machine began
 
 
 def identity() -> dict[str, str]:
@@ -34,16 +34,17 @@ def is_dead(owner: Mapping[str, str]) -> bool:
     """Whether the process is known to have ended: never so for one of another machine."""
     if not is_here(owner):
         return False
-    return abs(_started(int(owner["pid"])) - float(owner["process_started"])) > CLOCK_SECONDS
+    return abs(_started(int(owner["pid"])) - float(owner["process_started"])) > SLACK
 
 
 def _started(pid: int) -> float:
-    """In seconds since the epoch; 0 where there is no such process, or one that has ended."""
+    """In seconds since the machine began, which no setting of the clock changes; -1 where there
+    is no such process, or one that has ended."""
     import psutil
 
     try:
         process = psutil.Process(pid)
         ended = process.status() == psutil.STATUS_ZOMBIE
-        return 0.0 if ended else process.create_time()
+        return -1.0 if ended else process.create_time() - psutil.boot_time()
     except psutil.NoSuchProcess:
-        return 0.0
+        return -1.0

@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from hydrasweep import files
-from hydrasweep.errors import Outage, UserError
+from hydrasweep.errors import Outage, UserError, root_cause
 from hydrasweep.processes import identity, is_dead
 
 log = logging.getLogger(__name__)
@@ -414,10 +414,12 @@ class MLflowRun(Run):
             Outage: it did.
         """
         if self.lost:
-            raise Outage(
-                f"MLflow at {self.store.shown_uri} stopped answering ({self.lost}). Nothing is "
-                f"lost: metrics, pictures and weights are in {self.output_dir}"
+            where = (
+                ""
+                if self.in_sweep
+                else (f". Nothing is lost: metrics, pictures and weights are in {self.output_dir}")
             )
+            raise Outage(f"MLflow at {self.store.shown_uri} stopped answering ({self.lost}){where}")
 
     def _send(self, call: Callable[..., Any], *args: Any) -> None:
         if self.lost:
@@ -490,8 +492,7 @@ def _in_words(shown_uri: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}".splitlines()[0]
-    return without_password(text)[:300]
+    return without_password(root_cause(error))[:300]
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from hydrasweep import files
 from hydrasweep.data import Split
-from hydrasweep.errors import UserError
+from hydrasweep.errors import UserError, root_cause
 
 EVALUATION_BATCH = 1000  # images at a time where no gradient is kept
 
@@ -84,9 +84,9 @@ class Training:
                 torch.cuda.set_rng_state_all(state["cuda_generators"])
             self.epoch = int(state["epoch"])
         except Exception as error:  # each kind of damage has its own
-            why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(
-                f"the checkpoint {path} can't be read ({why}): delete it, and resume= begins anew"
+                f"the checkpoint {path} can't be read ({root_cause(error)}): delete it, and "
+                "resume= begins anew"
             ) from error
 
 

@@ -9,7 +9,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, Compose
+from conftest import REPOSITORY, Compose, MakesFolder, write_digits, write_idx
 from omegaconf import OmegaConf
 
 from hydrasweep import config
@@ -226,6 +226,56 @@ def test_damaged_archive_is_named_with_the_way_to_get_it_back(
     message = str(refused.value)
     assert "t10k-labels-idx1-ubyte.gz" in message.partition("Files:")[0]
     assert "git checkout -- data" in message
+
+
+# As torchvision reads them where there is no archive: unpacked, and trusted unread.
+DAMAGES = {
+    "images cut short": lambda raw: cut(raw / "train-images-idx3-ubyte", -100),
+    "labels cut short": lambda raw: cut(raw / "train-labels-idx1-ubyte", -1),
+    "header alone": lambda raw: cut(raw / "train-images-idx3-ubyte", 16),
+    "part of a header": lambda raw: cut(raw / "train-labels-idx1-ubyte", 6),
+    "images for labels": lambda raw: shutil.copy(
+        raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
+    ),
+    "labels for images": lambda raw: shutil.copy(
+        raw / "train-labels-idx1-ubyte", raw / "train-images-idx3-ubyte"
+    ),
+    "test images for train images": lambda raw: shutil.copy(
+        raw / "t10k-images-idx3-ubyte", raw / "train-images-idx3-ubyte"
+    ),
+    "test labels for train labels": lambda raw: shutil.copy(
+        raw / "t10k-labels-idx1-ubyte", raw / "train-labels-idx1-ubyte"
+    ),
+    "smaller images": lambda raw: write_idx(
+        raw / "train-images-idx3-ubyte", np.zeros((60, 14, 14))
+    ),
+    "fewer dimensions": lambda raw: write_idx(raw / "train-images-idx3-ubyte", np.zeros((60, 784))),
+    "another class": lambda raw: write_idx(raw / "train-labels-idx1-ubyte", np.full(60, 10)),
+    "nothing": lambda raw: cut(raw / "train-images-idx3-ubyte", 0),
+    "no images": lambda raw: write_idx(raw / "train-images-idx3-ubyte", np.zeros((0, 28, 28))),
+}
+
+
+def cut(path: Path, end: int) -> None:
+    path.write_bytes(path.read_bytes()[:end])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_or_swapped_file_is_refused(compose: Compose, tmp_path: Path, damage: str) -> None:
+    raw = write_digits(tmp_path / "data")
+    cfg = compose(f"paths.data={tmp_path / 'data'}", "data.n_train=40", "data.n_val=9").data
+    assert len(config.build(cfg).development()[0].labels) == 40
+    DAMAGES[damage](raw)
+    with pytest.raises(UserError, match=r"^data=mnist: "):
+        config.build(cfg).development()
+
+
+def test_cache_is_read_without_running_code(stripes: ImageData, tmp_path: Path) -> None:
+    expected = stripes.development()[0].images.clone()
+    (cache,) = (tmp_path / "data" / ".cache").glob("*.pt")
+    torch.save(MakesFolder(tmp_path / "made"), cache)
+    assert torch.equal(stripes_data(tmp_path).development()[0].images, expected)
+    assert not (tmp_path / "made").exists()
 
 
 def test_missing_files_are_told(mnist_copy: tuple[Path, ImageData]) -> None:

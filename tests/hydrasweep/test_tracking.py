@@ -2,69 +2,41 @@
 when the store does not answer. A real MLflow each time."""
 
 import json
-import logging
 import os
 import socket
 import sqlite3
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
+from unittest.mock import Mock
 
 import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import Compose, command_line, environment
+from conftest import (
+    Compose,
+    at_line,
+    client_of,
+    command_line,
+    environment,
+    epochs_of,
+    runs_of,
+    server,
+)
 from mlflow import MlflowClient
-from mlflow.entities import Run as RecordedRun
 
-from hydrasweep import config
-from hydrasweep.errors import UserError
-from hydrasweep.tracking import Description, MLflowTracker
+from hydrasweep import config, files
+from hydrasweep.errors import Outage, UserError
+from hydrasweep.tracking import Description, MLflowTracker, Run
 from hydrasweep.training import NonFiniteLossError
 from train import train
 
 QUICK = ("epochs=3", "model=baseline")
-
-
-def client_of(root: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-
-
-def runs_of(client: MlflowClient) -> list[RecordedRun]:
-    experiment = client.get_experiment_by_name("hydrasweep")
-    return list(client.search_runs([experiment.experiment_id])) if experiment else []
-
-
-def epochs_of(client: MlflowClient, run: RecordedRun, metric: str = "train/loss") -> list[int]:
-    return [point.step for point in client.get_metric_history(run.info.run_id, metric)]
-
-
-@contextmanager
-def at_line(line: str, act: Callable[[], None]) -> Iterator[None]:
-    """Do ``act`` when training writes ``line``."""
-
-    class Watcher(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if line in record.getMessage():
-                act()
-
-    logger, watcher = logging.getLogger("hydrasweep.display"), Watcher()
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(watcher)
-    try:
-        yield
-    finally:
-        logger.removeHandler(watcher)
-        logger.setLevel(level)
 
 
 def test_run_is_recorded_in_full(
@@ -172,10 +144,10 @@ def test_one_setting_records_nothing_anywhere_else(
     assert [line["step"] for line in lines] == [1, 2, 3]
 
 
-def tracked(root: Path, folder: Path) -> Any:
+def tracked(root: Path, folder: Path, experiment: str = "hydrasweep") -> Any:
     folder.mkdir()
     about = Description("a run", {"a": 1}, {"b": "2"}, ("data", "digest", "place"), [])
-    return MLflowTracker(str(root), "hydrasweep", None, None).run(folder, about)
+    return MLflowTracker(str(root), experiment, None, None).run(folder, about)
 
 
 def test_runs_of_dead_processes_are_marked_failed_at_the_next_start(
@@ -264,6 +236,8 @@ def test_four_processes_may_start_at_once_where_there_is_no_store(
     assert [epochs_of(client, run) for run in runs] == [[1, 2, 3]] * 4
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    where = client.get_experiment_by_name("hydrasweep").artifact_location
+    assert where == (tmp_path / "mlruns" / "hydrasweep").as_uri()
 
 
 def test_store_that_does_not_answer_is_told_before_training(
@@ -322,10 +296,10 @@ def test_store_that_goes_away_in_training_loses_nothing(
     cfg = compose("epochs=4")
     with (
         at_line("epoch 2/4", lambda: refuse(root, "metrics")),
-        pytest.raises(UserError, match="Nothing is lost") as told,
+        pytest.raises(Outage, match=r"out of order.*Nothing is lost") as told,
     ):
         train(cfg, output_dir)
-    assert f"resume={output_dir}" in str(told.value)
+    assert str(output_dir) in str(told.value)
     lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert (output_dir / "model.pt").exists()
@@ -361,6 +335,76 @@ def test_run_that_was_not_described_is_described_when_resumed(root: Path, tmp_pa
     assert len(run.inputs.dataset_inputs) == 1
 
 
+def test_finished_run_that_is_resumed_keeps_its_one_model(
+    compose: Compose, root: Path, output_dir: Path
+) -> None:
+    cfg = compose("epochs=1", "score_test=false")
+    train(cfg, output_dir)
+    train(cfg, output_dir)
+    client = client_of(root)
+    (run,) = runs_of(client)
+    assert len(client.search_logged_models([run.info.experiment_id])) == 1
+    assert run.info.status == "FINISHED"
+
+
+def test_traceback_goes_when_the_run_goes_on(root: Path, tmp_path: Path) -> None:
+    about = Description("a run", {}, {}, None, [])
+    tracker = MLflowTracker(str(root), "hydrasweep", None, None)
+    client = client_of(root)
+
+    def artifacts() -> list[str]:
+        (run,) = runs_of(client)
+        return [file.path for file in client.list_artifacts(run.info.run_id)]
+
+    with pytest.raises(RuntimeError), tracker.run(tmp_path, about):
+        raise RuntimeError("for once")
+    assert artifacts() == ["traceback.txt"]
+    with tracker.run(tmp_path, about):
+        assert artifacts() == []
+
+
+def test_run_whose_folder_fails_is_closed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = Description("a run", {}, {}, None, [])
+    monkeypatch.setattr(files, "write", Mock(side_effect=Outage("no room")))
+    with (
+        pytest.raises(Outage, match="no room"),
+        MLflowTracker(str(root), "hydrasweep", None, None).run(tmp_path, about),
+    ):
+        pass
+    (run,) = runs_of(client_of(root))
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "", "/x", "a/.."])
+def test_experiment_that_names_another_folder_is_refused(
+    root: Path, tmp_path: Path, name: str
+) -> None:
+    before = sorted(root.rglob("*"))
+    with pytest.raises(UserError, match=f"^tracking.experiment={name}: "):
+        tracked(root, tmp_path / "run", name).__enter__()
+    assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", "ünï", "100%", "#1", '"', "a..b", "a?b", "%2e"])
+def test_experiment_of_any_other_name_keeps_its_files_in_one_folder(
+    root: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").touch()
+    with tracked(root, tmp_path / "run", name) as run:
+        run.save_artifact(tmp_path / "file")
+    assert run.lost is None
+    (kept,) = root.rglob("file")
+    assert kept.parents[2].parent == root / "mlruns"
+
+
+def test_damaged_history_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n\0\0\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged"):
+        Run(tmp_path)
+
+
 def test_line_that_a_kill_cut_short_is_written_again(compose: Compose, output_dir: Path) -> None:
     cfg = compose(*QUICK, "tracking=none", "artifacts=false", "score_test=false")
     train(cfg, output_dir)
@@ -372,54 +416,15 @@ def test_line_that_a_kill_cut_short_is_written_again(compose: Compose, output_di
     assert [line["step"] for line in lines] == [1, 2, 3]
 
 
-@contextmanager
-def server(folder: Path) -> Iterator[tuple[int, Callable[[], None]]]:
-    """A real MLflow server over a database in ``folder``: its port, and how to end it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def start(port: int) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-                *("--port", str(port), "--backend-store-uri", f"sqlite:///{folder / 'remote.db'}"),
-                *("--artifacts-destination", str(folder / "artifacts")),
-            ],
-            cwd=folder,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while process.poll() is None:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health"):
-                    return process
-            except OSError:
-                time.sleep(0.2)
-        raise RuntimeError("the server did not start")
-
-    process = start(port)
-
-    def end() -> None:
-        process.terminate()
-        process.wait()
-
-    try:
-        yield port, end
-    finally:
-        end()
-
-
 @pytest.mark.slow
-def test_server_that_goes_away_in_training_loses_nothing(root: Path, tmp_path: Path) -> None:
+def test_server_that_is_killed_in_training_loses_nothing(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "remote"
     folder.mkdir()
     arguments = command_line(
         "train.py", "epochs=12", "data.n_train=2000", f"hydra.run.dir={tmp_path / 'run'}"
     )
     kwargs: dict[str, Any] = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with server(folder) as (port, end):
+    with server(folder) as (port, kill):
         uri = f"http://me:secret@127.0.0.1:{port}"
         env = environment(root, MLFLOW_TRACKING_URI=uri)
         with subprocess.Popen(arguments, env=env, **kwargs) as process:
@@ -428,7 +433,7 @@ def test_server_that_goes_away_in_training_loses_nothing(root: Path, tmp_path: P
             for line in process.stdout:
                 shown += line
                 if "epoch  3/12" in line:
-                    end()
+                    kill()
             assert process.stderr is not None
             errors = process.stderr.read()
     assert process.returncode == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Compose, parts
+from conftest import Compose, MakesFolder, parts
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -180,7 +180,10 @@ def test_stopped_training_goes_on_to_the_same_bits(
     assert without_times(rest) == without_times(history[2:])
 
 
-@pytest.mark.parametrize("damage", ["cut short", "empty", "other bytes", "other model"])
+DAMAGES = ["cut short", "empty", "other bytes", "other model", "no state", "half a state"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_checkpoint_that_does_not_fit_is_named(
     compose: Compose, tmp_path: Path, damage: str
 ) -> None:
@@ -189,10 +192,24 @@ def test_checkpoint_that_does_not_fit_is_named(
     whole = path.read_bytes()
     contents = {"cut short": whole[:-1000], "empty": b"", "other bytes": b"no checkpoint"}
     path.write_bytes(contents.get(damage, whole))
+    if damage == "no state":
+        torch.save([1, 2, 3], path)
+    if damage == "half a state":
+        state = torch.load(path, weights_only=True)
+        del state["generator"]
+        torch.save(state, path)
     model = "lenet5" if damage == "other model" else "baseline"
     training, _, _ = parts(compose(f"model={model}"))
     with pytest.raises(UserError, match=r"last\.pt"):
         training.load(path)
+
+
+def test_checkpoint_is_read_without_running_code(compose: Compose, tmp_path: Path) -> None:
+    training, _, _ = parts(compose("model=baseline"))
+    torch.save({"model": MakesFolder(tmp_path / "made")}, tmp_path / "last.pt")
+    with pytest.raises(UserError, match=r"last\.pt"):
+        training.load(tmp_path / "last.pt")
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("scheduler", ["constant", "cosine", "onecycle"])

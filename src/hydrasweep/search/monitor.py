@@ -1,6 +1,7 @@
 """What a person sees of a sweep while it runs, and what is kept of it as it goes."""
 
 import functools
+import signal
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from hydrasweep.errors import Outage
 from hydrasweep.search import results
 from hydrasweep.search.queue import DROPPED, WHY, Queue, Stratum
 from hydrasweep.search.summary import short
@@ -39,10 +41,11 @@ class Monitor:
         self.write = functools.partial(results.write_all, phases, folder, stratify, seed)
         self.n_workers = n_workers
         self.record = record
-        self.console = Console(file=sys.stdout)  # bound now: a worker may redirect it
+        self.console = _Console(file=sys.stdout)  # bound now: a worker may redirect it
         self._seen: set[int] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._error: Exception | None = None
 
     def __enter__(self) -> "Monitor":
         self.write()
@@ -53,12 +56,22 @@ class Monitor:
     def __exit__(self, *error: Any) -> None:
         self._closed.set()
         self._thread.join()
+        if self._error:
+            raise self._error
 
     def say(self, message: str) -> None:
         """Write a line, above the table if there is one."""
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def _watch(self) -> None:
+        try:
+            self._look_until_closed()
+        except Exception as error:
+            self._error = error
+            if not self._closed.is_set():  # the sweep ends with what would be lost in a thread
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    def _look_until_closed(self) -> None:
         if not self.console.is_terminal:
             while not self._closed.wait(POLL_SECONDS):
                 self._update()
@@ -140,6 +153,11 @@ class Monitor:
             pace = sum(done) / len(done)
             total += max(0.0, pace * (len(trials) - len(done)) - elapsed)
         return total / self.n_workers
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise Outage("the output can't be written (Broken pipe)")
 
 
 def event_line(stratum: Stratum, trial: FrozenTrial) -> str:

@@ -9,9 +9,10 @@ the storage's lock everywhere: of several who come at once, one does it.
 
 import itertools
 import math
+import sqlite3
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -27,9 +28,11 @@ from optuna.distributions import (
 )
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from hydrasweep.config import TRUSTED
-from hydrasweep.errors import UserError
+from hydrasweep.errors import Outage, UserError, root_cause
 from hydrasweep.processes import identity, is_here
 from hydrasweep.search.heartbeat import OWNER, SECONDS, Watch
 from hydrasweep.search.storage import make_lock, open_storage, sqlite_file
@@ -321,6 +324,20 @@ def _in_turn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The waiting trials in the order in which they are taken."""
     waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
     return sorted(waiting, key=lambda trial: (FIRST not in trial.user_attrs, trial.number))
+
+
+@contextmanager
+def in_words(storage: Any) -> Iterator[None]:
+    """Turn a failure of the storage into a sentence.
+
+    Raises:
+        Outage: in place of Optuna's, SQLAlchemy's and SQLite's own errors.
+    """
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+        where = make_url(storage) if isinstance(storage, str) else "hydra.sweeper.storage"
+        raise Outage(f"the study's storage {where} failed ({root_cause(error)})") from error
 
 
 def make_sampler(node: DictConfig | None, seed_offset: int = 0) -> optuna.samplers.BaseSampler:

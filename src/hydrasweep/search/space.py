@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,7 @@ class Space:
         for key, word in {_key(word): word for word in words}.items():
             try:
                 searched, _, _ = create_params_from_overrides([word])
-            except (ValueError, AssertionError, NotImplementedError, HydraException) as error:
+            except Exception as error:  # upstream's, of many kinds
                 why = str(error) or "this sweep is unknown to Optuna"
                 raise UserError(f"{word}: can't be searched: {why}") from error
             distributions |= searched
@@ -65,6 +66,11 @@ class Space:
                     "searched as choice(…)"
                 )
             strata = [as_word(value) for value in choice.choices]
+        if wrong := [value for value in strata if not re.fullmatch(r"[\w+.-]*", value)]:
+            raise UserError(
+                f"hydra.sweeper.stratify={stratify}: {wrong[0]} can't name folders, which is done "
+                "by letters, digits, '_', '+', '.' and '-'"
+            )
         return cls(distributions, list(fixed.values()), stratify, strata)
 
     def overrides(self, stratum: str, params: Mapping[str, Any]) -> list[str]:
@@ -72,6 +78,20 @@ class Space:
         first = [f"{self.stratify}={stratum}"] if self.stratify else []
         chosen = (f"{key}={as_word(value)}" for key, value in params.items())
         return [*self.fixed, *first, *chosen]
+
+    def check(self, suggestions: Sequence[Any]) -> None:
+        """Refuse suggestions that are no points of the space.
+
+        Raises:
+            UserError: naming the first.
+        """
+        for chosen in suggestions:
+            settings = chosen if isinstance(chosen, dict) else {"": chosen}
+            for name, value in settings.items():
+                if name != self.stratify and not _holds(self.distributions.get(name), value):
+                    raise UserError(
+                        f"hydra.sweeper.enqueue={chosen}: {name}={value} is not in the space"
+                    )
 
     def record(self) -> dict[str, str]:
         """The space as words that two starts of one study can be compared by."""
@@ -132,6 +152,15 @@ def as_word(value: Any) -> str:
         if read == value or read is None or value.startswith(("[", "{", "'", '"')):
             return value
     return QuotedString(value, Quote.single).with_quotes()
+
+
+def _holds(distribution: BaseDistribution | None, value: Any) -> bool:
+    try:
+        return distribution is not None and distribution._contains(
+            distribution.to_internal_repr(value)
+        )
+    except (TypeError, ValueError):
+        return False
 
 
 def _key(word: str) -> str:

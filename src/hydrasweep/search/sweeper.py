@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from hydrasweep import cli, config, files, tracking
-from hydrasweep.errors import UserError
+from hydrasweep.errors import Outage, UserError
 from hydrasweep.processes import identity
 from hydrasweep.search.config import SweeperConf
 from hydrasweep.search.trial import CONFIRM, FINAL, PHASES, SEARCH
@@ -85,7 +85,9 @@ class Sweeper(HydraSweeper):
             print(describe(plan, self.settings, self._n_trials(plan), n_workers, estimates))
             if self.settings.dry_run or self.settings.n_trials == 0:
                 return
-        with cli.plain_exit(go_on=go_on_command(self.config, name)):
+        from hydrasweep.search.queue import in_words
+
+        with cli.plain_exit(go_on=go_on_command(self.config, name)), in_words(plan.storage):
             self._run(plan, n_workers)
 
     def _plan(self, name: str, arguments: Sequence[str]) -> "Plan":
@@ -129,6 +131,7 @@ class Sweeper(HydraSweeper):
                 make(getattr(plan, part))
             except HydraException as error:
                 raise UserError(f"hydra.sweeper.{part}: {error}") from error
+        self._suggestions(plan)
         estimates: dict[str, float] = {}
         for stratum in plan.space.strata:
             corners = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
@@ -217,7 +220,7 @@ class Sweeper(HydraSweeper):
                     finally:
                         parent.settle(phases[phase].lost())
                 if reason := phases[phase].stop_reason():
-                    raise UserError(f"the sweep was stopped: {reason}")
+                    raise Outage(f"the sweep was stopped: {reason}")
                 if not phases[phase].is_done():
                     break  # its time is over
             found = winners.winners(phases, seed)
@@ -265,6 +268,8 @@ class Sweeper(HydraSweeper):
 
     def _suggestions(self, plan: "Plan") -> list[dict[str, Any]]:
         enqueued: list[Any] = OmegaConf.to_container(self.settings.enqueue)  # type: ignore[assignment]
+        if not plan.custom_search_space:  # which knows more names
+            plan.space.check(enqueued)
         return enqueued + (plan.space.grid() if is_grid(self.settings) else [])
 
     def _launch(self, plan: "Plan", queue: "Queue", n_workers: int, monitor: Any) -> None:

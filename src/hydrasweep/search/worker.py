@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import signal
 import time
 import traceback
@@ -21,6 +22,7 @@ from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
 from hydrasweep.cli import Terminated, end_on_signals
+from hydrasweep.errors import is_outage
 from hydrasweep.processes import is_dead
 from hydrasweep.search import trial as trials
 from hydrasweep.search.heartbeat import beating
@@ -185,6 +187,9 @@ def run_trial(
         queue.give_up(stratum, trial.number, "it was interrupted", blame=False)
         raise
     except (Exception, SystemExit) as error:
+        if is_outage(error):  # each further trial would fail by it
+            queue.give_up(stratum, trial.number, str(error), blame=False)
+            return queue.stop(str(error))
         # Another may have taken the trial for lost, and ended it.
         with contextlib.suppress(UpdateFinishedTrialError):
             trial.set_user_attr(ERROR, "".join(traceback.format_exception(error)))
@@ -230,7 +235,7 @@ def run_name(stratum: Stratum, trial: Trial) -> str:
     )
     phase = [] if stratum.phase == SEARCH else [stratum.phase]
     words = " ".join([stratum.value, *phase, f"#{trial.number}", *settings]).strip()
-    return words.replace("\\", "").replace("'", "")
+    return re.sub(r"[\\'$]", "", words)
 
 
 def as_values(value: Any, n: int) -> list[float]:

@@ -92,10 +92,26 @@ def test_stratify_splits_off_one_choice() -> None:
 
 
 def test_strata_may_be_of_any_kind() -> None:
-    space = Space.parse(["x=true,null,1.5,'a b'"], "x")
+    space = Space.parse(["x=true,null,1.5,a-b"], "x")
     words = [space.overrides(stratum, {})[0] for stratum in space.strata]
     parsed = [override.value() for override in OverridesParser.create().parse_overrides(words)]
-    assert parsed == [True, None, 1.5, "a b"]
+    assert parsed == [True, None, 1.5, "a-b"]
+
+
+@pytest.mark.parametrize("value", ["'a b'", "a/b", "../a", "[1,2]", "'\"'", "'${x}'"])
+def test_strata_name_folders(value: str) -> None:
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.stratify=x: .* can't name folders"):
+        Space.parse([f"x=choice(fine,{value})"], "x")
+
+
+@pytest.mark.parametrize(
+    "chosen", [3, "x", {"x": 2.0}, {"x": "a"}, {"y": 1}, {"n": 0.5}, {"n": None}, {"c": "b"}]
+)
+def test_suggestion_outside_the_space_is_refused(chosen: Any) -> None:
+    space = Space.parse(["x=interval(0,1)", "n=range(1,5)", "c=choice(a,1)", "m=p,q"], "m")
+    space.check([{"x": 1, "n": 4, "c": "a", "m": "p"}, {"x": 0.5}])
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.enqueue=.* is not in the space"):
+        space.check([{"x": 1}, chosen])
 
 
 def test_fixed_stratum_is_the_only_one() -> None:

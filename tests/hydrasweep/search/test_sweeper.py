@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import multiprocessing
 import os
+import re
 import runpy
 import shlex
 import subprocess
@@ -323,6 +324,86 @@ def test_max_failures_end_the_sweep(app: Callable[..., App]) -> None:
     assert sorted(done.states()) == ["FAIL"] * 2 + ["WAITING"] * 4
 
 
+@pytest.mark.parametrize("outage", ["OSError(28, 'No space left')", "errors.Outage('no store')"])
+def test_outage_stops_the_sweep_and_blames_no_trial(
+    app: Callable[..., App], tmp_path: Path, outage: str
+) -> None:
+    body = f"""
+        from hydrasweep import errors
+        if cfg.x < 0 and not os.path.exists("repaired"):
+            raise {outage}
+        return cfg.x
+    """
+    task = app(body)
+    done = task()
+    assert done.code == 1
+    assert re.search(r"the sweep was stopped: .*no .*To go on: python app\.py", done.err, re.I)
+    assert "Traceback" not in done.out + done.err
+    n_done = done.states().count("COMPLETE")
+    assert done.states().count("WAITING") == 6 - n_done
+    assert n_done < 6
+    (tmp_path / "repaired").touch()
+    done = task()
+    assert done.code == 0, done.err
+    assert done.states() == ["COMPLETE"] * 6
+
+
+def test_clock_that_is_set_back_ends_nothing(app: Callable[..., App]) -> None:
+    body = """
+        import psutil
+        from optuna.storages._rdb import storage
+        if cfg.x < 0:
+            psutil._psplatform.boot_time = lambda: 0.0
+            storage.datetime = Earlier
+        return cfg.x
+    """
+    more = """
+from datetime import datetime, timedelta
+
+class Earlier(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) - timedelta(hours=1)
+"""
+    done = app(body, more=more)()
+    assert done.code == 0, done.err
+    assert done.states() == ["COMPLETE"] * 6
+    with (done.folder / "sweep" / "trials.csv").open() as file:
+        assert min(float(row["duration_s"]) for row in csv.DictReader(file)) >= 0
+    assert any(t.duration.total_seconds() < 0 for t in done.trials() if t.duration)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_storage_that_fails_for_a_while_hangs_nothing(
+    app: Callable[..., App], tmp_path: Path, launcher: str
+) -> None:
+    body = """
+        import subprocess
+        if cfg.x < 0 and not os.path.exists("locked"):
+            open("locked", "w").close()
+            holder = [sys.executable, "hold.py"]
+            subprocess.Popen(holder, stdout=subprocess.PIPE).stdout.readline()
+        return cfg.x
+    """
+    task = app(body)
+    (tmp_path / "hold.py").write_text(
+        "import sqlite3, time\n"
+        "connection = sqlite3.connect('sweep/study.db')\n"
+        "connection.execute('BEGIN EXCLUSIVE')\n"
+        "print('held', flush=True)\n"
+        "time.sleep(4)\n"
+    )
+    done = task(
+        "hydra.sweeper.storage='sqlite:///sweep/study.db?timeout=0.5'",
+        f"hydra/launcher={launcher}",
+        "hydra.sweeper.n_workers=2",
+        fresh=True,
+    )
+    assert done.code == 0, done.err
+    assert done.states() == ["COMPLETE"] * 6
+
+
 def test_what_is_no_result_is_a_failure(app: Callable[..., App]) -> None:
     body = """
         if cfg.kind == "exit":
@@ -557,6 +638,10 @@ def test_interrupted_sweep_goes_on_by_the_command_that_it_prints(app: Callable[.
     [
         ("hydra.sweeper.study_name=../x", "study=../x: must be"),
         ("hydra.sweeper.study_name=a/b", "study=a/b: must be"),
+        ("hydra.sweeper.study_name='a b'", "study=a b: must be"),
+        ("hydra.sweeper.study_name='\"'", 'study=": must be'),
+        ("hydra.sweeper.study_name=..", "study=..: must be"),
+        ("hydra.sweeper.enqueue=[{x: 5}]", "hydra.sweeper.enqueue={'x': 5}: x=5 is not in"),
         ("hydra.sweeper.study_name='-a'", "study=-a: must be"),
         ("+n_trials=3", "n_trials: a setting of the sweeper that stands at the top level"),
         ("hydra.n_trials=3", "n_trials"),

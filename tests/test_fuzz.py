@@ -1,0 +1,380 @@
+"""Generated input: whatever it is, it works or is refused in words, writes nothing outside the
+output folders and leaves no run open. A few of each kind by default, many with -m fuzz."""
+
+import contextlib
+import copy
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+from conftest import REPOSITORY, Compose, client_of, runs_of, write_digits, write_idx
+from hydra.errors import HydraException
+from hypothesis import HealthCheck
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from hydrasweep import config
+from hydrasweep.assembly import assemble
+from hydrasweep.errors import UserError
+from hydrasweep.search.queue import Stratum
+from hydrasweep.search.space import Space, as_text
+from hydrasweep.tracking import Run
+from hydrasweep.training import Training
+from train import train
+
+# An entrypoint makes a sentence of each of these.
+TOLD = (UserError, HydraException, OmegaConfBaseException)
+
+FEW, MANY = 1, 60
+many = pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param(FEW, id="few"),
+        pytest.param(MANY, id="many", marks=[pytest.mark.fuzz, pytest.mark.timeout(1800)]),
+    ],
+)
+
+
+def examine(claim: Callable[..., None], n: int, **inputs: st.SearchStrategy[Any]) -> None:
+    """Try a claim on ``n`` generated inputs, the same each time."""
+    settings = hypothesis.settings(
+        max_examples=n,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    settings(hypothesis.given(**inputs)(claim))()
+
+
+class Writes:
+    """What this process opens for writing, makes or renames while it is watched."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] | None = None
+        sys.addaudithook(self.hook)
+
+    def hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.seen is None:
+            return
+        if event == "open":
+            path, _, flags = args
+            if not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                return
+        elif event in ("os.mkdir", "sqlite3.connect"):
+            path = args[0]
+        elif event == "os.rename":
+            path = args[1]
+        else:
+            return
+        if isinstance(path, str | bytes | os.PathLike):
+            self.seen.add(str(Path(os.fsdecode(path)).absolute()))
+
+    @contextlib.contextmanager
+    def only_below(self, *folders: Path) -> Iterator[None]:
+        self.seen = set()
+        try:
+            yield
+        finally:
+            seen, self.seen = self.seen, None
+        allowed = (*map(str, folders), os.devnull)
+        outside = {path for path in seen if not path.startswith(allowed)}
+        assert not {path for path in outside if "__pycache__" not in path}
+
+
+@cache
+def writes() -> Writes:
+    return Writes()
+
+
+# The search space
+
+FUNCTIONS = ("choice", "interval", "range", "tag", "int", "float", "str", "glob", "shuffle", "sort")
+numbers = st.integers(-10, 10) | st.integers() | st.floats() | st.sampled_from(["1e400", "0x10"])
+words = st.sampled_from(
+    ["null", "true", "'a b'", "a/b", "..", '"q', "${y}", "'${'", "[1,2]", "{a:1}", "é", "'\\''", ""]
+)
+arguments = st.lists(numbers | words, max_size=4).map(lambda v: ",".join(map(str, v)))
+keywords = st.sampled_from(["", "", ",step=0", ",step=-1", ",step=0.5", ",log=true", ",start=1"])
+sweeps = st.recursive(
+    arguments,
+    lambda inner: st.builds(
+        "{}({}{})".format,
+        st.sampled_from(FUNCTIONS),
+        inner | inner.map("log,{}".format),
+        keywords,
+    ),
+    max_leaves=3,
+)
+intervals = st.builds("interval({},{})".format, numbers, numbers)
+ranges = st.builds("range({},{},step={})".format, *[st.integers(-50, 50)] * 2, st.integers(-3, 3))
+likely = st.one_of(
+    intervals,
+    ranges,
+    arguments.map("choice({})".format),
+    intervals.map("int({})".format),
+    intervals.map("tag(log,{})".format),
+)
+names = st.sampled_from(["x", "model", "a.b", "+x", "++x", "~x", "x@y", "", "=", "é", "a/b"])
+overrides = st.builds("{}={}".format, names, likely | sweeps | st.text(max_size=12)) | st.text(
+    max_size=20
+)
+
+
+@many
+@pytest.mark.filterwarnings("ignore:.*is deprecated")
+def test_search_space(times: int) -> None:
+    def claim(words: list[str], stratify: str | None, value: Any) -> None:
+        try:
+            space = Space.parse(words, stratify)
+        except UserError:
+            return
+        for stratum in space.strata:
+            for corner in space.corners():
+                space.overrides(stratum, corner)
+            folder = Stratum(stratum, None).label(0)  # type: ignore[arg-type]
+            assert Path("sweep", folder).resolve().parent == Path("sweep").resolve()
+        assert space.record() == Space.parse(words, stratify).record()
+        assert all(as_text(d) for d in space.distributions.values())
+        with contextlib.suppress(UserError):
+            space.check([value, dict.fromkeys(space.distributions, value)])
+
+    examine(
+        claim,
+        80 * times,
+        words=st.lists(overrides, max_size=3),
+        stratify=st.sampled_from([None, "x", "model", ""]),
+        value=numbers | words | st.none() | st.lists(st.none(), max_size=1),
+    )
+
+
+# Settings
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 40),
+    st.sampled_from([2**31, 2**63, 10**30, -(2**63), 1e-320, 1e300]),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["${epochs}", "${nope}", "???", "cpu", "cuda", "1e3", "val/accuracy"]),
+    st.sampled_from(["..", "a/b", "torch.nn.ReLU"]),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "lr", "_target_", "n_val"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+GONE = object()
+
+
+def keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items_ex(resolve=False):
+        yield f"{prefix}{key}"
+        if isinstance(value, DictConfig):
+            yield from keys(value, f"{prefix}{key}.")
+
+
+def change(cfg: DictConfig, key: str, value: Any) -> None:
+    """Set a key, or delete it."""
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if isinstance(node, DictConfig):
+        with open_dict(node):
+            node.pop(last, None) if value is GONE else node.__setitem__(last, value)
+
+
+def digits(tmp_path: Path, compose: Compose, *more: str) -> DictConfig:
+    """The config of a training on 40 small images."""
+    if not (tmp_path / "data").exists():
+        write_digits(tmp_path / "data")
+    few = ("data.n_train=40", "data.n_val=8", "data.batch_size=8", "epochs=1", "n_threads=1")
+    return compose(f"paths.data={tmp_path / 'data'}", *few, "device=cpu", *more, small=False)
+
+
+@many
+def test_settings(times: int, compose: Compose, tmp_path: Path) -> None:
+    bases = [
+        digits(tmp_path, compose, "tracking=none", *more)
+        for more in (
+            ("model=lenet5",),
+            ("model=cnn", "augmentation=affine", "scheduler=cosine", "optimizer=sgd_momentum"),
+            ("model=baseline", "scheduler=constant"),
+        )
+    ]
+    names = sorted({key for cfg in bases for key in keys(cfg)})
+
+    def claim(base: int, changes: list[tuple[str, Any]]) -> None:
+        cfg = copy.deepcopy(bases[base])
+        with contextlib.suppress(*TOLD):
+            for key, value in changes:
+                change(cfg, key, value)
+            with writes().only_below(tmp_path):
+                config.check(cfg)
+                assemble(cfg)
+
+    change_one = st.tuples(st.sampled_from(names), values | st.just(GONE))
+    try:
+        examine(
+            claim,
+            60 * times,
+            base=st.integers(0, 2),
+            changes=st.lists(change_one, min_size=1, max_size=2),
+        )
+    finally:
+        torch.set_num_threads(1)
+
+
+@many
+def test_command_line(times: int, compose: Compose, tmp_path: Path) -> None:
+    names = sorted(keys(compose()))
+    groups = [path.parent.name for path in (REPOSITORY / "conf").glob("*/*.yaml")]
+    text = st.text(max_size=8) | words | numbers.map(str) | arguments.map("[{}]".format)
+    prefix = st.sampled_from(["", "", "", "+", "++", "~"])
+    word = st.builds("{}{}={}".format, prefix, st.sampled_from([*names, *groups]), text)
+
+    def claim(given: list[str]) -> None:
+        with contextlib.suppress(*TOLD), writes().only_below(tmp_path):
+            config.check(compose(*given))
+
+    examine(claim, 10 * times, given=st.lists(word | st.text(max_size=10), max_size=2))
+
+
+@many
+def test_config_file(times: int, compose: Compose, tmp_path: Path) -> None:
+    folder = tmp_path / "more" / "experiment"
+    folder.mkdir(parents=True)
+    sample = (REPOSITORY / "conf" / "experiment" / "tutorial_cnn.yaml").read_text()
+    edits = st.tuples(st.integers(0, len(sample)), st.integers(0, 9), st.text(max_size=4))
+
+    def claim(edits: list[tuple[int, int, str]]) -> None:
+        text = sample
+        for start, length, new in edits:
+            text = text[:start] + new + text[start + length :]
+        (folder / "mine.yaml").write_text(text, errors="ignore")
+        with contextlib.suppress(*TOLD, YAMLError), writes().only_below(tmp_path):
+            config.check(compose("experiment=mine", f"hydra.searchpath=[file://{folder.parent}]"))
+
+    examine(claim, 10 * times, edits=st.lists(edits, max_size=3))
+
+
+# Files
+
+damages = st.lists(
+    st.tuples(
+        st.sampled_from(["cut", "insert", "replace"]), st.floats(0, 1), st.binary(max_size=6)
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def damaged(content: bytes, damages: list[tuple[str, float, bytes]]) -> bytes:
+    for kind, where, new in damages:
+        at = int(where**4 * len(content))  # most of them near the beginning, at headers
+        rest = {"cut": b"", "insert": content[at:], "replace": content[at + len(new) :]}[kind]
+        content = content[:at] + new + rest
+    return content
+
+
+@many
+def test_idx_files(times: int, compose: Compose, tmp_path: Path) -> None:
+    cfg = digits(tmp_path, compose).data
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    whole = {path: path.read_bytes() for path in raw.iterdir()}
+    train = sorted(path for path in whole if path.name.startswith("train"))
+
+    def claim(file: int, other: int, damages: list[tuple[str, float, bytes]]) -> None:
+        shutil.rmtree(tmp_path / "data" / ".cache", ignore_errors=True)
+        for path, content in whole.items():
+            path.write_bytes(content)
+        train[file].write_bytes(damaged([*whole.values()][other], damages))
+        data = config.build(cfg)
+        with contextlib.suppress(UserError), writes().only_below(tmp_path / "data"):
+            images, labels = data.development()[0]
+            assert images.shape == (40, 1, 28, 28)
+            assert 0 <= int(labels.min()) <= int(labels.max()) < 10
+
+    examine(claim, 30 * times, file=st.integers(0, 1), other=st.integers(0, 3), damages=damages)
+    bytes_ = st.lists(st.integers(0, 255), max_size=3).map(bytes)
+    sizes = st.lists(st.integers(0, 5), min_size=1, max_size=4)
+
+    def shapes(sizes: list[int], end: bytes) -> None:
+        shutil.rmtree(tmp_path / "data" / ".cache", ignore_errors=True)
+        write_idx(train[0], torch.zeros(sizes))
+        train[0].write_bytes(train[0].read_bytes() + end)
+        with pytest.raises(UserError):
+            config.build(cfg).development()
+
+    examine(shapes, 10 * times, sizes=sizes, end=bytes_)
+
+
+@many
+def test_caches_and_checkpoints(times: int, compose: Compose, tmp_path: Path) -> None:
+    cfg = digits(tmp_path, compose, "model=cnn", "optimizer=sgd_momentum")
+    job = assemble(cfg)
+    state = tmp_path / "last.pt"
+    job.training.save(state)
+    (cache,) = (tmp_path / "data" / ".cache").glob("*.pt")
+    whole, cached = state.read_bytes(), cache.read_bytes()
+
+    def claim(damages: list[tuple[str, float, bytes]]) -> None:
+        state.write_bytes(damaged(whole, damages))
+        training: Training = copy.deepcopy(job.training)
+        with contextlib.suppress(UserError):
+            training.load(state)
+        cache.unlink()  # it may be mapped
+        cache.write_bytes(damaged(cached, damages))
+        with contextlib.suppress(UserError):
+            split = config.build(cfg.data).development()[0]
+            assert split.images.shape == (40, 1, 28, 28)
+
+    examine(claim, 15 * times, damages=damages)
+
+
+@many
+def test_histories(times: int, tmp_path: Path) -> None:
+    whole = b'{"step": 1, "val/accuracy": 0.5}\n{"step": 2, "val/accuracy": 0.75}\n'
+
+    def claim(damages: list[tuple[str, float, bytes]]) -> None:
+        (tmp_path / "metrics.jsonl").write_bytes(damaged(whole, damages))
+        with contextlib.suppress(UserError):
+            Run(tmp_path).history()
+
+    examine(claim, 20 * times, damages=damages)
+
+
+# Whole runs
+
+
+@many
+def test_runs(times: int, compose: Compose, root: Path, tmp_path: Path) -> None:
+    base = digits(tmp_path, compose, "model=baseline", "score_test=false", "artifacts=false")
+    named = ("tracking.experiment", "tracking.run_name", "study", "score_train", "data.name")
+    text = st.text(max_size=20) | words | st.sampled_from(["a/../..", "x" * 300, "a\0b", "%2e%2e/"])
+    client = client_of(root)
+
+    def claim(key: str, name: Any) -> None:
+        cfg, folder = copy.deepcopy(base), Path(tempfile.mkdtemp(dir=tmp_path))
+        with contextlib.suppress(*TOLD), writes().only_below(tmp_path):
+            change(cfg, key, name)
+            train(cfg, folder)
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        running = client.search_runs(experiments, "attributes.status = 'RUNNING'")
+        assert not list(running)
+
+    examine(claim, 3 * times, key=st.sampled_from(named), name=text | scalars)
+    assert len(runs_of(client)) > 0
