@@ -62,16 +62,21 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "mlflow.db"
 
 
+def copy_store(store: Path, folder: Path) -> None:
+    """Put a copy of a store that holds no runs into ``folder``."""
+    with (
+        closing(sqlite3.connect(store)) as source,
+        closing(sqlite3.connect(folder / "mlflow.db")) as copy,
+    ):
+        source.backup(copy)
+
+
 @pytest.fixture
 def root(tmp_path: Path, empty_store: Path) -> Path:
     """A folder that stands for the repository where runs are recorded."""
     folder = tmp_path / "root"
     folder.mkdir()
-    with (
-        closing(sqlite3.connect(empty_store)) as source,
-        closing(sqlite3.connect(folder / "mlflow.db")) as copy,
-    ):
-        source.backup(copy)
+    copy_store(empty_store, folder)
     return folder
 
 

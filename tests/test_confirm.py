@@ -1,10 +1,8 @@
 """The end of a sweep: the best on fresh seeds, the winners on the test images, once."""
 
-import contextlib
 import os
 import shlex
 import signal
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -15,7 +13,7 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import Script, command_line, environment
+from conftest import Script, command_line, copy_store, environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import OmegaConf
@@ -62,11 +60,7 @@ class Sweep:
 def sweep(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sweep:
     """One whole sweep, for all who only look at it."""
     root = tmp_path_factory.mktemp("confirmed")
-    with (
-        contextlib.closing(sqlite3.connect(empty_store)) as source,
-        contextlib.closing(sqlite3.connect(root / "mlflow.db")) as copy,
-    ):
-        source.backup(copy)
+    copy_store(empty_store, root)
     done = subprocess.run(
         command_line("train.py", *SWEEP, ALONE),
         env=environment(root),

@@ -8,7 +8,6 @@ import random
 import re
 import shlex
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
-from conftest import Script, command_line, environment
+from conftest import Script, command_line, copy_store, environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import OmegaConf
@@ -90,11 +89,7 @@ class Sweep:
 def sweep(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sweep:
     """One whole sweep, for all who only look at it."""
     root = tmp_path_factory.mktemp("sweep")
-    with (
-        contextlib.closing(sqlite3.connect(empty_store)) as source,
-        contextlib.closing(sqlite3.connect(root / "mlflow.db")) as copy,
-    ):
-        source.backup(copy)
+    copy_store(empty_store, root)
     done = subprocess.run(
         command_line("train.py", *WHOLE),
         env=environment(root),
