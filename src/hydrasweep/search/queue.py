@@ -8,10 +8,9 @@ new trials get one number. There a lock beside the file makes it one.
 
 import itertools
 import math
-import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,10 +24,9 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from hydrasweep.config import TRUSTED
-from hydrasweep.errors import Outage, UserError, root_cause
+from hydrasweep.errors import UserError
 from hydrasweep.processes import identity, is_dead
 
 # Marks in a trial's user attributes.
@@ -243,8 +241,7 @@ def is_orphan(trial: FrozenTrial) -> bool:
     if owner := trial.user_attrs.get(OWNER):
         return is_dead(owner) or owner == identity()  # who asks is not working on any
     begun = trial.datetime_start
-    # In the future where the clock was set back.
-    return begun is not None and abs(datetime.now() - begun) > timedelta(seconds=UNOWNED_SECONDS)
+    return begun is not None and datetime.now() - begun > timedelta(seconds=UNOWNED_SECONDS)
 
 
 def open_storage(storage: Any) -> optuna.storages.BaseStorage | str:
@@ -253,20 +250,6 @@ def open_storage(storage: Any) -> optuna.storages.BaseStorage | str:
         opened: optuna.storages.BaseStorage = instantiate(storage, _execution_whitelist_=TRUSTED)
         return opened
     return str(storage)
-
-
-@contextmanager
-def in_words(storage: Any) -> Iterator[None]:
-    """Turn a failure of the storage into a sentence.
-
-    Raises:
-        Outage: in place of Optuna's, SQLAlchemy's and SQLite's own errors.
-    """
-    try:
-        yield
-    except (optuna.exceptions.StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        where = make_url(storage) if isinstance(storage, str) else "hydra.sweeper.storage"
-        raise Outage(f"the study's storage {where} failed ({root_cause(error)})") from error
 
 
 def sqlite_file(storage: Any) -> Path | None:

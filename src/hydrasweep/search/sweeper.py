@@ -8,8 +8,8 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from hydrasweep import cli, config, tracking
-from hydrasweep.errors import Outage, UserError
+from hydrasweep.errors import Outage, UserError, root_cause
 from hydrasweep.processes import identity
 from hydrasweep.search.config import SweeperConf
 
@@ -79,9 +79,7 @@ class Sweeper(HydraSweeper):
             print(describe(plan, self.settings, n_workers, estimates))
             if self.settings.dry_run or self.settings.n_trials == 0:
                 return
-        from hydrasweep.search.queue import in_words
-
-        with cli.plain_exit(go_on=go_on_command(self.config, name)), in_words(plan.storage):
+        with cli.plain_exit(go_on=go_on_command(self.config, name)), storage_in_words():
             self._run(plan, n_workers)
 
     def _plan(self, name: str, arguments: Sequence[str]) -> "Plan":
@@ -246,6 +244,22 @@ class Sweeper(HydraSweeper):
         except BaseException:  # Ctrl-C: joblib has killed its workers, others end by themselves
             queue.wait_for_others(SECONDS_TO_END, blame=False)
             raise
+
+
+@contextmanager
+def storage_in_words() -> Iterator[None]:
+    """Turn a failure of the study's storage into a sentence.
+
+    Raises:
+        Outage: in place of Optuna's, SQLAlchemy's and SQLite's own errors.
+    """
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+        raise Outage(f"hydra.sweeper.storage failed ({root_cause(error)})") from error
 
 
 def set_for_jobs(config: DictConfig, key: str, value: Any) -> None:
