@@ -184,6 +184,13 @@ class Queue:
                 study.enqueue_trial(trial.params, user_attrs=attrs)
             study.tell(number, state=TrialState.FAIL)
 
+    def give_up_own(self) -> None:
+        """Give up the trials that this process runs no longer, though it could not end them."""
+        own = identity().items()
+        for stratum, trial in self.trials():
+            if trial.state == TrialState.RUNNING and own <= trial.user_attrs.get(OWNER, {}).items():
+                self.give_up(stratum, trial.number, "it could not be ended", blame=False)
+
     def _drop(self, study: Study, trial: FrozenTrial, why: str) -> None:
         study._storage.set_trial_user_attr(trial._trial_id, DROPPED, why)
         study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
@@ -239,7 +246,7 @@ def _in_turn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 def is_orphan(trial: FrozenTrial) -> bool:
     """Whether a running trial's process has died."""
     if owner := trial.user_attrs.get(OWNER):
-        return is_dead(owner) or owner == identity()  # who asks is not working on any
+        return is_dead(owner)
     begun = trial.datetime_start
     return begun is not None and datetime.now() - begun > timedelta(seconds=UNOWNED_SECONDS)
 

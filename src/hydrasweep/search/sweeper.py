@@ -231,6 +231,7 @@ class Sweeper(HydraSweeper):
                             raise ret._return_value
                 except Exception as error:  # each launcher has its own for a killed worker
                     lost = error
+                    queue.give_up_own()
                 queue.wait_for_others()
                 if lost is None:
                     continue
