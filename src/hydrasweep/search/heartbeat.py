@@ -13,7 +13,7 @@ from typing import Any
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial
 
-from hydrasweep.processes import identity, is_dead, is_here
+from hydrasweep.processes import is_dead, is_here
 
 # Marks in a trial's user attributes.
 OWNER = "owner"  # the process that works on it
@@ -62,8 +62,7 @@ class Watch:
         """Whether a running trial's process has died, or has been silent for too long."""
         owner = trial.user_attrs.get(OWNER)
         if owner and is_here(owner):
-            # Who asks is working on none.
-            return is_dead(owner) or identity().items() <= owner.items()
+            return is_dead(owner)
         sign, now = (owner, trial.user_attrs.get(BEAT), trial.last_step), time.monotonic()
         before, since = self._seen.get(trial._trial_id, (None, now))
         if sign != before:

@@ -9,10 +9,9 @@ the storage's lock everywhere: of several who come at once, one does it.
 
 import itertools
 import math
-import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -28,11 +27,9 @@ from optuna.distributions import (
 )
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from hydrasweep.config import TRUSTED
-from hydrasweep.errors import Outage, UserError, root_cause
+from hydrasweep.errors import UserError
 from hydrasweep.processes import identity, is_here
 from hydrasweep.search.heartbeat import OWNER, SECONDS, Watch
 from hydrasweep.search.storage import make_lock, open_storage, sqlite_file
@@ -236,6 +233,13 @@ class Queue:
                 study.enqueue_trial(trial.params, user_attrs=attrs)
             storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
 
+    def give_up_own(self) -> None:
+        """Give up the trials that this process runs no longer, though it could not end them."""
+        own = identity().items()
+        for stratum, trial in self.trials():
+            if trial.state == TrialState.RUNNING and own <= trial.user_attrs.get(OWNER, {}).items():
+                self.give_up(stratum, trial.number, "it could not be ended", blame=False)
+
     def _drop(self, study: Study, trial: FrozenTrial, why: str) -> None:
         study._storage.set_trial_user_attr(trial._trial_id, DROPPED, why)
         study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
@@ -324,20 +328,6 @@ def _in_turn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The waiting trials in the order in which they are taken."""
     waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
     return sorted(waiting, key=lambda trial: (FIRST not in trial.user_attrs, trial.number))
-
-
-@contextmanager
-def in_words(storage: Any) -> Iterator[None]:
-    """Turn a failure of the storage into a sentence.
-
-    Raises:
-        Outage: in place of Optuna's, SQLAlchemy's and SQLite's own errors.
-    """
-    try:
-        yield
-    except (optuna.exceptions.StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        where = make_url(storage) if isinstance(storage, str) else "hydra.sweeper.storage"
-        raise Outage(f"the study's storage {where} failed ({root_cause(error)})") from error
 
 
 def make_sampler(node: DictConfig | None, seed_offset: int = 0) -> optuna.samplers.BaseSampler:

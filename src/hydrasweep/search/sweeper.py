@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -23,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from hydrasweep import cli, config, files, tracking
-from hydrasweep.errors import Outage, UserError
+from hydrasweep.errors import Outage, UserError, root_cause
 from hydrasweep.processes import identity
 from hydrasweep.search.config import SweeperConf
 from hydrasweep.search.trial import CONFIRM, FINAL, PHASES, SEARCH
@@ -85,9 +86,7 @@ class Sweeper(HydraSweeper):
             print(describe(plan, self.settings, self._n_trials(plan), n_workers, estimates))
             if self.settings.dry_run or self.settings.n_trials == 0:
                 return
-        from hydrasweep.search.queue import in_words
-
-        with cli.plain_exit(go_on=go_on_command(self.config, name)), in_words(plan.storage):
+        with cli.plain_exit(go_on=go_on_command(self.config, name)), storage_in_words():
             self._run(plan, n_workers)
 
     def _plan(self, name: str, arguments: Sequence[str]) -> "Plan":
@@ -301,6 +300,7 @@ class Sweeper(HydraSweeper):
                             raise ret._return_value
                 except Exception as error:  # each launcher has its own for a killed worker
                     lost = error
+                    queue.give_up_own()
                 queue.wait_for_others()
                 if lost is None:
                     continue
@@ -315,6 +315,22 @@ class Sweeper(HydraSweeper):
             queue.leave()
             queue.wait_for_others(SECONDS_TO_END, blame=False)
             raise
+
+
+@contextmanager
+def storage_in_words() -> Iterator[None]:
+    """Turn a failure of the study's storage into a sentence.
+
+    Raises:
+        Outage: in place of Optuna's, SQLAlchemy's and SQLite's own errors.
+    """
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+        raise Outage(f"hydra.sweeper.storage failed ({root_cause(error)})") from error
 
 
 def set_for_jobs(config: DictConfig, key: str, value: Any) -> None:

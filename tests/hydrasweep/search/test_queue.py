@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -212,25 +211,6 @@ def test_trial_that_died_before_its_parameters_were_drawn_is_queued_again(
     assert queue.settle() == ["000"]
     assert finish(queue).params.keys() == {"x"}
     assert queue.take(SPACE) is None
-
-
-@pytest.mark.parametrize("hours", [-1, 1])
-def test_trial_that_nobody_owns_is_dropped_though_the_clock_was_set(
-    open_queue: Open, monkeypatch: pytest.MonkeyPatch, hours: int
-) -> None:
-    queue = open_queue()
-    queue.fill(1)
-    (trial,) = queue.strata[0].study.trials
-    queue.strata[0].study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-    assert queue.settle() == []
-
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:
-            return datetime.now(tz) + timedelta(hours=hours)
-
-    monkeypatch.setattr("hydrasweep.search.queue.datetime", Later)
-    assert queue.settle() == ["000"]
 
 
 def test_trial_of_a_living_process_is_left_alone(open_queue: Open) -> None:
