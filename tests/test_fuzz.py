@@ -215,7 +215,8 @@ def test_settings(times: int, compose: Compose, tmp_path: Path) -> None:
             ("model=baseline", "scheduler=constant"),
         )
     ]
-    names = sorted({key for cfg in bases for key in keys(cfg)})
+    everything = {key for cfg in bases for key in keys(cfg)}
+    names = sorted(key for key in everything if not key.endswith("._recursive_"))
 
     def claim(base: int, changes: list[tuple[str, Any]]) -> None:
         cfg = copy.deepcopy(bases[base])

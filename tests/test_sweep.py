@@ -34,7 +34,7 @@ TWO = "hydra.sweeper.n_workers=2"
 ALONE = "hydra.sweeper.n_workers=1"  # in the sweep's own process, which saves imports
 # The second trial of each architecture is far worse than the first.
 GOOD = "{optimizer.lr: 0.01, model.dropout: 0.0, data.batch_size: 32}"
-BAD = "{optimizer.lr: 0.0001, model.dropout: 0.5, data.batch_size: 256}"
+BAD = "{optimizer.lr: 0.0003, model.dropout: 0.5, data.batch_size: 256}"
 WHOLE = (*SWEEP, ALONE, "study=whole", "hydra.sweeper.n_trials=7",
          f"hydra.sweeper.enqueue=[{GOOD},{BAD}]")  # fmt: skip
 

@@ -114,7 +114,7 @@ def test_every_file_composes_by_its_command_passes_the_check_and_instantiates(
         ("optimizer.weight_decay=100000000000000000000", "a number, 0 or more"),
         ("score_test=maybe", "true or false"),
         ("objective=foo", "val/accuracy"),
-        ("objective=test/accuracy", "val/accuracy"),
+        ("objective=test/acc", "val/accuracy"),
         ("objective=[val/accuracy,foo]", "val/accuracy"),
     ],
 )

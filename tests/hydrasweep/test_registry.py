@@ -53,13 +53,13 @@ def champion_run(store: Store, name: str = "mnist-linear") -> str:
 def test_only_a_better_score_moves_the_champion(finished: Finished, root: Path) -> None:
     store = open_store(root)
     first, second, third, other = finished(), finished(), finished(), finished(data="kmnist")
-    assert registry.promote(store, first, 0.98, {"optimizer.lr": 0.01})
-    assert not registry.promote(store, second, 0.98, {})
-    assert not registry.promote(store, second, 0.97, {})
+    assert registry.promote(store, first, 0.98, {"optimizer.lr": 0.01})[1]
+    assert not registry.promote(store, second, 0.98, {})[1]
+    assert not registry.promote(store, second, 0.97, {})[1]
     assert champion_run(store) == first
-    assert registry.promote(store, third, 0.985, {"optimizer.lr": 0.02})
+    assert registry.promote(store, third, 0.985, {"optimizer.lr": 0.02})[1]
     assert champion_run(store) == third
-    assert registry.promote(store, other, 0.5, {})
+    assert registry.promote(store, other, 0.5, {})[1]
     assert champion_run(store) == third
     assert champion_run(store, "kmnist-linear") == other
 
@@ -84,7 +84,7 @@ def test_version_tells_where_it_is_from_and_what_it_takes(
 def test_run_is_registered_once(finished: Finished, root: Path) -> None:
     store, run = open_store(root), finished()
     for score in (0.9, 0.8, 0.8):
-        assert registry.promote(store, run, score, {})
+        assert registry.promote(store, run, score, {})[1]
     (version,) = store.client.search_model_versions("name = 'mnist-linear'")
     assert version.tags["score"] == "0.8"
 
@@ -219,8 +219,8 @@ def test_server_holds_champions_too(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{port}")
         open_store.cache_clear()
         store, first, second = open_store(root), finished(), finished()
-        assert registry.promote(store, first, 0.9, {"optimizer.lr": 0.01})
-        assert not registry.promote(store, second, 0.9, {})
+        assert registry.promote(store, first, 0.9, {"optimizer.lr": 0.01})[1]
+        assert not registry.promote(store, second, 0.9, {})[1]
         assert champion_run(store) == first
         version = registry.champion(store, "mnist", None)
         logits = registry.load(store, version, IMAGE)(torch.zeros(3, *IMAGE, dtype=torch.uint8))

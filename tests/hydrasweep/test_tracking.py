@@ -32,7 +32,7 @@ from mlflow import MlflowClient
 
 from hydrasweep import config, files
 from hydrasweep.errors import Outage, UserError
-from hydrasweep.tracking import Description, MLflowTracker, Run
+from hydrasweep.tracking import Description, MLflowTracker, Run, open_store
 from hydrasweep.training import NonFiniteLossError
 from train import train
 
@@ -381,6 +381,7 @@ def test_run_whose_folder_fails_is_closed(
 def test_experiment_that_names_another_folder_is_refused(
     root: Path, tmp_path: Path, name: str
 ) -> None:
+    open_store(root)  # which brings files of its own
     before = sorted(root.rglob("*"))
     with pytest.raises(UserError, match=f"^tracking.experiment={name}: "):
         tracked(root, tmp_path / "run", name).__enter__()

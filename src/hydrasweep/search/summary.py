@@ -146,7 +146,7 @@ def _winner_row(winner: Winner) -> dict[str, str]:
         "": winner.stratum or "all",
         "test": str(winner.tested or ""),
         "validation": str(winner.confirmed),
-        "search believed": f"{winner.believed:.4f}",
+        "search believed": f"{winner.believed:.4f}" + (" (pruned)" if winner.was_pruned else ""),
     }
     return row | {name: short(value) for name, value in winner.params.items()}
 

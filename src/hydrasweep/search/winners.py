@@ -60,6 +60,11 @@ class Winner:
         """What the search saw of it: the objective, for a pruned trial its last report."""
         return _seen(self.found)
 
+    @property
+    def was_pruned(self) -> bool:
+        """Whether the search pruned it, so that only confirmation trained it to its end."""
+        return self.found.state == TrialState.PRUNED
+
     def folder(self) -> str:
         """The name of its first final run's folder."""
         return label(self.stratum, FINAL, self.final[0].number)
