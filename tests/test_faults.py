@@ -331,8 +331,8 @@ def test_sweep_whose_parent_is_killed_alone_ends_its_workers_and_goes_on(
     output, sweep = tmp_path / "output.txt", Sweep(root, "orphaned")
     process = start(root, *arguments, output=output)
     wait_until(lambda: re.search("COMPLETE|PRUNED", output.read_text()), process)
-    workers = workers_of(process)
-    assert len(workers) == 2
+    workers = workers_of(process)  # and joblib's own helper
+    assert len(workers) >= 2
     process.kill()
     process.wait()
     assert psutil.wait_procs(workers, timeout=60)[1] == []

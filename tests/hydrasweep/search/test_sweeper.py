@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -400,6 +401,7 @@ def test_storage_that_fails_for_a_while_hangs_nothing(
     assert len(done.err.splitlines()) == 1
     finished = done.states().count("COMPLETE")
     assert finished < 6
+    time.sleep(5)  # until it is let go
     done = task(storage)
     assert done.code == 0, done.err
     assert done.states() == ["COMPLETE"] * 6
