@@ -134,17 +134,21 @@ def work(
     seed_offset = 1_000_000 * plan.start + 1000 * plan.open().n_finished() + own.job.num
     queue = plan.open(seed_offset)
     n_done = 0
-    while (plan.deadline is None or time.time() < plan.deadline) and not is_dead(plan.parent):
-        if (taken := queue.take(plan.space.distributions)) is None:
-            if queue.stop_reason() or queue.is_idle():
-                break
-            queue.settle()
-            time.sleep(IDLE_SECONDS)
-            continue
-        run_trial(queue, *taken, plan, task_function, hydra_context, config)
-        # Each job sets logging up for its own folder; this is the worker's again.
-        configure_log(own.job_logging, own.verbose, hydra_context.execution_whitelist)
-        n_done += 1
+    try:
+        while (plan.deadline is None or time.time() < plan.deadline) and not is_dead(plan.parent):
+            if (taken := queue.take(plan.space.distributions)) is None:
+                if queue.stop_reason() or queue.is_idle():
+                    break
+                queue.settle()
+                time.sleep(IDLE_SECONDS)
+                continue
+            run_trial(queue, *taken, plan, task_function, hydra_context, config)
+            # Each job sets logging up for its own folder; this is the worker's again.
+            configure_log(own.job_logging, own.verbose, hydra_context.execution_whitelist)
+            n_done += 1
+    finally:
+        if is_dead(plan.parent):  # nobody takes what joblib would send: it would wait for ever
+            os._exit(1)
     return n_done
 
 
