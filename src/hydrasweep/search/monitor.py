@@ -120,11 +120,12 @@ class Monitor:
         for stratum in self.queue.strata:
             trials = stratum.trials()
             states = [trial.state for trial in trials]
+            n_all = sum(state != TrialState.WAITING for state in states) + stratum.n_to_do(trials)
             winner = results.best([(stratum, trial) for trial in trials])
             running = [trial for trial in trials if trial.state == TrialState.RUNNING]
             table.add_row(
                 stratum.value or "all",
-                f"{sum(state.is_finished() for state in states)}/{len(states)}",
+                f"{sum(state.is_finished() for state in states)}/{n_all}",
                 str(states.count(TrialState.PRUNED)),
                 str(states.count(TrialState.FAIL)),
                 f"{winner[0][1].values[0]:.4f}" if winner else "",
@@ -141,17 +142,19 @@ class Monitor:
         for stratum in self.queue.strata:
             trials = stratum.trials()
             done = [results.seconds(trial) for trial in trials if trial.state.is_finished()]
-            if len(done) == len(trials):
+            running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+            n_left = len(running) + stratum.n_to_do(trials)
+            if not n_left:
                 continue
             if not done:
                 return None
             elapsed = sum(
                 (datetime.now() - trial.datetime_start).total_seconds()
-                for trial in trials
-                if trial.state == TrialState.RUNNING and trial.datetime_start
+                for trial in running
+                if trial.datetime_start
             )
             pace = sum(done) / len(done)
-            total += max(0.0, pace * (len(trials) - len(done)) - elapsed)
+            total += max(0.0, pace * n_left - elapsed)
         return total / self.n_workers
 
 
