@@ -128,7 +128,7 @@ class Sweeper(HydraSweeper):
         for part, make in (("sampler", make_sampler), ("pruner", make_pruner)):
             try:
                 make(getattr(plan, part))
-            except HydraException as error:
+            except Exception as error:  # of its class or of Hydra's
                 raise UserError(f"hydra.sweeper.{part}: {error}") from error
         self._suggestions(plan)
         estimates: dict[str, float] = {}

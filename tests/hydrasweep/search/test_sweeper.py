@@ -657,6 +657,7 @@ def test_interrupted_sweep_goes_on_by_the_command_that_it_prints(app: Callable[.
         ("hydra.sweeper.n_trials=-1", "hydra.sweeper.n_trials=-1: must be"),
         ("hydra.sweeper.stratify=kind", "hydra.sweeper.stratify=kind: must be"),
         ("hydra/sweeper/sampler=tpee", "tpee"),
+        ("+hydra.sweeper.sampler.sed=1", "hydra.sweeper.sampler: "),
         ("z=interval(0,1)", "z"),
         ("x=tag(log,interval(-1,1))", "x=tag(log,interval(-1,1)): can't be searched"),
         ("+hydra.sweeper.pruner._target_=optuna.pruners.NoSuchPruner", "NoSuchPruner"),
