@@ -132,10 +132,7 @@ def test_bug_in_a_users_class_is_shown_by_a_traceback_of_that_alone(
     script: Script, root: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(
-        "from torch.optim import SGD\n"
-        "class Mine(SGD):\n"
-        "    def step(self):\n"
-        "        return 1 / 0\n"
+        "from torch.optim import SGD\nclass Mine(SGD):\n    def step(self):\n        return 1 / 0\n"
     )
     done = script("train.py", "optimizer._target_=mine.Mine", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from hydrasweep import cli, config, files, tracking
-from hydrasweep.errors import Outage, UserError, root_cause
+from hydrasweep.errors import Outage, UserError
 from hydrasweep.processes import identity
 from hydrasweep.search.config import SweeperConf
 from hydrasweep.search.trial import CONFIRM, FINAL, PHASES, SEARCH
@@ -61,6 +60,7 @@ class Sweeper(HydraSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the sweep that config and overrides describe, or go on with it."""
+        from hydrasweep.search import storage
         from hydrasweep.search.summary import describe, go_on_command
 
         with cli.plain_exit():
@@ -86,7 +86,7 @@ class Sweeper(HydraSweeper):
             print(describe(plan, self.settings, self._n_trials(plan), n_workers, estimates))
             if self.settings.dry_run or self.settings.n_trials == 0:
                 return
-        with cli.plain_exit(go_on=go_on_command(self.config, name)), storage_in_words():
+        with cli.plain_exit(go_on=go_on_command(self.config, name)), storage.in_words():
             self._run(plan, n_workers)
 
     def _plan(self, name: str, arguments: Sequence[str]) -> "Plan":
@@ -316,22 +316,6 @@ class Sweeper(HydraSweeper):
             queue.leave()
             queue.wait_for_others(SECONDS_TO_END, blame=False)
             raise
-
-
-@contextmanager
-def storage_in_words() -> Iterator[None]:
-    """Turn a failure of the study's storage into a sentence.
-
-    Raises:
-        Outage: in place of Optuna's, SQLAlchemy's and SQLite's own errors.
-    """
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        raise Outage(f"hydra.sweeper.storage failed ({root_cause(error)})") from error
 
 
 def set_for_jobs(config: DictConfig, key: str, value: Any) -> None:
