@@ -111,6 +111,7 @@ def test_wrong_group_or_key_gets_hydras_own_words(
         (("-m", "hparams_search=quick", "augmentation=[0]"), "TypeError"),
         (("model=null",), "must be a string or a list"),
         (("paths=1",), "paths.outputs"),
+        ((f"hydra.run.dir={'x' * 300}",), "File name too long"),
         (("model={a:1}",), "Key 'a' is not in struct"),
         (("experiment=mine", "--config-dir=."), r"mine\.yaml\", line 1"),
     ],

@@ -135,7 +135,7 @@ def _probe(config: DictConfig, key: str) -> None:
     if not value:  # known only to the job itself
         return
     folder = Path(value).absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     try:
         with tempfile.TemporaryFile(dir=existing) as file:
             file.write(bytes(2**16))  # as much as Hydra's own files need

@@ -65,12 +65,7 @@ class Sweeper(HydraSweeper):
 
         with cli.plain_exit():
             refuse_misplaced(self.config)
-            name = str(self.settings.study_name or time.strftime("%Y-%m-%d_%H-%M-%S"))
-            if not re.fullmatch(r"[\w+][\w+.-]{0,99}", name):
-                raise UserError(
-                    f"study={name}: must be up to 100 letters, digits, '_', '+', '.' or '-', "
-                    "not beginning with '.' or '-'"
-                )
+            name = study_name(self.settings.study_name)
             if self.settings.n_trials < 0:
                 raise UserError(
                     f"hydra.sweeper.n_trials={self.settings.n_trials}: must be 0 or more"
@@ -326,6 +321,21 @@ def set_for_jobs(config: DictConfig, key: str, value: Any) -> None:
     with read_write(config.hydra):
         OmegaConf.update(config, key, value)
         config.hydra.overrides.hydra.append(f"{key}={as_word(value)}")
+
+
+def study_name(given: Any) -> str:
+    """The study's name, which names a folder too; by default the time.
+
+    Raises:
+        UserError: it can't be one.
+    """
+    name = time.strftime("%Y-%m-%d_%H-%M-%S") if given is None else str(given)
+    if not re.fullmatch(r"[\w+][\w+.-]{0,99}", name):
+        raise UserError(
+            f"study={name}: must be up to 100 letters, digits, '_', '+', '.' or '-', "
+            "not beginning with '.' or '-'"
+        )
+    return name
 
 
 def refuse_misplaced(config: DictConfig) -> None:

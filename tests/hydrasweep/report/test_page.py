@@ -256,13 +256,15 @@ def test_storage_that_fails_is_told_in_a_sentence(finished: Path, storage: str, 
 
 
 def test_unknown_study_is_answered_with_those_that_are_known(finished: Path) -> None:
-    for words in (["study=nope"], ["study=done,nope"], []):
+    unknown = ("nope", "done,nope", "../sweeps/done", ".", "..", "", str(finished), "x" * 300)
+    for words in ([], *([f"study={name}"] for name in unknown)):
         done = command(finished.parent, *words)
         (line,) = done.stderr.splitlines()
         assert done.returncode == 1
         assert line.startswith("Error: study=")
         assert line.endswith("there are done")
-    done = command(finished.parent, "study=done", "pathz.outputs=x")
-    assert done.returncode == 1
-    assert "pathz" in done.stderr
-    assert "Traceback" not in done.stderr
+    for word, told in (("pathz.outputs=x", "pathz"), ("paths=3", "paths.outputs")):
+        done = command(finished.parent, "study=done", word)
+        assert done.returncode == 1
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr

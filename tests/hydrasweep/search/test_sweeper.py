@@ -646,6 +646,7 @@ def test_interrupted_sweep_goes_on_by_the_command_that_it_prints(app: Callable[.
         ("hydra.sweeper.study_name='a b'", "study=a b: must be"),
         ("hydra.sweeper.study_name='\"'", 'study=": must be'),
         ("hydra.sweeper.study_name=..", "study=..: must be"),
+        ("hydra.sweeper.study_name=''", "study=: must be"),
         ("hydra.sweeper.enqueue=[{x: 5}]", "hydra.sweeper.enqueue={'x': 5}: x=5 is not in"),
         ("hydra.sweeper.study_name='-a'", "study=-a: must be"),
         ("+n_trials=3", "n_trials: a setting of the sweeper that stands at the top level"),
