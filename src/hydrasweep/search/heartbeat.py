@@ -21,7 +21,6 @@ BEAT = "beat"  # how often that has given a sign of life
 
 SECONDS = "heartbeat"  # in the owner: the time between two signs
 N_MISSED = 4  # so many of them are missed before the owner is taken for dead
-UNOWNED_SECONDS = 5  # a trial is taken and then marked; a worker that died between has left none
 
 
 @contextmanager
@@ -61,11 +60,13 @@ class Watch:
     def is_lost(self, trial: FrozenTrial) -> bool:
         """Whether a running trial's process has died, or has been silent for too long."""
         owner = trial.user_attrs.get(OWNER)
-        if owner and is_here(owner):
+        if not owner:  # begun by none of our workers, which nobody will end
+            return True
+        if is_here(owner):
             return is_dead(owner)
         sign, now = (owner, trial.user_attrs.get(BEAT), trial.last_step), time.monotonic()
         before, since = self._seen.get(trial._trial_id, (None, now))
         if sign != before:
             since = now
         self._seen[trial._trial_id] = sign, since
-        return now - since > (N_MISSED * owner[SECONDS] if owner else UNOWNED_SECONDS)
+        return bool(now - since > N_MISSED * owner[SECONDS])

@@ -22,6 +22,7 @@ from hydrasweep.search.queue import DROPPED, WHY, Queue, Stratum
 from hydrasweep.search.summary import short
 
 POLL_SECONDS = 1.0
+REST = 50.0  # the files of a long study take a while: they are left alone for so many times that
 
 
 class Monitor:
@@ -43,6 +44,8 @@ class Monitor:
         self.record = record
         self.console = _Console(file=sys.stdout)  # bound now: a worker may redirect it
         self._seen: set[int] = set()
+        self._is_written = True
+        self._rests_until = 0.0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._error: Exception | None = None
@@ -100,17 +103,20 @@ class Monitor:
 
     def _update(self) -> None:
         self.queue.settle(elsewhere=True)
-        news = self._news()
-        if not news:
-            return
-        for row in sorted(news, key=lambda row: row[1].datetime_complete or datetime.min):
+        for row in sorted(self._news(), key=lambda row: row[1].datetime_complete or datetime.min):
             self._seen.add(row[1]._trial_id)
             if not self.console.is_terminal or row[1].state == TrialState.FAIL:
                 self.say(event_line(*row))
             if row[1].state == TrialState.COMPLETE:
                 winner = results.best([(row[0], trial) for trial in row[0].trials()])
                 self.record(*row, winner[0][1].values[0])
-        self.write()
+            self._is_written = False
+        started = time.monotonic()
+        if not self._is_written and (started >= self._rests_until or self._closed.is_set()):
+            self.write()
+            self._is_written = True
+            ended = time.monotonic()
+            self._rests_until = ended + REST * (ended - started)
 
     def table(self) -> Group:
         """Counts, running trials and the best so far for each stratum."""
@@ -120,11 +126,12 @@ class Monitor:
         for stratum in self.queue.strata:
             trials = stratum.trials()
             states = [trial.state for trial in trials]
+            n_all = sum(state != TrialState.WAITING for state in states) + stratum.n_to_do(trials)
             winner = results.best([(stratum, trial) for trial in trials])
             running = [trial for trial in trials if trial.state == TrialState.RUNNING]
             table.add_row(
                 stratum.value or "all",
-                f"{sum(state.is_finished() for state in states)}/{len(states)}",
+                f"{sum(state.is_finished() for state in states)}/{n_all}",
                 str(states.count(TrialState.PRUNED)),
                 str(states.count(TrialState.FAIL)),
                 f"{winner[0][1].values[0]:.4f}" if winner else "",
@@ -141,17 +148,19 @@ class Monitor:
         for stratum in self.queue.strata:
             trials = stratum.trials()
             done = [results.seconds(trial) for trial in trials if trial.state.is_finished()]
-            if len(done) == len(trials):
+            running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+            n_left = len(running) + stratum.n_to_do(trials)
+            if not n_left:
                 continue
             if not done:
                 return None
             elapsed = sum(
                 (datetime.now() - trial.datetime_start).total_seconds()
-                for trial in trials
-                if trial.state == TrialState.RUNNING and trial.datetime_start
+                for trial in running
+                if trial.datetime_start
             )
             pace = sum(done) / len(done)
-            total += max(0.0, pace * (len(trials) - len(done)) - elapsed)
+            total += max(0.0, pace * n_left - elapsed)
         return total / self.n_workers
 
 

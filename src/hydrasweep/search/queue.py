@@ -1,17 +1,18 @@
 """The trials of a sweep as a queue in Optuna's storage, which every worker serves itself from.
 
-All trials that a sweep is to have stand in it as WAITING from the start, so that workers
-anywhere take exactly as many as there are; taking one is a compare-and-set of the storage.
-On SQLite, which has no row locks, Optuna's is none: two workers can take one trial, and two
-new trials get one number. There a lock beside the file makes it one. Queueing trials takes
-the storage's lock everywhere: of several who come at once, one does it.
+Those whose settings are given stand in it as WAITING; beyond them a study says how many trials
+it is to have, and a worker begins the next while there are fewer. Optuna reads all trials that
+have not ended again at each look, so a thousand that wait would cost a second each time.
+Whatever changes how many there are is done under the storage's lock, so that workers anywhere
+begin exactly as many as there are to be, and no two the same.
 """
 
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -32,7 +33,7 @@ from hydrasweep.config import TRUSTED
 from hydrasweep.errors import UserError
 from hydrasweep.processes import identity, is_here
 from hydrasweep.search.heartbeat import OWNER, SECONDS, Watch
-from hydrasweep.search.storage import make_lock, open_storage, sqlite_file
+from hydrasweep.search.storage import make_lock, open_storage
 from hydrasweep.search.trial import SEARCH
 
 # Marks in a trial's user attributes, beside those of the heartbeat.
@@ -45,6 +46,7 @@ EPOCHS = "epochs"  # how many it was trained
 SPACE = "space"  # on a trial whose settings are all given: the distributions they are from
 
 MAX_RETRIES = 3  # a trial that kills its worker this often is itself the cause
+N_TRIALS = "n_trials"  # on a study: how many it is to have, if those queued are fewer
 STOP = "stop"  # on a study: why no further trial may begin
 CONCLUDED = "concluded"  # on a study: the plan that it ended with
 STARTS = "starts"  # on a study: how often the sweep was started
@@ -64,6 +66,11 @@ class Stratum:
         trials = self.study.get_trials(deepcopy=False)
         return [trial for trial in trials if DROPPED not in trial.user_attrs]
 
+    def n_to_do(self, trials: Sequence[FrozenTrial]) -> int:
+        """How many are still to begin, where ``trials`` are those that count."""
+        n_more = self.study.user_attrs.get(N_TRIALS, 0) - len(trials)
+        return max(0, n_more) + sum(trial.state == TrialState.WAITING for trial in trials)
+
     def label(self, number: int) -> str:
         """The name of a trial's folder."""
         return label(self.value, self.phase, number)
@@ -76,7 +83,6 @@ class Queue:
     name: str
     strata: list[Stratum]
     lock: AbstractContextManager[Any]  # for steps that must not happen twice at once
-    take_lock: AbstractContextManager[Any] = field(default_factory=nullcontext)
     heartbeat: float = 15.0  # in seconds
     watch: Watch = field(default_factory=Watch)
     start: int = 0  # which of the sweep's starts this process belongs to
@@ -108,25 +114,32 @@ class Queue:
                 load_if_exists=True,
             )
             strata.append(Stratum(value, study, phase))
-        lock = make_lock(storage)
-        take_lock = lock if sqlite_file(storage) else nullcontext()
-        return cls(name, strata, lock, take_lock)
+        return cls(name, strata, make_lock(storage))
 
     def trials(self) -> list[tuple[Stratum, FrozenTrial]]:
         """The trials that count, of all strata, waiting ones included."""
         return [(stratum, trial) for stratum in self.strata for trial in stratum.trials()]
 
+    def states(self) -> Counter[str]:
+        """How many trials there are of each state, those still to begin as WAITING."""
+        states = Counter(trial.state.name for _, trial in self.trials())
+        states["WAITING"] = self.n_to_do()
+        return +states
+
     def n_finished(self) -> int:
         return sum(trial.state.is_finished() for _, trial in self.trials())
 
+    def n_to_do(self) -> int:
+        """How many trials are still to begin."""
+        return sum(stratum.n_to_do(stratum.trials()) for stratum in self.strata)
+
     def fill(self, n_trials: int) -> None:
-        """Queue so many trials, divided equally, that the sweep has ``n_trials`` in all."""
+        """Let the sweep have ``n_trials`` in all, divided equally."""
         with self.lock:
             for i, stratum in enumerate(self.strata):
                 share = (n_trials + len(self.strata) - 1 - i) // len(self.strata)
+                stratum.study.set_user_attr(N_TRIALS, share)
                 trials = stratum.trials()
-                for _ in range(share - len(trials)):
-                    stratum.study.add_trial(create_trial(state=TrialState.WAITING))
                 for trial in _in_turn(trials)[::-1][: max(0, len(trials) - share)]:
                     self._drop(stratum.study, trial, "the sweep was made shorter")
 
@@ -152,39 +165,43 @@ class Queue:
         """Take the next trial, of the stratum that has begun the fewest, and of these the one
         whose trials take longest, so that short ones fill the end; None: none is left.
 
-        ``Study.ask`` would begin a new trial where none is waiting; this does not.
+        ``Study.ask`` would begin a new trial whenever none is waiting; this does not.
         """
-        if self.stop_reason():
-            return None
-        trials = {stratum.value: stratum.trials() for stratum in self.strata}
-
-        def rank(stratum: Stratum) -> tuple[int, float]:
-            begun = [t for t in trials[stratum.value] if t.state != TrialState.WAITING]
-            times = [t.duration.total_seconds() for t in begun if t.duration]
-            return len(begun), -sum(times) / max(1, len(times))
-
-        for stratum in sorted(self.strata, key=rank):
-            for frozen in _in_turn(trials[stratum.value]):
-                if trial := self._claim(stratum.study, frozen):
-                    given = frozen.user_attrs.get(SPACE, {})
-                    space = {key: json_to_distribution(d) for key, d in given.items()}
-                    for name, distribution in (space or distributions).items():
-                        trial._suggest(name, distribution)
-                    return stratum, trial
-        return None
-
-    def _claim(self, study: Study, frozen: FrozenTrial) -> Trial | None:
-        storage, trial_id = study._storage, frozen._trial_id
-        with self.take_lock:
-            try:
-                if not storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
-                    return None
-            except optuna.exceptions.UpdateFinishedTrialError:
+        with self.lock:
+            if self.stop_reason():
                 return None
-            owner = {**identity(), SECONDS: self.heartbeat}
-            storage.set_trial_user_attr(trial_id, OWNER, owner)
-        study._thread_local.cached_all_trials = None
-        return Trial(study, trial_id)
+            trials = {stratum.value: stratum.trials() for stratum in self.strata}
+
+            def rank(stratum: Stratum) -> tuple[int, float]:
+                begun = [t for t in trials[stratum.value] if t.state != TrialState.WAITING]
+                times = [t.duration.total_seconds() for t in begun if t.duration]
+                return len(begun), -sum(times) / max(1, len(times))
+
+            for stratum in sorted(self.strata, key=rank):
+                if stratum.n_to_do(trials[stratum.value]):
+                    waiting = _in_turn(trials[stratum.value])
+                    trial_id = self._begin(stratum.study, waiting)
+                    break
+            else:
+                return None
+        stratum.study._thread_local.cached_all_trials = None
+        trial = Trial(stratum.study, trial_id)
+        given = waiting[0].user_attrs.get(SPACE, {}) if waiting else {}
+        space = {key: json_to_distribution(d) for key, d in given.items()}
+        for name, distribution in (space or distributions).items():
+            trial._suggest(name, distribution)
+        return stratum, trial
+
+    def _begin(self, study: Study, waiting: Sequence[FrozenTrial]) -> int:
+        """Set the first of the waiting trials running, or a new one; give its id."""
+        storage, owner = study._storage, {**identity(), SECONDS: self.heartbeat}
+        if not waiting:
+            new = create_trial(state=TrialState.RUNNING, user_attrs={OWNER: owner})
+            return storage.create_new_trial(study._study_id, new)
+        trial_id = waiting[0]._trial_id
+        storage.set_trial_user_attr(trial_id, OWNER, owner)
+        storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
+        return trial_id
 
     def settle(self, blame: bool = True, elsewhere: bool = False) -> list[str]:
         """Set right the trials whose process has died, and queue their parameters again.
@@ -255,8 +272,7 @@ class Queue:
 
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs, or nothing more may begin."""
-        waits = any(trial.state == TrialState.WAITING for _, trial in self.trials())
-        return not (waits and not self.stop_reason()) and not self._is_running()
+        return (bool(self.stop_reason()) or not self.n_to_do()) and not self._is_running()
 
     def join(self) -> str:
         """Count this start of the sweep in, among those on all machines.
@@ -286,7 +302,7 @@ class Queue:
 
     def is_done(self) -> bool:
         """Whether every trial has ended."""
-        return all(trial.state.is_finished() for _, trial in self.trials())
+        return not self.n_to_do() and not self._is_running()
 
     def conclude(self, plan: str) -> None:
         """Record that the sweep has ended, reports included, with a plan."""

@@ -72,10 +72,9 @@ def write_all(
     queue = phases[SEARCH]
     rows = _begun([queue])
     write(folder / "trials.csv", _csv(rows, stratify))
-    states = [trial.state.name for _, trial in queue.trials()]
     summary: dict[str, Any] = {
         "study": queue.name,
-        "trials": {name: states.count(name) for name in sorted(set(states))},
+        "trials": dict(sorted(queue.states().items())),
         "best": {
             stratum.value or "all": [
                 _summary((stratum, trial), stratify)

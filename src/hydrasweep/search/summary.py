@@ -53,9 +53,9 @@ def about(plan: Plan, settings: DictConfig, sweep_id: str) -> tracking.Descripti
 
 def outcome(queue: Queue, found: Sequence[Winner]) -> tuple[dict[str, float], dict[str, str]]:
     """Metrics and tags of the parent run: counts, the best of each stratum, its winner."""
-    states = [trial.state.name for _, trial in queue.trials()]
+    states = queue.states()
     metrics: dict[str, float] = {
-        f"trials/{name.lower()}": states.count(name) for name in ("COMPLETE", "PRUNED", "FAIL")
+        f"trials/{name.lower()}": states[name] for name in ("COMPLETE", "PRUNED", "FAIL")
     }
     tags = {
         f"best.{stratum.value or 'all'}": f"#{trial.number} {trial.values} {trial.params}"
@@ -120,9 +120,8 @@ def summary(queue: Queue, found: Sequence[Winner], folder: Path, link: str | Non
         for row in results.best([row for row in rows if row[0] is stratum])
     ]
     lines = [_table("best trial", [_row(*row) for row in best])]
-    states = [trial.state.name for _, trial in rows]
-    ended = ", ".join(f"{states.count(name)} {name}" for name in sorted(set(states)))
-    lines.append(f"Trials: {ended}")
+    counts = sorted(queue.states().items())
+    lines.append("Trials: " + ", ".join(f"{n} {name}" for name, n in counts))
     saved_epochs, saved_seconds = results.saved([trial for _, trial in rows])
     if saved_epochs:
         lines.append(f"Pruning saved {saved_epochs} epochs, {saved_seconds / 60:.1f} min of work")

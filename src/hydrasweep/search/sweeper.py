@@ -105,7 +105,7 @@ class Sweeper(HydraSweeper):
             sampler=settings.sampler,
             pruner=settings.pruner,
             custom_search_space=settings.custom_search_space,
-            deadline=time.time() + settings.timeout if settings.timeout else None,
+            deadline=None,
             max_failures=settings.max_failures,
             max_failure_rate=settings.max_failure_rate,
             trial_overrides=(),
@@ -180,7 +180,8 @@ class Sweeper(HydraSweeper):
         folder.mkdir(parents=True, exist_ok=True)
         storage.prepare(plan.storage)
         search, sweep_id = self._prepare(plan, folder, n_workers)
-        plan = replace(plan, start=search.start)
+        until = time.time() + self.settings.timeout if self.settings.timeout else None
+        plan = replace(plan, start=search.start, deadline=until)
         confirm = self.settings.confirm
         seed = confirm.seed if confirm else ""
         ends_with = OmegaConf.to_yaml(OmegaConf.create({"n": self._n_trials(plan), "c": confirm}))

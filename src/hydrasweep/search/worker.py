@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobStatus, configure_log, run_job
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
@@ -25,6 +25,7 @@ from hydrasweep.cli import Terminated, end_on_signals
 from hydrasweep.errors import is_outage
 from hydrasweep.processes import is_dead
 from hydrasweep.search import trial as trials
+from hydrasweep.search.compose import Composer
 from hydrasweep.search.heartbeat import beating
 from hydrasweep.search.queue import EPOCHS, ERROR, WHY, Queue, Stratum
 from hydrasweep.search.space import Space
@@ -133,6 +134,7 @@ def work(
     # Another seed for each worker and each start, or all would propose the same.
     seed_offset = 1_000_000 * plan.start + 1000 * plan.open().n_finished() + own.job.num
     queue = plan.open(seed_offset)
+    composer = Composer(hydra_context.config_loader, config)
     n_done = 0
     try:
         while (plan.deadline is None or time.time() < plan.deadline) and not is_dead(plan.parent):
@@ -142,7 +144,7 @@ def work(
                 queue.settle()
                 time.sleep(IDLE_SECONDS)
                 continue
-            run_trial(queue, *taken, plan, task_function, hydra_context, config)
+            run_trial(queue, *taken, plan, task_function, hydra_context, composer)
             # Each job sets logging up for its own folder; this is the worker's again.
             configure_log(own.job_logging, own.verbose, hydra_context.execution_whitelist)
             n_done += 1
@@ -159,7 +161,7 @@ def run_trial(
     plan: Plan,
     task_function: TaskFunction,
     hydra_context: HydraContext,
-    config: DictConfig,
+    composer: Composer,
 ) -> None:
     """Run one trial as a Hydra job of its own, and tell Optuna how it ended."""
     label = stratum.label(trial.number)
@@ -167,18 +169,14 @@ def run_trial(
     trials.set_current(seen)
     try:
         if plan.custom_search_space and plan.phase == SEARCH:
-            get_method(plan.custom_search_space)(config, trial)
+            get_method(plan.custom_search_space)(composer.config, trial)
         overrides = [
             *plan.space.overrides(stratum.value, trial.params),
             *plan.trial_overrides,
-            f"hydra.sweep.subdir={label}",
         ]
         if plan.run_name_key:
             overrides.append(f"{plan.run_name_key}='{run_name(stratum, trial)}'")
-        composed = hydra_context.config_loader.load_sweep_config(config, overrides)
-        with open_dict(composed):
-            composed.hydra.job.id = label
-            composed.hydra.job.num = trial.number
+        composed = composer.compose(overrides, label, trial.number)
         with beating(trial, queue.heartbeat):
             value = run_quietly(task_function, hydra_context, composed, label)
         if seen.was_pruned:

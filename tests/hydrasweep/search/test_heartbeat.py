@@ -101,12 +101,9 @@ def test_trial_that_is_lost_each_time_fails_and_counts(
     assert [trial.state for _, trial in queue.trials()] == [TrialState.FAIL]
 
 
-def test_trial_that_was_taken_and_never_marked_is_lost(queue: Queue, clock: Clock) -> None:
+def test_trial_that_no_worker_owns_is_lost(queue: Queue) -> None:
     queue.fill(1)
-    ((stratum, trial),) = queue.trials()
-    stratum.study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-    assert queue.settle() == []
-    clock.now += heartbeat.UNOWNED_SECONDS + 0.1
+    queue.strata[0].study.ask()
     assert queue.settle() == ["000"]
 
 

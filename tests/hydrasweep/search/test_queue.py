@@ -46,11 +46,8 @@ def open_queue(storage: str | DictConfig) -> Open:
     return opened
 
 
-def n_waiting(queue: Queue) -> list[int]:
-    return [
-        sum(trial.state == TrialState.WAITING for trial in stratum.trials())
-        for stratum in queue.strata
-    ]
+def n_to_do(queue: Queue) -> list[int]:
+    return [stratum.n_to_do(stratum.trials()) for stratum in queue.strata]
 
 
 def finish(queue: Queue) -> FrozenTrial:
@@ -80,7 +77,7 @@ def in_process(function: Callable[[], object]) -> None:
 def test_fill_divides_equally(open_queue: Open, n_trials: int, shares: list[int]) -> None:
     queue = open_queue("a", "b", "c")
     queue.fill(n_trials)
-    assert n_waiting(queue) == shares
+    assert n_to_do(queue) == shares
 
 
 def test_larger_total_adds_what_is_missing_and_a_smaller_drops_what_waits(open_queue: Open) -> None:
@@ -88,17 +85,17 @@ def test_larger_total_adds_what_is_missing_and_a_smaller_drops_what_waits(open_q
     queue.fill(4)
     done = finish(queue)
     queue.fill(4)
-    assert n_waiting(queue) == [1, 2]
+    assert n_to_do(queue) == [1, 2]
     queue.fill(7)
-    assert n_waiting(queue) == [3, 3]
+    assert n_to_do(queue) == [3, 3]
     queue.fill(2)
-    assert n_waiting(queue) == [0, 1]
+    assert n_to_do(queue) == [0, 1]
     assert [trial.state for trial in queue.strata[0].trials()] == [done.state]
     queue.fill(0)
-    assert n_waiting(queue) == [0, 0]
+    assert n_to_do(queue) == [0, 0]
     assert queue.n_finished() == 1
     queue.fill(4)
-    assert n_waiting(queue) == [1, 2]
+    assert n_to_do(queue) == [1, 2]
 
 
 def test_take_serves_the_stratum_that_has_begun_the_fewest(open_queue: Open) -> None:
@@ -125,7 +122,7 @@ def test_suggestions_are_tried_first(open_queue: Open) -> None:
     queue.suggest([{"x": 0.25}, {"x": 0.75}], None)
     queue.fill(3)
     assert [finish(queue).params["x"] for _ in range(2)] == [0.25, 0.75]
-    assert n_waiting(queue) == [1]
+    assert n_to_do(queue) == [1]
 
 
 def test_suggestions_are_queued_once(open_queue: Open) -> None:
@@ -134,7 +131,7 @@ def test_suggestions_are_queued_once(open_queue: Open) -> None:
     finish(queue)
     queue.suggest([{"x": 0.25}, {"x": 0.5}], None)
     queue.suggest([{"x": 0.5}], None)
-    assert n_waiting(queue) == [1]
+    assert n_to_do(queue) == [1]
     assert finish(queue).params["x"] == 0.5
 
 
@@ -149,7 +146,7 @@ def test_fewer_trials_drop_suggestions_last(open_queue: Open) -> None:
 def test_suggestion_goes_to_the_stratum_that_it_names_or_to_all(open_queue: Open) -> None:
     queue = open_queue("a", "b")
     queue.suggest([{"m": "b", "x": 0.25}, {"x": 0.5}], "m")
-    assert n_waiting(queue) == [1, 2]
+    assert n_to_do(queue) == [1, 2]
     taken = []
     while found := queue.take(SPACE):
         taken.append((found[0].value, found[1].params["x"]))
@@ -195,9 +192,9 @@ def test_trial_of_a_dead_process_is_dropped_and_its_parameters_tried_first(
     assert queue.settle() == ["a-000"]
     (lost,) = (t for t in queue.strata[0].study.trials if DROPPED in t.user_attrs)
     assert (lost.number, lost.state) == (0, TrialState.FAIL)
-    assert n_waiting(queue) == [2, 2]
+    assert n_to_do(queue) == [2, 2]
     again = finish(queue)
-    assert again.number == 2
+    assert again.number == 1
     assert again.params == lost.params
     assert queue.settle() == []
 
@@ -242,10 +239,10 @@ def test_trial_that_kills_its_process_each_time_fails_and_counts(open_queue: Ope
     for _ in range(MAX_RETRIES):
         in_process(lambda: open_queue().take(SPACE))
         queue.settle()
-        assert (queue.n_finished(), n_waiting(queue)) == (0, [1])
+        assert (queue.n_finished(), n_to_do(queue)) == (0, [1])
     in_process(lambda: open_queue().take(SPACE))
     queue.settle()
-    assert (queue.n_finished(), n_waiting(queue)) == (1, [0])
+    assert (queue.n_finished(), n_to_do(queue)) == (1, [0])
     ((_, trial),) = queue.trials()
     assert trial.state == TrialState.FAIL
     assert len({tuple(trial.params.items()) for trial in queue.strata[0].study.trials}) == 1
@@ -258,7 +255,7 @@ def test_trial_that_was_interrupted_is_tried_again_for_ever(open_queue: Open) ->
         taken = queue.take(SPACE)
         assert taken is not None
         queue.give_up(taken[0], taken[1].number, "it was interrupted", blame=False)
-    assert (queue.n_finished(), n_waiting(queue)) == (0, [1])
+    assert (queue.n_finished(), n_to_do(queue)) == (0, [1])
 
 
 def test_trial_that_has_ended_is_not_given_up(open_queue: Open) -> None:
@@ -266,7 +263,7 @@ def test_trial_that_has_ended_is_not_given_up(open_queue: Open) -> None:
     queue.fill(1)
     done = finish(queue)
     queue.give_up(queue.strata[0], done.number, "too late", blame=True)
-    assert (queue.n_finished(), n_waiting(queue)) == (1, [0])
+    assert (queue.n_finished(), n_to_do(queue)) == (1, [0])
     assert queue.trials()[0][1].state == TrialState.COMPLETE
 
 

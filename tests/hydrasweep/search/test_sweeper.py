@@ -148,7 +148,9 @@ class Ended:
         return [t for t in self.study(name).trials if DROPPED not in t.user_attrs]
 
     def states(self, name: str = "s") -> list[str]:
-        return [trial.state.name for trial in self.trials(name)]
+        """Those still to begin as WAITING."""
+        states = [trial.state.name for trial in self.trials(name)]
+        return states + ["WAITING"] * (self.study(name).user_attrs.get("n_trials", 0) - len(states))
 
 
 App = Callable[..., Ended]
@@ -470,7 +472,7 @@ def test_trial_that_kills_its_worker_fails_alone(app: Callable[..., App]) -> Non
 def test_worker_goes_on_after_a_trial_that_others_took_for_lost(app: Callable[..., App]) -> None:
     body = """
         study = optuna.load_study(study_name="s", storage="sqlite:///sweep/study.db")
-        if len(study.get_trials(states=[optuna.trial.TrialState.WAITING])) == 3:
+        if len(study.trials) == 3:
             study.tell(2, state=optuna.trial.TrialState.FAIL)
         return cfg.x
     """

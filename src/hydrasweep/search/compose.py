@@ -1,0 +1,47 @@
+"""Composes trials' configs; reads the files for that once, where Hydra does each time."""
+
+import copy
+import functools
+from collections.abc import Sequence
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, open_dict
+
+
+class Composer:
+    """Gives what ``load_sweep_config`` does, in a tenth of its time.
+
+    Trials with the same choices of config groups differ in values alone, and these Hydra sets
+    when all else is composed.
+    """
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
+        self.config = config  # the sweep's
+        self._is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
+        self._chosen = functools.cache(lambda *words: loader.load_sweep_config(config, list(words)))
+
+    def compose(self, words: Sequence[str], label: str, number: int) -> DictConfig:
+        """The config of a trial's job, its command line being ``words``."""
+        overrides = OverridesParser.create().parse_overrides(list(words))
+        values = [override for override in overrides if self._is_value(override)]
+        job = copy.deepcopy(self._chosen(*(o.input_line for o in overrides if o not in values)))
+        ConfigLoaderImpl._apply_overrides_to_config(values, job)
+        with open_dict(job):
+            task = [o.input_line for o in overrides if not o.is_hydra_override()]
+            job.hydra.overrides.task = task
+            job.hydra.overrides.hydra.append(f"hydra.sweep.subdir={label}")
+            job.hydra.sweep.subdir = label
+            job.hydra.job.id = label
+            job.hydra.job.num = number
+        return job
+
+    def _is_value(self, override: Override) -> bool:
+        return (
+            override.type == OverrideType.CHANGE
+            and override.package is None
+            and not override.is_hydra_override()
+            and not self._is_group(override.key_or_group)
+        )
