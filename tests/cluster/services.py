@@ -127,9 +127,9 @@ class PostgreSQL:
         running = service(self.folder, words, self._answers, cwd=self.folder, user="postgres")
         self._stack.enter_context(running)
 
-    def stop(self) -> None:
-        """At once, as in a crash."""
-        self._run("pg_ctl", "stop", "-m", "immediate")
+    def stop(self, mode: str) -> None:
+        """In one of the modes of pg_ctl."""
+        self._run("pg_ctl", "stop", "-m", mode)
         self._stack.close()
 
     def _answers(self) -> bool:
@@ -157,7 +157,7 @@ def postgresql() -> Iterator[PostgreSQL]:
         try:
             yield server
         finally:
-            server.stop()
+            server.stop("immediate")
 
 
 SLURM = """\

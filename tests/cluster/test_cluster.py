@@ -226,13 +226,15 @@ def test_starts_on_two_machines_are_one_sweep(shared: SharedSweep) -> None:
     assert_secret(shared, *printed)
 
 
-def test_sweep_outlives_a_restart_of_postgresql_or_says_how_to_go_on(shared: SharedSweep) -> None:
+@pytest.mark.parametrize("mode", ["fast", "immediate"])  # in 0.2 s; as a crash, in 3 s
+def test_sweep_outlives_a_restart_of_postgresql_or_says_how_to_go_on(
+    shared: SharedSweep, mode: str
+) -> None:
     words = [sys.executable, str(SLEEPING), *shared.arguments("+seconds=2", "epochs=4")]
     process = start(words, shared.environment(shared.root))
     wait_until(shared.has_begun, process)
     wait_until(lambda: shared.ended() and shared.running(), process)
-    shared.cluster.postgresql.stop()
-    time.sleep(3)
+    shared.cluster.postgresql.stop(mode)
     shared.cluster.postgresql.start()
     printed, _ = process.communicate(timeout=120)
     print(printed)
