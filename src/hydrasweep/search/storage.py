@@ -19,7 +19,7 @@ from sqlalchemy import URL, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from hydrasweep.config import build
-from hydrasweep.errors import UserError
+from hydrasweep.errors import UserError, root_cause
 
 EXAMPLE = "postgresql://USER:PASSWORD@HOST/DATABASE"
 LOCK_KEY = 0x68796472  # PostgreSQL knows advisory locks by number; this one says "hydr"
@@ -116,11 +116,15 @@ def _connect(storage: DictConfig) -> None:
 
 
 def _unreachable(url: URL, error: SQLAlchemyError) -> UserError:
-    reason = str(getattr(error, "orig", None) or error).splitlines()[0]
     return UserError(
-        f"hydra.sweeper.storage: {url.render_as_string()} can't be used "
-        f"({type(error).__name__}: {reason})"
+        f"hydra.sweeper.storage: {url.render_as_string()} can't be used ({reason(error)})"
     )
+
+
+def reason(error: BaseException) -> str:
+    """Why a storage failed, in a line: what the database's driver says, where it does."""
+    said = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None)
+    return f"{type(said).__name__}: {said}".splitlines()[0] if said else root_cause(error)
 
 
 def url_of(storage: Any) -> URL | None:

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from hydrasweep import cli, config, files, tracking
-from hydrasweep.errors import Outage, UserError, root_cause
+from hydrasweep.errors import Outage, UserError
 from hydrasweep.processes import identity
 from hydrasweep.search.config import SweeperConf
 from hydrasweep.search.trial import CONFIRM, FINAL, PHASES, SEARCH
@@ -328,10 +328,12 @@ def storage_in_words() -> Iterator[None]:
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
+    from hydrasweep.search.storage import reason
+
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        raise Outage(f"hydra.sweeper.storage failed ({root_cause(error)})") from error
+        raise Outage(f"hydra.sweeper.storage failed ({reason(error)})") from error
 
 
 def set_for_jobs(config: DictConfig, key: str, value: Any) -> None:
