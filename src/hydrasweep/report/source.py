@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.errors import UserError
 from hydrasweep.search.queue import Queue, Stratum
-from hydrasweep.search.storage import open_storage, sqlite_file
+from hydrasweep.search.storage import in_words, open_storage, sqlite_file
 from hydrasweep.search.trial import PHASES, SEARCH
 from hydrasweep.search.winners import Winner, winners
 
@@ -77,11 +77,12 @@ class Sweep:
         return parts
 
 
+@in_words()
 def read(folder: Path) -> Sweep:
     """The sweep in a folder, as it is now.
 
     Raises:
-        UserError: its storage holds no such study.
+        UserError: its storage holds no such study, or fails.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     config, moved = _load(folder / "multirun.yaml"), _load(folder / "multirun.yaml")
