@@ -235,8 +235,9 @@ def at_line(line: str, act: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[tuple[int, Callable[[], None]]]:
-    """A real MLflow server over a database in ``folder``: its port, and what kills it."""
+def server(folder: Path, database: str | None = None) -> Iterator[tuple[int, Callable[[], None]]]:
+    """A real MLflow server over a database, by default one in ``folder``: its port, and what
+    kills it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -245,7 +246,8 @@ def server(folder: Path) -> Iterator[tuple[int, Callable[[], None]]]:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-                *("--port", str(port), "--backend-store-uri", f"sqlite:///{folder / 'remote.db'}"),
+                *("--port", str(port), "--backend-store-uri"),
+                database or f"sqlite:///{folder / 'remote.db'}",
                 *("--artifacts-destination", str(folder / "artifacts")),
             ],
             cwd=folder,

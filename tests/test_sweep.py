@@ -23,6 +23,7 @@ from conftest import Script, command_line, copy_store, environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import OmegaConf
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.processes import is_dead
@@ -46,14 +47,23 @@ class Sweep:
     root: Path
     name: str
     out: str = ""
+    experiment: str = "hydrasweep"
 
     @property
     def folder(self) -> Path:
         return self.root / "outputs" / "sweeps" / self.name
 
+    @property
+    def storage(self) -> str | BaseStorage:
+        return f"sqlite:///{self.folder / 'study.db'}"
+
+    @property
+    def store(self) -> str:
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
     def all_trials(self) -> dict[str, FrozenTrial]:
         """Every trial by its folder's name, those that were killed included."""
-        storage = f"sqlite:///{self.folder / 'study.db'}"
+        storage = self.storage
         names = optuna.get_all_study_names(storage)
         return {
             f"{name.rpartition('/')[2]}-{trial.number:03d}": trial
@@ -74,8 +84,8 @@ class Sweep:
 
     def runs(self) -> tuple[list[Run], list[Run]]:
         """The parents and the children in MLflow."""
-        client = MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}")
-        experiment = client.get_experiment_by_name("hydrasweep")
+        client = MlflowClient(self.store)
+        experiment = client.get_experiment_by_name(self.experiment)
         runs = list(client.search_runs([experiment.experiment_id])) if experiment else []
         children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
         return [run for run in runs if run not in children], children

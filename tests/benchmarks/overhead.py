@@ -6,6 +6,7 @@ left out, in which workers start too. Its worker is busy with it for twice as lo
 
 import statistics
 import tempfile
+from datetime import datetime
 from pathlib import Path
 
 import optuna
@@ -23,25 +24,28 @@ NO_TRAINING = (*BARE, "epochs=0", "objective=n_parameters", "data.n_train=100", 
 ONE_BATCH = (*BARE, "epochs=5", "data.n_train=32", "data.n_val=10", "hydra/sweeper/pruner=none")
 
 
-def between_trials(*settings: str) -> float:
-    """Seconds from one trial's start to the next one's, in a sweep with stores of its own."""
+def starts_of_trials(n_trials: int, *settings: str) -> list[datetime]:
+    """When the trials of a sweep with stores of its own began."""
     with tempfile.TemporaryDirectory() as folder:
         python(
-            "src/train.py", "-m", "hparams_search=optuna", f"hydra.sweeper.n_trials={N_TRIALS}",
+            "src/train.py", "-m", "hparams_search=optuna", f"hydra.sweeper.n_trials={n_trials}",
             f"hydra.sweeper.n_workers={N_WORKERS}", "study=overhead", *settings,
             store=Path(folder),
         )  # fmt: skip
         url = f"sqlite:///{folder}/sweeps/overhead/study.db"
-        starts = sorted(
+        return sorted(
             trial.datetime_start
             for name in optuna.get_all_study_names(url)
             for trial in optuna.load_study(study_name=name, storage=url).trials
         )
-    return (starts[-1] - starts[N_FIRST]).total_seconds() / (N_TRIALS - 1 - N_FIRST)
 
 
 def cost(*settings: str) -> float:
-    return statistics.median(between_trials(*settings) for _ in range(N_ROUNDS))
+    """Seconds from one trial's start to the next one's."""
+    rounds = [starts_of_trials(N_TRIALS, *settings)[N_FIRST:] for _ in range(N_ROUNDS)]
+    return statistics.median(
+        (starts[-1] - starts[0]).total_seconds() / (len(starts) - 1) for starts in rounds
+    )
 
 
 def lenet5() -> float:

@@ -22,6 +22,7 @@ from hydrasweep.search.queue import DROPPED, WHY, Queue, Stratum
 from hydrasweep.search.summary import short
 
 POLL_SECONDS = 1.0
+REST = 50.0  # the files of a long study take a while: they are left alone for so many times that
 
 
 class Monitor:
@@ -43,6 +44,8 @@ class Monitor:
         self.record = record
         self.console = _Console(file=sys.stdout)  # bound now: a worker may redirect it
         self._seen: set[int] = set()
+        self._is_written = True
+        self._rests_until = 0.0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._error: Exception | None = None
@@ -100,17 +103,20 @@ class Monitor:
 
     def _update(self) -> None:
         self.queue.settle(elsewhere=True)
-        news = self._news()
-        if not news:
-            return
-        for row in sorted(news, key=lambda row: row[1].datetime_complete or datetime.min):
+        for row in sorted(self._news(), key=lambda row: row[1].datetime_complete or datetime.min):
             self._seen.add(row[1]._trial_id)
             if not self.console.is_terminal or row[1].state == TrialState.FAIL:
                 self.say(event_line(*row))
             if row[1].state == TrialState.COMPLETE:
                 winner = results.best([(row[0], trial) for trial in row[0].trials()])
                 self.record(*row, winner[0][1].values[0])
-        self.write()
+            self._is_written = False
+        started = time.monotonic()
+        if not self._is_written and (started >= self._rests_until or self._closed.is_set()):
+            self.write()
+            self._is_written = True
+            ended = time.monotonic()
+            self._rests_until = ended + REST * (ended - started)
 
     def table(self) -> Group:
         """Counts, running trials and the best so far for each stratum."""

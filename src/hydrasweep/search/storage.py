@@ -117,10 +117,8 @@ def _reached(url: URL) -> Iterator[None]:
             'PostgreSQL: python -m pip install -e ".[postgres]"'
         ) from error
     except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise UserError(
-            f"hydra.sweeper.storage: {url.render_as_string()} can't be used "
-            f"({type(error).__name__}: {reason})"
+            f"hydra.sweeper.storage: {url.render_as_string()} can't be used ({reason(error)})"
         ) from error
 
 
@@ -134,7 +132,13 @@ def in_words() -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        raise Outage(f"hydra.sweeper.storage failed ({root_cause(error)})") from error
+        raise Outage(f"hydra.sweeper.storage failed ({reason(error)})") from error
+
+
+def reason(error: BaseException) -> str:
+    """Why a storage failed, in a line: what the database's driver says, where it does."""
+    said = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None)
+    return f"{type(said).__name__}: {said}".splitlines()[0] if said else root_cause(error)
 
 
 def url_of(storage: Any) -> URL | None:

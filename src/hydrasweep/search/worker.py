@@ -18,8 +18,9 @@ from hydra.core.utils import JobStatus, configure_log, run_job
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
 from omegaconf import DictConfig
-from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, TrialPruned, UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from hydrasweep.cli import Terminated, end_on_signals
 from hydrasweep.errors import is_outage
@@ -32,6 +33,7 @@ from hydrasweep.search.space import Space
 from hydrasweep.search.trial import FINAL, SEARCH
 
 IDLE_SECONDS = 1  # between two looks for a trial that another worker has lost
+OUTAGE_SECONDS = 3  # in which a storage may be back, or the sweep's own process ends the sweep
 N_ALIKE = 3  # so many failures with one error, before anything else has ended, end the sweep
 
 
@@ -138,13 +140,18 @@ def work(
     n_done = 0
     try:
         while (plan.deadline is None or time.time() < plan.deadline) and not is_dead(plan.parent):
-            if (taken := queue.take(plan.space.distributions)) is None:
-                if queue.stop_reason() or queue.is_idle():
-                    break
-                queue.settle()
-                time.sleep(IDLE_SECONDS)
+            try:
+                if (taken := queue.take(plan.space.distributions)) is None:
+                    if queue.stop_reason() or queue.is_idle():
+                        break
+                    queue.settle()
+                    time.sleep(IDLE_SECONDS)
+                    continue
+                run_trial(queue, *taken, plan, task_function, hydra_context, composer)
+            except (StorageInternalError, SQLAlchemyError):
+                time.sleep(OUTAGE_SECONDS)
+                queue.give_up_own()
                 continue
-            run_trial(queue, *taken, plan, task_function, hydra_context, composer)
             # Each job sets logging up for its own folder; this is the worker's again.
             configure_log(own.job_logging, own.verbose, hydra_context.execution_whitelist)
             n_done += 1
@@ -187,6 +194,8 @@ def run_trial(
         stratum.study.tell(trial, state=TrialState.PRUNED)
     except (KeyboardInterrupt, Terminated):
         queue.give_up(stratum, trial.number, "it was interrupted", blame=False)
+        raise
+    except StorageInternalError:  # it can't even be told of a failure
         raise
     except (Exception, SystemExit) as error:
         if is_outage(error):  # each further trial would fail by it

@@ -409,6 +409,30 @@ def test_storage_that_fails_for_a_while_hangs_nothing(
     assert done.states() == ["COMPLETE"] * 6
 
 
+@pytest.mark.parametrize("call", ["storage.set_trial_intermediate_value", "study.tell"])
+def test_storage_that_fails_for_a_moment_blames_no_trial(
+    app: Callable[..., App], call: str
+) -> None:
+    owner, _, name = call.partition(".")
+    body = f"""
+        from hydrasweep.search import trial
+        owner = trial.current()._trial.{owner}
+        def fail(*args, **kwargs):
+            del owner.{name}
+            raise optuna.exceptions.StorageInternalError("no answer")
+        if cfg.x < 0 and not os.path.exists("failed"):
+            open("failed", "w").close()
+            owner.{name} = fail
+        trial.current().report({{"x": cfg.x}}, ["x"], 1)
+        return cfg.x
+    """
+    done = app(body)()
+    assert done.code == 0, done.err
+    assert done.states() == ["COMPLETE"] * 6
+    (lost,) = (trial for trial in done.study().trials if DROPPED in trial.user_attrs)
+    assert lost.params in [trial.params for trial in done.trials()]
+
+
 def test_what_is_no_result_is_a_failure(app: Callable[..., App]) -> None:
     body = """
         if cfg.kind == "exit":
