@@ -333,9 +333,9 @@ def study_name(given: Any) -> str:
         UserError: it can't be one.
     """
     name = time.strftime("%Y-%m-%d_%H-%M-%S") if given is None else str(given)
-    if not re.fullmatch(r"[\w+][\w+.-]{0,99}", name):
+    if not re.fullmatch(r"[\w+][\w+.-]{0,59}", name):
         raise UserError(
-            f"study={name}: must be up to 100 letters, digits, '_', '+', '.' or '-', "
+            f"study={name}: must be up to 60 letters, digits, '_', '+', '.' or '-', "
             "not beginning with '.' or '-'"
         )
     return name
