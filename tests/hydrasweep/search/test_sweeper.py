@@ -485,6 +485,7 @@ def test_trial_that_kills_its_worker_fails_alone(app: Callable[..., App]) -> Non
         fresh=True,
     )  # fmt: skip
     assert done.code == 0, done.err
+    assert "A worker was lost (TerminatedWorkerError)" in done.out
     assert len(done.trials()) == 6
     for trial in done.trials():
         deadly = trial.params["x"] > 0.5
