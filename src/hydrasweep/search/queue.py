@@ -66,10 +66,13 @@ class Stratum:
         trials = self.study.get_trials(deepcopy=False)
         return [trial for trial in trials if DROPPED not in trial.user_attrs]
 
+    def n_new(self, trials: Sequence[FrozenTrial]) -> int:
+        """How many are to come to ``trials``, which are those that count."""
+        return max(0, self.study.user_attrs.get(N_TRIALS, 0) - len(trials))
+
     def n_to_do(self, trials: Sequence[FrozenTrial]) -> int:
-        """How many are still to begin, where ``trials`` are those that count."""
-        n_more = self.study.user_attrs.get(N_TRIALS, 0) - len(trials)
-        return max(0, n_more) + sum(trial.state == TrialState.WAITING for trial in trials)
+        """How many are still to begin, the new ones and of ``trials`` those that wait."""
+        return self.n_new(trials) + sum(trial.state == TrialState.WAITING for trial in trials)
 
     def label(self, number: int) -> str:
         """The name of a trial's folder."""
@@ -165,7 +168,9 @@ class Queue:
         """Take the next trial, of the stratum that has begun the fewest, and of these the one
         whose trials take longest, so that short ones fill the end; None: none is left.
 
-        ``Study.ask`` would begin a new trial whenever none is waiting; this does not.
+        ``Study.ask`` would begin a new trial whenever none is waiting; this does not. Of trials
+        that were lost more than once, one at a time runs on a machine: joblib kills all workers
+        when one dies, and a trial that kills them would be lost with the same others each time.
         """
         with self.lock:
             if self.stop_reason():
@@ -177,9 +182,12 @@ class Queue:
                 times = [t.duration.total_seconds() for t in begun if t.duration]
                 return len(begun), -sum(times) / max(1, len(times))
 
+            everyone = itertools.chain.from_iterable(trials.values())
+            watched = any(_is_suspect(t) and _is_running_here(t) for t in everyone)
             for stratum in sorted(self.strata, key=rank):
-                if stratum.n_to_do(trials[stratum.value]):
-                    waiting = _in_turn(trials[stratum.value])
+                mine = trials[stratum.value]
+                waiting = [t for t in _in_turn(mine) if not (watched and _is_suspect(t))]
+                if waiting or stratum.n_new(mine):
                     trial_id = self._begin(stratum.study, waiting)
                     break
             else:
@@ -343,7 +351,20 @@ def label(stratum: str, phase: str, number: int) -> str:
 def _in_turn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The waiting trials in the order in which they are taken."""
     waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-    return sorted(waiting, key=lambda trial: (FIRST not in trial.user_attrs, trial.number))
+
+    def rank(trial: FrozenTrial) -> tuple[bool, int, int]:
+        return FIRST not in trial.user_attrs, trial.user_attrs.get(RETRIES, 0), trial.number
+
+    return sorted(waiting, key=rank)
+
+
+def _is_suspect(trial: FrozenTrial) -> bool:
+    """Whether it was lost with its worker more than once."""
+    return trial.user_attrs.get(RETRIES, 0) > 1
+
+
+def _is_running_here(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.RUNNING and is_here(trial.user_attrs[OWNER])
 
 
 def make_sampler(node: DictConfig | None, seed_offset: int = 0) -> optuna.samplers.BaseSampler:

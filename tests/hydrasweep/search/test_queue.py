@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import FloatDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydrasweep.errors import UserError
-from hydrasweep.search.queue import DROPPED, MAX_RETRIES, OWNER, Queue
+from hydrasweep.search.queue import DROPPED, MAX_RETRIES, OWNER, RETRIES, Queue
 
 SPACE = {"x": FloatDistribution(0.0, 1.0)}
 SAMPLER = OmegaConf.create({"_target_": "optuna.samplers.RandomSampler", "seed": 1})
@@ -246,6 +246,28 @@ def test_trial_that_kills_its_process_each_time_fails_and_counts(open_queue: Ope
     ((_, trial),) = queue.trials()
     assert trial.state == TrialState.FAIL
     assert len({tuple(trial.params.items()) for trial in queue.strata[0].study.trials}) == 1
+
+
+def test_trials_lost_again_and_again_run_one_at_a_time_and_the_most_suspect_last(
+    open_queue: Open,
+) -> None:
+    queue = open_queue()
+    queue.fill(4)
+
+    def take(n: int = 1) -> list[Trial]:
+        return [taken[1] for taken in (open_queue().take(SPACE) for _ in range(n)) if taken]
+
+    for _ in range(2):  # which of the two is to blame?
+        in_process(lambda: take(2))
+        assert len(queue.settle()) == 2
+    suspect, fresh = take(2)
+    assert suspect.user_attrs[RETRIES] == 2
+    assert RETRIES not in fresh.user_attrs
+    in_process(take)
+    assert len(queue.settle()) == 1
+    assert [trial.user_attrs[RETRIES] for trial in take(2)] == [1]
+    queue.strata[0].study.tell(suspect.number, 0.0)
+    assert [trial.user_attrs[RETRIES] for trial in take(2)] == [2]
 
 
 def test_trial_that_was_interrupted_is_tried_again_for_ever(open_queue: Open) -> None:

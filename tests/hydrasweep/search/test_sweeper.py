@@ -476,12 +476,14 @@ def test_task_function_may_prune_in_optunas_way(app: Callable[..., App]) -> None
 @pytest.mark.slow
 def test_trial_that_kills_its_worker_fails_alone(app: Callable[..., App]) -> None:
     body = """
+        time.sleep(1.5 if cfg.x < 0.5 else 0.5)  # joblib kills whoever works beside it
         if cfg.x > 0.5:
             os.kill(os.getpid(), signal.SIGKILL)
         return cfg.x
     """
+    points = ",".join(f"{{x: {x}}}" for x in (0.75, 0.1, 0.2, 0.3, 0.4, 0.45))
     done = app(body)(
-        "hydra/launcher=joblib", "hydra.sweeper.n_workers=2", "hydra.sweeper.enqueue=[{x: 0.75}]",
+        "hydra/launcher=joblib", "hydra.sweeper.n_workers=2", f"hydra.sweeper.enqueue=[{points}]",
         fresh=True,
     )  # fmt: skip
     assert done.code == 0, done.err
