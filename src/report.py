@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 os.environ.setdefault("HYDRASWEEP_ROOT", str(Path(__file__).resolve().parents[1]))
 
@@ -30,15 +30,13 @@ def folders(words: list[str]) -> list[Path]:
     """
     named = [word.removeprefix("study=") for word in words if word.startswith("study=")]
     others = [word for word in words if not word.startswith("study=")]
-    try:
-        with initialize_config_dir(str(CONF)):
-            sweeps = Path(compose("train", overrides=others).paths.outputs) / "sweeps"
-    except HydraException as error:
-        raise UserError(str(error)) from error
+    with initialize_config_dir(str(CONF)):
+        cfg = compose("train", overrides=others)
+        sweeps = Path(str(OmegaConf.select(cfg, "paths.outputs"))) / "sweeps"
     known = sorted(path.parent.name for path in sweeps.glob("*/results.yaml"))
     names = list(dict.fromkeys(name for text in named for name in text.split(",")))
     for name in names or [""]:
-        if not name or not (sweeps / name).is_dir():
+        if name not in {path.name for path in sweeps.glob("*/")}:
             there_are = f"there are {', '.join(known)}" if known else "there is none yet"
             raise UserError(f"study={name}: no such sweep in {sweeps}; {there_are}")
     return [sweeps / name for name in names]

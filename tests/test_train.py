@@ -103,6 +103,45 @@ def test_wrong_group_or_key_gets_hydras_own_words(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("augmentation=[0]",), "TypeError"),
+        (("-m", "augmentation=[0]"), "TypeError"),
+        (("-m", "hparams_search=quick", "augmentation=[0]"), "TypeError"),
+        (("model=null",), "must be a string or a list"),
+        (("paths=1",), "paths.outputs"),
+        ((f"hydra.run.dir={'x' * 300}",), "File name too long"),
+        (("model={a:1}",), "Key 'a' is not in struct"),
+        (("experiment=mine", "--config-dir=."), r"mine\.yaml\", line 1"),
+    ],
+)
+def test_what_hydra_cannot_compose_is_told_without_a_traceback(
+    script: Script, root: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("epochs: [1\n")
+    done = script("train.py", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert re.search(words, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert runs(root) == []
+
+
+def test_bug_in_a_users_class_is_shown_by_a_traceback_of_that_alone(
+    script: Script, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch.optim import SGD\nclass Mine(SGD):\n    def step(self):\n        return 1 / 0\n"
+    )
+    done = script("train.py", "optimizer._target_=mine.Mine", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "return 1 / 0" in done.stderr
+    assert "site-packages/hydra" not in done.stderr
+    assert [run.info.status for run in runs(root)] == ["FAILED"]
+
+
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"]], ids=" ".join)
 def test_help_and_config_are_shown_before_anything_heavy_is_imported(
     root: Path, flags: list[str]

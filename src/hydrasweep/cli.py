@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hydrasweep.errors import Outage, UserError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 class Terminated(SystemExit):
@@ -34,6 +36,7 @@ def plain_exit(go_on: str | None = None) -> Iterator[None]:
     ``go_on`` is the command that goes on after an interruption. HYDRA_FULL_ERROR=1 shows
     tracebacks.
     """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks itself
     hint = f" To go on: {go_on}" if go_on else ""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a screen without Unicode
@@ -42,17 +45,33 @@ def plain_exit(go_on: str | None = None) -> Iterator[None]:
         yield
         if sys.stdout:
             sys.stdout.flush()
-    except (UserError, OSError, HydraException, OmegaConfBaseException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    except Exception as error:
+        if WANTS_TRACEBACK:
             raise
         _let_go_of_output()
-        sys.exit(f"Error: {error}" + (f".{hint}" if hint and _can_go_on(error) else ""))
+        if not (words := _in_words(error)):
+            traceback.print_exc()
+            sys.exit(1)
+        sys.exit(f"Error: {words}" + (f".{hint}" if hint and _can_go_on(error) else ""))
     except KeyboardInterrupt:
         print(f"\nStopped.{hint}", file=sys.stderr)
         sys.exit(130)
     except Terminated as end:
         print(f"Terminated.{hint}", file=sys.stderr)
         sys.exit(end.code)
+
+
+def _in_words(error: Exception) -> str:
+    """What to tell of an error instead of a traceback; "" of a bug in code of ours or a user's."""
+    if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
+        return f"{error}\n{error.__cause__}".strip()
+    if isinstance(error, UserError | OSError | HydraException | OmegaConfBaseException):
+        return str(error)
+    frames = (frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__))
+    ours = [name for name in frames if name.startswith(("hydra.", "hydrasweep.", "__main__"))]
+    if not ours[-1].startswith("hydra."):
+        return ""
+    return f"Hydra failed at a setting or a file of the config ({type(error).__name__}: {error})"
 
 
 def _can_go_on(error: Exception) -> bool:
@@ -116,7 +135,7 @@ def _probe(config: DictConfig, key: str) -> None:
     if not value:  # known only to the job itself
         return
     folder = Path(value).absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     try:
         with tempfile.TemporaryFile(dir=existing) as file:
             file.write(bytes(2**16))  # as much as Hydra's own files need

@@ -185,9 +185,9 @@ def build(node: DictConfig, *args: Any) -> Any:
     try:
         built = instantiate(node, _execution_whitelist_=TRUSTED)
         return built(*args) if args else built
+    except (UserError, OSError):
+        raise
     except Exception as error:
-        if isinstance(cause := error.__cause__, UserError | OSError):
-            raise cause from None
         raise UserError(
             f"{node._target_} can't be made with these settings ({root_cause(error)}); "
             "HYDRA_FULL_ERROR=1 shows where"

@@ -163,6 +163,12 @@ def test_architectures_have_the_same_settings(compose: Compose) -> None:
     assert [values["model.dropout"] for values in flat] == [0.0, 0.2, 0.0]
 
 
+def test_what_a_class_tells_the_user_is_told_as_it_is() -> None:
+    node = OmegaConf.create({"_target_": "hydrasweep.search.storage.database", "url": "no URL"})
+    with pytest.raises(UserError, match=r"^hydra\.sweeper\.storage: its URL must be like"):
+        config.build(node)
+
+
 def test_error_of_a_users_class_comes_through_with_its_cause() -> None:
     node = OmegaConf.create({"_target_": "hydrasweep.models.LeNet5", "dropout": 0})
     with pytest.raises(Exception, match="n_channels"):

@@ -1,13 +1,11 @@
 """The report's sections: tables, figures, pictures, and a sentence where something is missing."""
 
 import base64
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import plotly.graph_objects as go
@@ -18,8 +16,9 @@ from plotly.offline import get_plotlyjs
 
 from hydrasweep import files
 from hydrasweep.report import plots
-from hydrasweep.report.source import Sweep, complete, read
+from hydrasweep.report.source import Sweep, read
 from hydrasweep.search import results
+from hydrasweep.search.trial import CONFIRM, FINAL
 
 FINAL_METRIC = "test/accuracy"
 PICTURES = ("confusion.png", "worst_mistakes.png")
@@ -69,9 +68,9 @@ def render(sweeps: Sequence[Sweep], parts: Iterable[Section]) -> str:
     lead = []
     for sweep in sweeps:
         counts = []
-        for phase, strata in sweep.phases.items():
-            ended = [t.state.is_finished() for stratum in strata for t in stratum.trials()]
-            counts += [f"{phase} {sum(ended)} of {len(ended)}"] if ended else []
+        for phase, queue in sweep.phases.items():
+            if n_trials := queue.states().total():
+                counts.append(f"{phase} {queue.n_finished()} of {n_trials}")
         lead.append(f"{sweep.name}: {', '.join(counts)} trials have ended.")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     settings = {"responsive": True, "displaylogo": False, "modeBarButtons": [BUTTONS]}
@@ -141,8 +140,8 @@ def result(sweep: Sweep) -> Section:
         "The search believes the best of many noisy values, which is too good by luck. Confirmed "
         "is the winner on fresh seeds; the test images are scored by the final models alone."
     )
-    for phase in ("confirm", "final"):
-        if not any(complete(stratum.trials()) for stratum in sweep.phases[phase]):
+    for phase in (CONFIRM, FINAL):
+        if phase not in sweep.phases or not sweep.phases[phase].states()["COMPLETE"]:
             note += f" There is no complete trial of the {phase} phase."
     rows = []
     for stratum in sweep.strata:
@@ -163,21 +162,15 @@ def score_names(sweep: Sweep) -> list[str]:
 
 def scores(sweep: Sweep, stratum: str) -> list[str]:
     """A winner's test, confirmation and search values, how far the search was off, settings."""
-    params, values = sweep.winner(stratum)
-    found, confirmed = values["search"], values["confirm"]
-    believed = f"{mean(found):#.4g}" if found else NONE
-    off = f"{mean(found) - mean(confirmed):+#.2g}" if found and confirmed else NONE
-    spreads = [plus_minus(values["final"]), plus_minus(confirmed)]
-    return [*spreads, believed, off, settings(params)]
-
-
-def plus_minus(values: Sequence[float]) -> str:
-    """Mean and sample standard deviation, to two digits of the latter."""
-    if len(values) < 2:
-        return f"{values[0]:#.4g} (n = 1)" if values else NONE
-    sd = stdev(values)
-    digits = max(0, 1 - math.floor(math.log10(sd))) if sd else 4
-    return f"{mean(values):.{digits}f} ± {sd:.{digits}f} (n = {len(values)})"
+    if winner := sweep.winners.get(stratum):
+        tested, confirmed = str(winner.tested or NONE), winner.confirmed
+        believed = f"{winner.believed:#.4g}" + (" (pruned)" if winner.was_pruned else "")
+        off = f"{winner.believed - confirmed.mean:+#.2g}"
+        return [tested, str(confirmed), believed, off, settings(winner.params)]
+    rows = [(s, trial) for s in sweep.strata if s.value == stratum for trial in s.trials()]
+    for _, trial in results.best(rows):
+        return [NONE, NONE, f"{trial.values[0]:#.4g}", NONE, settings(trial.params)]
+    return [NONE] * 5
 
 
 def settings(params: Mapping[str, Any]) -> Markup:
@@ -218,17 +211,17 @@ def pictures(sweep: Sweep) -> Section:
     """Confusions and mistakes of each winner's first final model."""
     found, notes = [], ["Of each winner's final models, those of the first seed."]
     for stratum in sweep.strata:
-        trials = complete(sweep.trials("final", stratum.value))
-        if not trials:
+        winner = sweep.winners.get(stratum.value)
+        if not winner or not winner.final:
             notes.append(f"{stratum.value or 'The sweep'} has no complete final trial.")
             continue
-        label = "-".join(filter(None, [stratum.value, "final", f"{trials[0].number:03d}"]))
-        for path in (sweep.folder / label / "pictures" / name for name in PICTURES):
+        for name in PICTURES:
+            path = sweep.folder / winner.folder() / "pictures" / name
             if path.exists():
                 caption = f"{stratum.value} {path.stem.replace('_', ' ')}"
                 found.append((caption, base64.b64encode(path.read_bytes()).decode()))
             else:
-                notes.append(f"{label} has no {path.name}.")
+                notes.append(f"{winner.folder()} has no {name}.")
     return Section("Confusions and worst mistakes", " ".join(notes), pictures=found)
 
 

@@ -209,14 +209,14 @@ def contours(sweep: Sweep) -> go.Figure:
 def timeline(sweep: Sweep) -> go.Figure:
     """What each worker did when, lost trials included."""
     trials, workers, texts = [], [], []
-    for phase, strata in sweep.phases.items():
-        for stratum in strata:
+    for phase, queue in sweep.phases.items():
+        for stratum in queue.strata:
             for trial in (t for t in stratum.study.trials if t.datetime_start):
                 owner = trial.user_attrs.get(OWNER, {"host": "unknown", "pid": ""})
                 trials.append(trial)
                 workers.append(f"{owner['host']} {owner['pid']} {phase}")
                 lost = trial.user_attrs.get(DROPPED, "")
-                texts.append(f"{phase} {stratum.label(trial.number)} {lost}")
+                texts.append(f"{stratum.label(trial.number)} {lost}")
     if not trials:
         return go.Figure()
     figure = optuna_plots.plot_timeline(snapshot(sweep.strata[0].study, trials))
@@ -246,7 +246,7 @@ def so_far(sweeps: Sequence[Sweep], stratum: str, by: str) -> go.Figure:
     for sweep, colour in zip(sweeps, itertools.cycle(COLOURS), strict=False):
         began = [t.datetime_start for s in sweep.strata for t in s.trials() if t.datetime_start]
         points = []
-        for trial in sweep.trials("search", stratum):
+        for trial in [t for s in sweep.strata if s.value == stratum for t in s.trials()]:
             if trial.datetime_complete:
                 minutes = (trial.datetime_complete - min(began)).total_seconds() / 60
                 # Plotly leaves out what is infinite.

@@ -3,10 +3,11 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import mean, quantiles
+from statistics import quantiles
 from typing import Any
 
 import optuna
@@ -16,10 +17,11 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.errors import UserError
-from hydrasweep.search.queue import Stratum
-from hydrasweep.search.storage import open_storage, sqlite_file
+from hydrasweep.search.queue import Queue, Stratum
+from hydrasweep.search.storage import in_words, open_storage, sqlite_file
+from hydrasweep.search.trial import PHASES, SEARCH
+from hydrasweep.search.winners import Winner, winners
 
-PHASES = {"search": "", "confirm": "@confirm", "final": "@final"}  # what follows a study's name
 PRUNED = "pruned"  # the mark of a trial that was
 
 
@@ -31,12 +33,12 @@ class Sweep:
     folder: Path
     config: DictConfig
     versions: Mapping[str, Any]
-    phases: Mapping[str, Sequence[Stratum]]
+    phases: Mapping[str, Queue]  # those that have begun
     objectives: Sequence[str]
 
     @property
     def strata(self) -> Sequence[Stratum]:
-        return self.phases["search"]
+        return self.phases[SEARCH].strata
 
     @property
     def stratify(self) -> str:
@@ -60,42 +62,27 @@ class Sweep:
         margin = 0.05 * (max(inside) - min(inside))
         return min(inside) - margin, max(inside) + margin
 
-    def trials(self, phase: str, stratum: str) -> list[FrozenTrial]:
-        """Those that count."""
-        return [t for s in self.phases[phase] if s.value == stratum for t in s.trials()]
-
-    def winner(self, stratum: str) -> tuple[dict[str, Any], dict[str, list[float]]]:
-        """The settings with the best mean in the last phase that has begun, and the values of
-        their complete trials in each phase."""
-        runs = {
-            phase: [(seedless(t), t.values[0]) for t in complete(self.trials(phase, stratum))]
-            for phase in PHASES
-        }
-        last = next((phase for phase in reversed(PHASES) if runs[phase]), "search")
-
-        def values(phase: str, params: Mapping[str, Any]) -> list[float]:
-            return [value for other, value in runs[phase] if other == params]
-
-        def score(params: Mapping[str, Any]) -> float:
-            return self.sign * mean(values(last, params))
-
-        params = max((params for params, _ in runs[last]), key=score, default={})
-        return params, {phase: values(phase, params) for phase in PHASES}
+    @cached_property
+    def winners(self) -> Mapping[str, Winner]:
+        """Who has won each stratum that was confirmed."""
+        seed = OmegaConf.select(self.config, "hydra.sweeper.confirm.seed") or "seed"
+        return {winner.stratum: winner for winner in winners(self.phases, seed)}
 
     def by_objective(self) -> list["Sweep"]:
         """The search alone, for one objective at a time, as most of Optuna's plots want it."""
         parts = []
         for i, name in enumerate(self.objectives):
-            phases = {**dict.fromkeys(PHASES, ()), "search": [only(s, i) for s in self.strata]}
-            parts.append(replace(self, objectives=[name], phases=phases))
+            search = Queue(self.name, [only(s, i) for s in self.strata], nullcontext())
+            parts.append(replace(self, objectives=[name], phases={SEARCH: search}))
         return parts
 
 
+@in_words()
 def read(folder: Path) -> Sweep:
     """The sweep in a folder, as it is now.
 
     Raises:
-        UserError: its storage holds no such study.
+        UserError: its storage holds no such study, or fails.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     config, moved = _load(folder / "multirun.yaml"), _load(folder / "multirun.yaml")
@@ -107,17 +94,19 @@ def read(folder: Path) -> Sweep:
         raise UserError(f"hydra.sweeper.storage in {folder / 'multirun.yaml'}: {error}") from error
     storage = kept or f"sqlite:///{folder.resolve()}/study.db"
     path = sqlite_file(storage)
-    phases: dict[str, list[Stratum]] = {phase: [] for phase in PHASES}
+    phases: dict[str, Queue] = {}
     if path is None or path.exists():
         opened = optuna.storages.get_storage(open_storage(storage))
         for study_name in optuna.get_all_study_names(opened):
             first, _, stratum = study_name.partition("/")
-            for phase in (phase for phase, suffix in PHASES.items() if first == name + suffix):
-                study = optuna.load_study(study_name=study_name, storage=opened)
-                phases[phase].append(Stratum(stratum, snapshot(study, study.trials)))
-    if not phases["search"]:
+            for phase in PHASES:
+                if first == (name if phase == SEARCH else f"{name}@{phase}"):
+                    study = optuna.load_study(study_name=study_name, storage=opened)
+                    queue = phases.setdefault(phase, Queue(name, [], nullcontext()))
+                    queue.strata.append(Stratum(stratum, snapshot(study, study.trials), phase))
+    if SEARCH not in phases:
         raise UserError(f"study={name}: no study of this name is in the storage of {folder}")
-    n = len(phases["search"][0].study.directions)
+    n = len(phases[SEARCH].strata[0].study.directions)
     named = OmegaConf.select(config, "objective")
     objectives = [named] if isinstance(named, str) else list(named or [])
     if len(objectives) != n:
@@ -133,6 +122,8 @@ def _load(path: Path) -> DictConfig:
 def snapshot(study: Study, trials: Sequence[FrozenTrial], objectives: slice = slice(None)) -> Study:
     """Some trials of a study, or some objectives of them, as a study in memory."""
     taken = optuna.create_study(directions=study.directions[objectives])
+    for key, value in study.user_attrs.items():
+        taken.set_user_attr(key, value)
     for trial in map(copy.copy, trials):
         trial.values = trial.values[objectives] if trial.values else None
         # Study.add_trial refuses trials that ended without having begun.
@@ -159,8 +150,3 @@ def counted(study: Study) -> list[FrozenTrial]:
 
 def complete(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.state == TrialState.COMPLETE]
-
-
-def seedless(trial: FrozenTrial) -> dict[str, Any]:
-    """What was searched: the later phases add a seed."""
-    return {key: value for key, value in trial.params.items() if key != "seed"}

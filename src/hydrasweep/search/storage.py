@@ -6,7 +6,8 @@ password in a URL stays in the environment, and comes into no file and no pickle
 
 import re
 import sqlite3
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 import optuna
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import URL, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from hydrasweep.config import build
-from hydrasweep.errors import UserError, root_cause
+from hydrasweep.errors import Outage, UserError, root_cause
 
 EXAMPLE = "postgresql://USER:PASSWORD@HOST/DATABASE"
 LOCK_KEY = 0x68796472  # PostgreSQL knows advisory locks by number; this one says "hydr"
@@ -50,8 +52,9 @@ def shareable(config: DictConfig) -> Any:
             return url.render_as_string(hide_password=False)
         node = {"_target_": f"{__name__}.database", "url": written}
         storage = OmegaConf.create(node, parent=sweeper)
-    if url_of(storage):
-        _connect(storage)
+    if known := url_of(storage):
+        with _reached(known):
+            create_engine(known, poolclass=NullPool).connect().close()
     return storage
 
 
@@ -73,10 +76,8 @@ def database(url: str | None) -> RDBStorage:
     """
     known = read_url(url)
     pool = {} if known.get_backend_name() == "sqlite" else {"pool_size": 1, "pool_pre_ping": True}
-    try:
+    with _reached(known):
         return RDBStorage(known.render_as_string(hide_password=False), engine_kwargs=pool)
-    except SQLAlchemyError as error:
-        raise _unreachable(known, error) from error
 
 
 def read_url(url: str | None) -> URL:
@@ -101,24 +102,37 @@ def read_url(url: str | None) -> URL:
     return known
 
 
-def _connect(storage: DictConfig) -> None:
-    known = url_of(storage)
-    assert known is not None
+@contextmanager
+def _reached(url: URL) -> Iterator[None]:
+    """Turn what keeps a database from being opened into a sentence.
+
+    Raises:
+        UserError: in place of SQLAlchemy's errors, and of those for a driver that isn't there.
+    """
     try:
-        create_engine(known, poolclass=NullPool).connect().close()
-    except ModuleNotFoundError as error:
+        yield
+    except ImportError as error:
         raise UserError(
-            f"hydra.sweeper.storage: {known.drivername} needs the package {error.name}; for "
+            f"hydra.sweeper.storage: {url.drivername} needs a package ({root_cause(error)}); for "
             'PostgreSQL: python -m pip install -e ".[postgres]"'
         ) from error
     except SQLAlchemyError as error:
-        raise _unreachable(known, error) from error
+        raise UserError(
+            f"hydra.sweeper.storage: {url.render_as_string()} can't be used ({reason(error)})"
+        ) from error
 
 
-def _unreachable(url: URL, error: SQLAlchemyError) -> UserError:
-    return UserError(
-        f"hydra.sweeper.storage: {url.render_as_string()} can't be used ({reason(error)})"
-    )
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Turn a failure of a storage that was opened into a sentence.
+
+    Raises:
+        Outage: in place of Optuna's, SQLAlchemy's and SQLite's own errors.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+        raise Outage(f"hydra.sweeper.storage failed ({reason(error)})") from error
 
 
 def reason(error: BaseException) -> str:

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -61,16 +60,12 @@ class Sweeper(HydraSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the sweep that config and overrides describe, or go on with it."""
+        from hydrasweep.search import storage
         from hydrasweep.search.summary import describe, go_on_command
 
         with cli.plain_exit():
             refuse_misplaced(self.config)
-            name = str(self.settings.study_name or time.strftime("%Y-%m-%d_%H-%M-%S"))
-            if not re.fullmatch(r"[\w+][\w+.-]{0,99}", name):
-                raise UserError(
-                    f"study={name}: must be up to 100 letters, digits, '_', '+', '.' or '-', "
-                    "not beginning with '.' or '-'"
-                )
+            name = study_name(self.settings.study_name)
             if self.settings.n_trials < 0:
                 raise UserError(
                     f"hydra.sweeper.n_trials={self.settings.n_trials}: must be 0 or more"
@@ -86,7 +81,7 @@ class Sweeper(HydraSweeper):
             print(describe(plan, self.settings, self._n_trials(plan), n_workers, estimates))
             if self.settings.dry_run or self.settings.n_trials == 0:
                 return
-        with cli.plain_exit(go_on=go_on_command(self.config, name)), storage_in_words():
+        with cli.plain_exit(go_on=go_on_command(self.config, name)), storage.in_words():
             self._run(plan, n_workers)
 
     def _plan(self, name: str, arguments: Sequence[str]) -> "Plan":
@@ -128,7 +123,7 @@ class Sweeper(HydraSweeper):
         for part, make in (("sampler", make_sampler), ("pruner", make_pruner)):
             try:
                 make(getattr(plan, part))
-            except HydraException as error:
+            except Exception as error:  # of its class or of Hydra's
                 raise UserError(f"hydra.sweeper.{part}: {error}") from error
         self._suggestions(plan)
         estimates: dict[str, float] = {}
@@ -318,24 +313,6 @@ class Sweeper(HydraSweeper):
             raise
 
 
-@contextmanager
-def storage_in_words() -> Iterator[None]:
-    """Turn a failure of the study's storage into a sentence.
-
-    Raises:
-        Outage: in place of Optuna's, SQLAlchemy's and SQLite's own errors.
-    """
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from hydrasweep.search.storage import reason
-
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        raise Outage(f"hydra.sweeper.storage failed ({reason(error)})") from error
-
-
 def set_for_jobs(config: DictConfig, key: str, value: Any) -> None:
     """Set a Hydra setting for the sweep and its jobs, which are composed anew and must agree
     with it, as if by the command line."""
@@ -344,6 +321,21 @@ def set_for_jobs(config: DictConfig, key: str, value: Any) -> None:
     with read_write(config.hydra):
         OmegaConf.update(config, key, value)
         config.hydra.overrides.hydra.append(f"{key}={as_word(value)}")
+
+
+def study_name(given: Any) -> str:
+    """The study's name, which names a folder too; by default the time.
+
+    Raises:
+        UserError: it can't be one.
+    """
+    name = time.strftime("%Y-%m-%d_%H-%M-%S") if given is None else str(given)
+    if not re.fullmatch(r"[\w+][\w+.-]{0,99}", name):
+        raise UserError(
+            f"study={name}: must be up to 100 letters, digits, '_', '+', '.' or '-', "
+            "not beginning with '.' or '-'"
+        )
+    return name
 
 
 def refuse_misplaced(config: DictConfig) -> None:

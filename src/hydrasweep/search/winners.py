@@ -89,8 +89,8 @@ def confirm(search: Queue, again: Queue, settings: DictConfig, seed: int) -> Non
 
 def finish(again: Queue, last: Queue, seed: str) -> None:
     """Queue the winner of each stratum, once for each seed that it was confirmed on."""
-    for best, stratum in zip(_confirmed(again, seed), last.strata, strict=True):
-        for trial in best:
+    for stratum in last.strata:
+        for trial in _confirmed(again, stratum.value, seed):
             last.repeat(stratum, trial)
 
 
@@ -115,20 +115,22 @@ def winners(phases: Mapping[str, Queue], seed: str) -> list[Winner]:
     if CONFIRM not in phases:
         return []
     found = []
-    for i, best in enumerate(_confirmed(phases[CONFIRM], seed)):
-        if not best:
+    for stratum in phases[SEARCH].strata:
+        if not (best := _confirmed(phases[CONFIRM], stratum.value, seed)):
             continue
         params = _without(best[0].params, seed)
         final = [
             trial
-            for trial in (phases[FINAL].strata[i].trials() if FINAL in phases else [])
-            if trial.state == TrialState.COMPLETE and _without(trial.params, seed) == params
+            for other, trial in (phases[FINAL].trials() if FINAL in phases else [])
+            if other.value == stratum.value
+            and trial.state == TrialState.COMPLETE
+            and _without(trial.params, seed) == params
         ]
         final.sort(key=lambda trial: int(trial.params[seed]))
-        ranked = candidates(phases[SEARCH].strata[i])
+        ranked = candidates(stratum)
         found.append(
             Winner(
-                phases[SEARCH].strata[i].value,
+                stratum.value,
                 params,
                 next(trial for trial in ranked if trial.params == params),
                 Score([trial.values[0] for trial in best]),
@@ -175,18 +177,14 @@ def _recipe(run: Path, name: str, winner: Winner, folder: Path) -> str:
     )
 
 
-def _confirmed(again: Queue, seed: str) -> list[list[FrozenTrial]]:
-    """For each stratum the confirming trials of the settings with the best mean."""
-    best = []
-    for stratum in again.strata:
-        groups: dict[str, list[FrozenTrial]] = defaultdict(list)
-        for trial in stratum.trials():
-            if trial.state == TrialState.COMPLETE:
-                groups[_key(_without(trial.params, seed))].append(trial)
-        sign = _sign(stratum)
-        ranked = sorted(groups.values(), key=lambda g: sign * statistics.fmean(map(_seen, g)))
-        best.append(ranked[-1] if ranked else [])
-    return best
+def _confirmed(again: Queue, value: str, seed: str) -> list[FrozenTrial]:
+    """The confirming trials of a stratum's settings with the best mean."""
+    groups: dict[str, list[FrozenTrial]] = defaultdict(list)
+    for stratum, trial in again.trials():
+        if stratum.value == value and trial.state == TrialState.COMPLETE:
+            groups[_key(_without(trial.params, seed))].append(trial)
+    sign = _sign(again.strata[0])
+    return max(groups.values(), key=lambda g: sign * statistics.fmean(map(_seen, g)), default=[])
 
 
 def _seen(trial: FrozenTrial) -> float:

@@ -2,12 +2,15 @@
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from html import unescape
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution
@@ -222,14 +225,46 @@ def test_command_writes_compares_and_helps(finished: Path) -> None:
     assert "study=A,B" in command(sweeps, "--help").stdout
 
 
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ("'${oc.env:HYDRASWEEP_STORAGE}'", "//me:[*]+@127.* can't be used"),
+        (
+            "{_target_: hydrasweep.search.storage.database, url: '${oc.env:HYDRASWEEP_STORAGE}'}",
+            r"//me:\*+@127.* can't be used",
+        ),
+        ("nosuchkind://127.0.0.1:9/db", "nosuchkind://127.* can't be used"),
+        ("mssql+pyodbc://127.0.0.1:9/db", "needs a package .*No module named 'pyodbc'"),
+        ("'sqlite:///${hydra.sweep.dir}/none/study.db'", "no study of this name"),
+        ("'sqlite:///${hydra.sweep.dir}/damaged.db'", "failed .*no such column"),
+    ],
+)
+def test_storage_that_fails_is_told_in_a_sentence(finished: Path, storage: str, words: str) -> None:
+    pytest.importorskip("psycopg")
+    kept = optuna.create_study(study_name="done", storage=f"sqlite:///{finished}/damaged.db")
+    kept.add_trials(searched())
+    with closing(sqlite3.connect(finished / "damaged.db")) as connection:
+        connection.execute("ALTER TABLE studies RENAME COLUMN study_name TO other")
+    (finished / "multirun.yaml").write_text(
+        f"hydra: {{sweep: {{dir: here}}, sweeper: {{storage: {storage}}}}}"
+    )
+    url = "postgresql://me:hunter2@127.0.0.1:9/db"
+    done = command(finished.parent, "study=done", HYDRASWEEP_STORAGE=url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(f"Error: .*{words}.*\n", done.stderr)
+    assert "hunter2" not in done.stderr
+
+
 def test_unknown_study_is_answered_with_those_that_are_known(finished: Path) -> None:
-    for words in (["study=nope"], ["study=done,nope"], []):
+    unknown = ("nope", "done,nope", "../sweeps/done", ".", "..", "", str(finished), "x" * 300)
+    for words in ([], *([f"study={name}"] for name in unknown)):
         done = command(finished.parent, *words)
         (line,) = done.stderr.splitlines()
         assert done.returncode == 1
         assert line.startswith("Error: study=")
         assert line.endswith("there are done")
-    done = command(finished.parent, "study=done", "pathz.outputs=x")
-    assert done.returncode == 1
-    assert "pathz" in done.stderr
-    assert "Traceback" not in done.stderr
+    for word, told in (("pathz.outputs=x", "pathz"), ("paths=3", "paths.outputs")):
+        done = command(finished.parent, "study=done", word)
+        assert done.returncode == 1
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from optuna.trial import TrialState
 from planted import plant, searched, trial, with_seeds
 
 from hydrasweep.errors import UserError
@@ -19,7 +18,7 @@ SOLID = trial(0.98, lr=0.002, dropout=0.2, batch_size=64)
 def test_phases_and_strata_are_told_by_the_names_of_the_studies(tmp_path: Path) -> None:
     names = ["/cnn", "/lenet5", "@confirm/cnn", "@final/cnn", "-other/cnn", "x@final/cnn"]
     sweep = read(plant(tmp_path / "s", {name: [LUCKY] for name in names}))
-    strata = {phase: [s.value for s in some] for phase, some in sweep.phases.items()}
+    strata = {phase: [s.value for s in queue.strata] for phase, queue in sweep.phases.items()}
     assert strata == {"search": ["cnn", "lenet5"], "confirm": ["cnn"], "final": ["cnn"]}
     assert (sweep.objectives, sweep.stratify) == (["val/accuracy"], "model")
 
@@ -27,7 +26,7 @@ def test_phases_and_strata_are_told_by_the_names_of_the_studies(tmp_path: Path) 
 def test_sweep_is_read_where_it_lies_now(tmp_path: Path) -> None:
     shutil.move(plant(tmp_path / "s", {"": searched()}), tmp_path / "moved")
     sweep = read(tmp_path / "moved")
-    assert (sweep.name, len(sweep.trials("search", ""))) == ("s", 8)
+    assert (sweep.name, len(sweep.strata[0].trials())) == ("s", 8)
 
 
 def test_without_any_file_the_folder_and_its_database_have_the_names(tmp_path: Path) -> None:
@@ -36,7 +35,7 @@ def test_without_any_file_the_folder_and_its_database_have_the_names(tmp_path: P
     study.add_trials(searched())
     sweep = read(tmp_path)
     assert (sweep.name, sweep.objectives, dict(sweep.versions)) == (tmp_path.name, ["value"], {})
-    assert sweep.trials("search", "")[3].value == study.trials[3].value
+    assert sweep.strata[0].trials()[3].value == study.trials[3].value
 
 
 def test_folder_without_a_study_is_refused_and_stays_as_it_was(tmp_path: Path) -> None:
@@ -53,44 +52,21 @@ def test_storage_that_is_not_set_here_is_named(tmp_path: Path) -> None:
         read(folder)
 
 
-def test_winner_has_the_best_mean_of_the_last_phase(tmp_path: Path) -> None:
+def test_winner_has_the_best_mean_on_fresh_seeds(tmp_path: Path) -> None:
     lucky, solid, test = [0.95, 0.97, 0.96], [0.975, 0.985, 0.983], [0.97, 0.98]
     confirm = [*with_seeds(LUCKY, lucky, 3), *with_seeds(SOLID, solid, 6)]
     search = {"/cnn": [LUCKY, SOLID, *searched()]}
+    assert not read(plant(tmp_path / "search", search)).winners
 
-    params, values = read(plant(tmp_path / "search", search)).winner("cnn")
-    assert params == LUCKY.params
-    assert values == {"search": [0.99], "confirm": [], "final": []}
-
-    params, values = read(plant(tmp_path / "b", {**search, "@confirm/cnn": confirm})).winner("cnn")
+    winner = read(plant(tmp_path / "b", {**search, "@confirm/cnn": confirm})).winners["cnn"]
     assert np.mean(solid) > np.mean(lucky)
-    assert params == SOLID.params
-    assert values == {"search": [0.98], "confirm": solid, "final": []}
+    assert winner.params == SOLID.params
+    assert (winner.believed, winner.confirmed.values, winner.tested) == (0.98, solid, None)
 
-    final = {"@confirm/cnn": confirm, "@final/cnn": with_seeds(LUCKY, test, 9)}
-    params, values = read(plant(tmp_path / "c", {**search, **final})).winner("cnn")
-    assert params == LUCKY.params
-    assert values == {"search": [0.99], "confirm": lucky, "final": test}
-
-
-def test_lowest_wins_where_the_objective_is_minimised(tmp_path: Path) -> None:
-    sweep = read(plant(tmp_path / "s", {"": [LUCKY, SOLID]}, ["minimize"]))
-    assert sweep.winner("")[0] == SOLID.params
-
-
-def test_what_was_lost_or_is_not_complete_wins_nothing(tmp_path: Path) -> None:
-    best = {"lr": 0.003, "dropout": 0.3, "batch_size": 32}
-    ghosts = [
-        trial(state=TrialState.FAIL, attrs={"dropped": "its process died"}, **best),
-        trial(1.0, state=TrialState.PRUNED, **best),
-        trial(state=TrialState.RUNNING, reports=[1.0], **best),
-        trial(state=TrialState.WAITING),
-    ]
-    sweep = read(plant(tmp_path / "s", {"": [*ghosts, SOLID]}))
-    assert sweep.winner("")[0] == SOLID.params
-    assert len(sweep.trials("search", "")) == 4
-    empty = read(plant(tmp_path / "t", {"": ghosts}))
-    assert empty.winner("") == ({}, {"search": [], "confirm": [], "final": []})
+    final = {"@confirm/cnn": confirm, "@final/cnn": with_seeds(SOLID, test, 9)}
+    winner = read(plant(tmp_path / "c", {**search, **final})).winners["cnn"]
+    assert winner.tested is not None
+    assert winner.tested.values == test
 
 
 def test_each_of_several_objectives_is_a_search_of_its_own(tmp_path: Path) -> None:
@@ -99,8 +75,8 @@ def test_each_of_several_objectives_is_a_search_of_its_own(tmp_path: Path) -> No
     assert sweep.objectives == ["value 0", "value 1"]
     first, second = sweep.by_objective()
     assert (first.objectives, second.objectives) == (["value 0"], ["value 1"])
-    assert first.winner("")[0] == trials[0].params
-    assert second.winner("")[0] == trials[1].params
+    assert [s.study.best_params for s in first.strata] == [trials[0].params]
+    assert [s.study.best_params for s in second.strata] == [trials[1].params]
 
 
 def test_range_leaves_outliers_out(tmp_path: Path) -> None:
