@@ -43,10 +43,10 @@ def folders(words: list[str]) -> list[Path]:
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv):
-        print(HELP)
-        return
     with cli.plain_exit():
+        if {"-h", "--help"} & set(sys.argv):
+            print(HELP)
+            return
         found = folders(sys.argv[1:])
         from hydrasweep import report
 

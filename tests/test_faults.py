@@ -22,9 +22,7 @@ import pytest
 import torch
 from conftest import (
     REPOSITORY,
-    Compose,
     Script,
-    at_line,
     client_of,
     command_line,
     environment,
@@ -36,10 +34,6 @@ from conftest import (
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 from test_sweep import ALONE, SWEEP, TWO, Sweep, assert_whole, start, wait_until, workers_of
-
-from hydrasweep import config
-from hydrasweep.errors import Outage
-from train import train
 
 LEAN = ("artifacts=false", "score_test=false")
 LONG = ("epochs=50", "data.n_train=1000", *LEAN)
@@ -82,17 +76,64 @@ def steps(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in lines]
 
 
+Done = subprocess.CompletedProcess[str]
+
+
+def after(
+    line: str, act: Callable[["subprocess.Popen[str]"], object], root: Path, *arguments: str
+) -> Done:
+    """A training or a sweep, for which ``act`` is done when it has printed ``line``."""
+    process = subprocess.Popen(
+        command_line("train.py", *arguments),
+        cwd=root,
+        env=environment(root),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for shown in process.stdout:
+            if re.search(line, shown):
+                act(process)
+                break
+        errors = process.stderr.read()
+    return Done(process.args, process.returncode, "", errors)
+
+
+def assert_told(done: Done, words: str) -> None:
+    """One sentence says what is wrong and how to go on, and the exit code is 1."""
+    assert re.fullmatch(f"Error: .*{words}.* To go on: python .*\n", done.stderr), done.stderr
+    assert "Traceback" not in done.stdout
+    assert done.returncode == 1
+
+
+def go_on(root: Path, done: Done) -> Done:
+    """Run the command that an ended one gave."""
+    _, *words = shlex.split(done.stderr.partition("To go on: ")[2])
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=REPOSITORY,
+        env=environment(root),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 # A disk that is full
 
 
+@pytest.mark.slow
 def test_checkpoint_on_a_full_disk_keeps_the_last_one(
-    compose: Compose, root: Path, tmp_path: Path
+    script: Script, root: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "small"
-    cfg = compose("epochs=3", *LEAN)
     with disk(folder, "1m") as resize:  # one checkpoint has room, and a second beside it has not
-        with pytest.raises(Outage, match=r"last\.pt can't be written \(No space left on device\)"):
-            train(cfg, folder)
+        done = script("train.py", "epochs=3", *LEAN, f"hydra.run.dir={folder}")
+        assert_told(done, r"last\.pt can't be written \(No space left on device\)")
         assert torch.load(folder / "last.pt", weights_only=True)["epoch"] == 1
         assert steps(folder) == [1, 2]
         assert not list(folder.glob(".*.tmp"))
@@ -100,16 +141,17 @@ def test_checkpoint_on_a_full_disk_keeps_the_last_one(
         (run,) = runs_of(client)
         assert run.info.status == "FAILED"
         resize("8m")
-        train(cfg, folder)
+        go_on(root, done)
         assert steps(folder) == [1, 2, 3]
     (run,) = runs_of(client)
     assert run.info.status == "FINISHED"
     assert epochs_of(client, run) == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "place"), [("200k", ".cache"), ("30m", "data")])
 def test_data_on_a_full_disk_are_read_once_there_is_room(
-    compose: Compose, tmp_path: Path, size: str, place: str
+    script: Script, root: Path, tmp_path: Path, size: str, place: str
 ) -> None:
     folder = tmp_path / "data"
     with disk(folder, size) as resize:
@@ -120,35 +162,34 @@ def test_data_on_a_full_disk_are_read_once_there_is_room(
                 shutil.copy(archive, raw)
         else:
             write_digits(folder, n_train=150)
-        data = config.build(compose(f"paths.data={folder}", "data.n_train=90", "data.n_val=9").data)
-        with pytest.raises(Outage, match="No space left on device") as told:
-            data.development()
-        assert str(folder) in str(told.value)
+        few = (f"paths.data={folder}", "data.n_train=90", "data.n_val=9", "epochs=1", *LEAN)
+        done = script("train.py", *few)
+        assert_told(done, f"{folder}.*No space left on device")
         assert not list(folder.rglob("*.tmp"))
         resize("200m")
-        assert len(data.development()[0].labels) == 90
+        go_on(root, done)
+    (run,) = runs_of(client_of(root))
+    assert run.info.status == "FINISHED"
 
 
-def test_full_store_keeps_results_until_there_is_room(
-    compose: Compose, root: Path, output_dir: Path, tmp_path: Path
-) -> None:
-    cfg = compose(f"paths.root={tmp_path / 'small'}", "epochs=4", *LEAN)
-    with disk(tmp_path / "small", "4m") as resize:
-        shutil.copy(root / "mlflow.db", tmp_path / "small")
+@pytest.mark.slow
+def test_full_store_keeps_results_until_there_is_room(root: Path, tmp_path: Path) -> None:
+    small, folder = tmp_path / "small", tmp_path / "run"
+    with disk(small, "4m") as resize:
+        shutil.copy(root / "mlflow.db", small)
 
-        def fill() -> None:
-            rest = shutil.disk_usage(tmp_path / "small").free
-            (tmp_path / "small" / "rest").write_bytes(bytes(rest))
+        def fill(_: object) -> None:
+            (small / "rest").write_bytes(bytes(shutil.disk_usage(small).free))
 
-        with at_line("epoch 2/4", fill), pytest.raises(Outage, match=r"full.*Nothing is lost"):
-            train(cfg, output_dir)
-        assert steps(output_dir) == [1, 2, 3, 4]
+        done = after("epoch  2/30", fill, small, "epochs=30", *LEAN, f"hydra.run.dir={folder}")
+        assert_told(done, "full.*Nothing is lost")
+        assert steps(folder) == list(range(1, 31))
         resize("40m")
-        train(cfg, output_dir)
-        client = client_of(tmp_path / "small")
+        go_on(small, done)
+        client = client_of(small)
         (run,) = runs_of(client)
         assert run.info.status == "FINISHED"
-        assert epochs_of(client, run) == [1, 2, 3, 4]
+        assert epochs_of(client, run) == list(range(1, 31))
 
 
 @pytest.mark.slow
@@ -188,18 +229,110 @@ def test_read_only_outputs_are_refused_at_once(
     assert runs_of(client_of(root)) == []
 
 
-def test_read_only_mlruns_lose_nothing(compose: Compose, root: Path, output_dir: Path) -> None:
-    cfg = compose("epochs=2", "score_test=false")
-    with read_only(root / "mlruns"), pytest.raises(Outage, match=r"Read-only.*Nothing is lost"):
-        train(cfg, output_dir)
+@pytest.mark.slow
+def test_read_only_mlruns_lose_nothing(script: Script, root: Path) -> None:
+    with read_only(root / "mlruns"):
+        done = script("train.py", "epochs=2", "score_test=false")
+    assert_told(done, "Read-only.*Nothing is lost")
     client = client_of(root)
     (run,) = runs_of(client)
     assert run.info.status == "FAILED"
-    assert steps(output_dir) == [1, 2]
-    train(cfg, output_dir)
+    go_on(root, done)
     (run,) = runs_of(client)
     assert run.info.status == "FINISHED"
+    assert epochs_of(client, run) == [1, 2]
     assert {"config.yaml", "model.pt"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
+
+
+@pytest.mark.slow
+def test_sweep_on_read_only_mlruns_goes_on_once_they_can_be_written(
+    script: Script, root: Path
+) -> None:
+    with read_only(root / "mlruns"):
+        arguments = (*SWEEP, ALONE, "epochs=1", "study=kept", "hydra.sweeper.n_trials=3")
+        done = script("train.py", *arguments)
+    assert_told(done, "Read-only")
+    go_on(root, done)
+    assert_whole(Sweep(root, "kept"), 3)
+
+
+@pytest.mark.slow
+def test_read_only_store_is_told_before_training(
+    script: Script, root: Path, tmp_path: Path
+) -> None:
+    with read_only(root):
+        done = script("train.py", "epochs=1", *LEAN, f"hydra.run.dir={tmp_path / 'run'}")
+    assert_told(done, r"mlflow\.db can't be used \(.*Read-only.*point MLFLOW_TRACKING_URI")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    go_on(root, done)
+
+
+# Files that are damaged
+
+
+@pytest.mark.slow
+def test_data_cut_short_are_told_and_training_goes_on_once_they_are_whole(
+    script: Script, root: Path, tmp_path: Path
+) -> None:
+    images = write_digits(tmp_path / "data", n_train=150) / "train-images-idx3-ubyte"
+    whole = images.read_bytes()
+    images.write_bytes(whole[:-100])
+    few = (f"paths.data={tmp_path / 'data'}", "data.n_train=90", "data.n_val=9", "epochs=1")
+    done = script("train.py", *few, *LEAN)
+    assert_told(done, "train-images-idx3-ubyte.*delete it and run again")
+    images.write_bytes(whole)
+    go_on(root, done)
+
+
+@pytest.mark.slow
+def test_data_cut_short_stop_a_sweep_which_goes_on_once_they_are_whole(
+    root: Path, tmp_path: Path
+) -> None:
+    data, output, sweep = tmp_path / "data", tmp_path / "output.txt", Sweep(root, "cut")
+    images = write_digits(data, n_train=900) / "train-images-idx3-ubyte"
+    whole = images.read_bytes()
+    arguments = (f"paths.data={data}", "study=cut", "hydra.sweeper.n_trials=12", "epochs=3")
+    process = start(root, *arguments, output=output)
+    wait_until(lambda: re.search("COMPLETE|PRUNED", output.read_text()), process)
+    images.write_bytes(whole[:-100])
+    worker = next(w for w in workers_of(process) if "LokyProcess" in " ".join(w.cmdline()))
+    worker.kill()  # whoever lives on has the images in memory
+    assert process.wait() == 1
+    shown = output.read_text()
+    assert "Traceback" not in shown
+    assert re.search("the sweep was stopped: data=mnist.*To go on: python .*study=cut", shown)
+    finished = {k: t for k, t in sweep.trials().items() if t.state.is_finished()}
+    assert {trial.state for trial in finished.values()} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert 0 < len(finished) < 12
+    images.write_bytes(whole)
+    assert start(root, *arguments, output=output).wait() == 0
+    assert finished.items() <= sweep.trials().items()
+    assert_whole(sweep, 12)
+
+
+@pytest.mark.slow
+def test_checkpoint_cut_short_is_told_and_training_begins_anew_without_it(
+    script: Script, root: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    settings = ("epochs=2", *LEAN, f"hydra.run.dir={folder}")
+    assert script("train.py", *settings).returncode == 0
+    state = folder / "last.pt"
+    state.write_bytes(state.read_bytes()[:-1000])
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "src" / "train.py", f"resume={folder}"],
+        env=environment(root),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"Error: the checkpoint .*last\.pt can't be read.*\n", done.stderr)
+    assert "delete it, and resume= begins anew" in done.stderr
+    state.unlink()
+    done.stderr = f"To go on: python {REPOSITORY / 'src' / 'train.py'} resume={folder}"
+    go_on(root, done)
+    assert steps(folder) == [1, 2]
+    assert [run.info.status for run in runs_of(client_of(root))] == ["FINISHED"]
 
 
 # Signals and standard output
@@ -238,7 +371,9 @@ def test_impatient_ctrl_c_does_not_disturb_the_end_of_a_sweep(root: Path, tmp_pa
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.05)
     assert process.returncode == 130
-    assert "Traceback" not in output.read_text()
+    shown = output.read_text()
+    assert "Traceback" not in shown
+    assert "study=impatient" in shown.partition("To go on: ")[2]
     states = {trial.state for trial in sweep.all_trials().values()}
     assert TrialState.COMPLETE in states
     assert TrialState.RUNNING not in states
@@ -246,48 +381,18 @@ def test_impatient_ctrl_c_does_not_disturb_the_end_of_a_sweep(root: Path, tmp_pa
     assert "RUNNING" not in {run.info.status for run in parents + children}
 
 
-def output_closed_after(line: str, root: Path, *arguments: str) -> tuple[int, str]:
-    """Exit code and errors of a run whose reader goes away, as in ``| head``."""
-    process = subprocess.Popen(
-        command_line("train.py", *arguments),
-        cwd=root,
-        env=environment(root),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for shown in process.stdout:
-            if re.search(line, shown):
-                break
-        process.stdout.close()
-        errors = process.stderr.read()
-    return process.returncode, errors
-
-
-def going_on(root: Path, errors: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command that an ended one gave."""
-    _, *words = shlex.split(errors.partition("To go on: ")[2])
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=REPOSITORY,
-        env=environment(root),
-        capture_output=True,
-        text=True,
-    )
+def close_output(process: "subprocess.Popen[str]") -> None:
+    """Go away as ``| head`` does."""
+    assert process.stdout is not None
+    process.stdout.close()
 
 
 def test_closed_output_ends_a_training_which_goes_on_by_the_command_shown(root: Path) -> None:
-    code, errors = output_closed_after("epoch 1/6", root, "epochs=6", "data.n_train=1000", *LEAN)
-    assert code == 1
-    assert errors.startswith("Error: the output can't be written (Broken pipe). To go on: python ")
-    assert len(errors.splitlines()) == 1
+    done = after("epoch 1/6", close_output, root, "epochs=6", "data.n_train=1000", *LEAN)
+    assert_told(done, r"the output can't be written \(Broken pipe\)")
     (run,) = runs_of(client_of(root))
     assert run.info.status == "FAILED"
-    done = going_on(root, errors)
-    assert done.returncode == 0, done.stderr
+    go_on(root, done)
     (run,) = runs_of(client_of(root))
     assert run.info.status == "FINISHED"
     assert epochs_of(client_of(root), run) == [1, 2, 3, 4, 5, 6]
@@ -298,17 +403,13 @@ def test_closed_output_ends_a_training_which_goes_on_by_the_command_shown(root: 
 def test_closed_output_ends_a_sweep_which_goes_on_by_the_command_shown(
     root: Path, workers: str
 ) -> None:
-    code, errors = output_closed_after(
-        "COMPLETE", root, *SWEEP, workers, "study=piped", "hydra.sweeper.n_trials=9"
-    )
-    assert code == 1
-    assert "Error: the output can't be written (Broken pipe). To go on: python " in errors
-    assert "Traceback" not in errors
+    arguments = (*SWEEP, workers, "study=piped", "hydra.sweeper.n_trials=9")
+    done = after("COMPLETE", close_output, root, *arguments)
+    assert_told(done, r"the output can't be written \(Broken pipe\)")
     sweep = Sweep(root, "piped")
     finished = {k: t for k, t in sweep.trials().items() if t.state.is_finished()}
     assert 0 < len(finished) < 9
-    done = going_on(root, errors)
-    assert done.returncode == 0, done.stderr
+    go_on(root, done)
     assert finished.items() <= sweep.trials().items()
     assert_whole(sweep, 9)
 

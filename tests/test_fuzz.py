@@ -3,7 +3,9 @@ output folders and leaves no run open. A few of each kind by default, many with 
 
 import contextlib
 import copy
+import io
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -11,29 +13,27 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import hypothesis
 import pytest
 import torch
 from conftest import REPOSITORY, Compose, client_of, runs_of, write_digits, write_idx
-from hydra.errors import HydraException
 from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from PIL import Image
+from strokes import draw
 
-from hydrasweep import config
+from hydrasweep import cli, config, digits
 from hydrasweep.assembly import assemble
 from hydrasweep.errors import UserError
 from hydrasweep.search.queue import Stratum
 from hydrasweep.search.space import Space, as_text
+from hydrasweep.search.sweeper import study_name
 from hydrasweep.tracking import Run
 from hydrasweep.training import Training
 from train import train
-
-# An entrypoint makes a sentence of each of these.
-TOLD = (UserError, HydraException, OmegaConfBaseException)
 
 FEW, MANY = 1, 60
 many = pytest.mark.parametrize(
@@ -57,6 +57,17 @@ def examine(claim: Callable[..., None], n: int, **inputs: st.SearchStrategy[Any]
     settings(hypothesis.given(**inputs)(claim))()
 
 
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """What fails ends as in an entrypoint: with a sentence, without a traceback."""
+    try:
+        with patch.dict(os.environ), cli.plain_exit():
+            return (yield)
+    except SystemExit as end:
+        code = end.code
+    assert str(code).startswith("Error: ")
+
+
 class Writes:
     """What this process opens for writing, makes or renames while it is watched."""
 
@@ -78,18 +89,18 @@ class Writes:
         else:
             return
         if isinstance(path, str | bytes | os.PathLike):
-            self.seen.add(str(Path(os.fsdecode(path)).absolute()))
+            self.seen.add(str(Path(os.fsdecode(path)).resolve()))
 
     @contextlib.contextmanager
-    def only_below(self, *folders: Path) -> Iterator[None]:
+    def only_below(self, folder: Path) -> Iterator[None]:
         self.seen = set()
         try:
             yield
         finally:
             seen, self.seen = self.seen, None
-        allowed = (*map(str, folders), os.devnull)
-        outside = {path for path in seen if not path.startswith(allowed)}
-        assert not {path for path in outside if "__pycache__" not in path}
+            outside = {path for path in seen if not path.startswith((f"{folder}/", os.devnull))}
+            # What imports make.
+            assert not {path for path in outside if not re.search("__pycache__|torchinduc", path)}
 
 
 @cache
@@ -160,13 +171,15 @@ def test_search_space(times: int) -> None:
 
 # Settings
 
+# Whoever gives an absolute path wants files there.
+text = st.text(max_size=8).filter(lambda text: not text.startswith("/"))
 scalars = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-3, 40),
     st.sampled_from([2**31, 2**63, 10**30, -(2**63), 1e-320, 1e300]),
     st.floats(),
-    st.text(max_size=8),
+    text,
     st.sampled_from(["${epochs}", "${nope}", "???", "cpu", "cuda", "1e3", "val/accuracy"]),
     st.sampled_from(["..", "a/b", "torch.nn.ReLU"]),
 )
@@ -197,7 +210,17 @@ def change(cfg: DictConfig, key: str, value: Any) -> None:
             node.pop(last, None) if value is GONE else node.__setitem__(last, value)
 
 
-def digits(tmp_path: Path, compose: Compose, *more: str) -> DictConfig:
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, in a folder that all may write to; nothing can be downloaded."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def few_digits(tmp_path: Path, compose: Compose, *more: str) -> DictConfig:
     """The config of a training on 40 small images."""
     if not (tmp_path / "data").exists():
         write_digits(tmp_path / "data")
@@ -206,9 +229,9 @@ def digits(tmp_path: Path, compose: Compose, *more: str) -> DictConfig:
 
 
 @many
-def test_settings(times: int, compose: Compose, tmp_path: Path) -> None:
+def test_settings(times: int, compose: Compose, here: Path) -> None:
     bases = [
-        digits(tmp_path, compose, "tracking=none", *more)
+        few_digits(here, compose, "tracking=none", *more)
         for more in (
             ("model=lenet5",),
             ("model=cnn", "augmentation=affine", "scheduler=cosine", "optimizer=sgd_momentum"),
@@ -220,12 +243,11 @@ def test_settings(times: int, compose: Compose, tmp_path: Path) -> None:
 
     def claim(base: int, changes: list[tuple[str, Any]]) -> None:
         cfg = copy.deepcopy(bases[base])
-        with contextlib.suppress(*TOLD):
+        with told(), writes().only_below(here):
             for key, value in changes:
                 change(cfg, key, value)
-            with writes().only_below(tmp_path):
-                config.check(cfg)
-                assemble(cfg)
+            config.check(cfg)
+            assemble(cfg)
 
     change_one = st.tuples(st.sampled_from(names), values | st.just(GONE))
     try:
@@ -243,12 +265,12 @@ def test_settings(times: int, compose: Compose, tmp_path: Path) -> None:
 def test_command_line(times: int, compose: Compose, tmp_path: Path) -> None:
     names = sorted(keys(compose()))
     groups = [path.parent.name for path in (REPOSITORY / "conf").glob("*/*.yaml")]
-    text = st.text(max_size=8) | words | numbers.map(str) | arguments.map("[{}]".format)
+    value = text | words | numbers.map(str) | arguments.map("[{}]".format)
     prefix = st.sampled_from(["", "", "", "+", "++", "~"])
-    word = st.builds("{}{}={}".format, prefix, st.sampled_from([*names, *groups]), text)
+    word = st.builds("{}{}={}".format, prefix, st.sampled_from([*names, *groups]), value)
 
     def claim(given: list[str]) -> None:
-        with contextlib.suppress(*TOLD), writes().only_below(tmp_path):
+        with told(), writes().only_below(tmp_path):
             config.check(compose(*given))
 
     examine(claim, 10 * times, given=st.lists(word | st.text(max_size=10), max_size=2))
@@ -262,11 +284,11 @@ def test_config_file(times: int, compose: Compose, tmp_path: Path) -> None:
     edits = st.tuples(st.integers(0, len(sample)), st.integers(0, 9), st.text(max_size=4))
 
     def claim(edits: list[tuple[int, int, str]]) -> None:
-        text = sample
+        content = sample
         for start, length, new in edits:
-            text = text[:start] + new + text[start + length :]
-        (folder / "mine.yaml").write_text(text, errors="ignore")
-        with contextlib.suppress(*TOLD, YAMLError), writes().only_below(tmp_path):
+            content = content[:start] + new + content[start + length :]
+        (folder / "mine.yaml").write_text(content, errors="ignore")
+        with told(), writes().only_below(tmp_path):
             config.check(compose("experiment=mine", f"hydra.searchpath=[file://{folder.parent}]"))
 
     examine(claim, 10 * times, edits=st.lists(edits, max_size=3))
@@ -293,7 +315,7 @@ def damaged(content: bytes, damages: list[tuple[str, float, bytes]]) -> bytes:
 
 @many
 def test_idx_files(times: int, compose: Compose, tmp_path: Path) -> None:
-    cfg = digits(tmp_path, compose).data
+    cfg = few_digits(tmp_path, compose).data
     raw = tmp_path / "data" / "MNIST" / "raw"
     whole = {path: path.read_bytes() for path in raw.iterdir()}
     train = sorted(path for path in whole if path.name.startswith("train"))
@@ -325,7 +347,7 @@ def test_idx_files(times: int, compose: Compose, tmp_path: Path) -> None:
 
 @many
 def test_caches_and_checkpoints(times: int, compose: Compose, tmp_path: Path) -> None:
-    cfg = digits(tmp_path, compose, "model=cnn", "optimizer=sgd_momentum")
+    cfg = few_digits(tmp_path, compose, "model=cnn", "optimizer=sgd_momentum")
     job = assemble(cfg)
     state = tmp_path / "last.pt"
     job.training.save(state)
@@ -347,6 +369,35 @@ def test_caches_and_checkpoints(times: int, compose: Compose, tmp_path: Path) ->
 
 
 @many
+def test_pictures(times: int, tmp_path: Path) -> None:
+    whole, path = [], tmp_path / "picture"
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
+        draw(6, canvas=(40, 50), at=(5, 5), height=40, pen=4).save(file := io.BytesIO(), kind)
+        whole.append(file.getvalue())
+
+    def claim(content: bytes, damages: list[tuple[str, float, bytes]]) -> None:
+        path.write_bytes(damaged(content, damages))
+        with contextlib.suppress(UserError), writes().only_below(tmp_path / "nowhere"):
+            pixels = digits.read(path)
+            assert pixels.shape == (28, 28)
+            assert pixels.max() >= 254
+
+    examine(claim, 40 * times, content=st.sampled_from(whole), damages=damages)
+    modes = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "I", "F")
+    sides = st.integers(1, 40)
+
+    def any_pixels(size: tuple[int, int], mode: str, data: st.DataObject) -> None:
+        n_bytes = len(Image.new(mode, size).tobytes())
+        pixels = data.draw(st.binary(min_size=n_bytes, max_size=n_bytes))
+        Image.frombytes(mode, size, pixels).save(path, "TIFF")
+        with contextlib.suppress(UserError):
+            assert digits.read(path).max() >= 254
+
+    size, mode = st.tuples(sides, sides), st.sampled_from(modes)
+    examine(any_pixels, 10 * times, size=size, mode=mode, data=st.data())
+
+
+@many
 def test_histories(times: int, tmp_path: Path) -> None:
     whole = b'{"step": 1, "val/accuracy": 0.5}\n{"step": 2, "val/accuracy": 0.75}\n'
 
@@ -358,24 +409,37 @@ def test_histories(times: int, tmp_path: Path) -> None:
     examine(claim, 20 * times, damages=damages)
 
 
-# Whole runs
+# Names, and whole runs
+
+
+@many
+def test_names_of_studies(times: int, tmp_path: Path) -> None:
+    def claim(name: Any) -> None:
+        with contextlib.suppress(UserError), writes().only_below(tmp_path):
+            folder = tmp_path / study_name(name)
+            folder.mkdir(exist_ok=True)
+            assert folder.resolve().parent == tmp_path
+
+    kinds = st.text("aé_+.-/\\'\" \0", max_size=9)
+    long = st.text("\U0001d538", min_size=50, max_size=110)  # of four bytes
+    examine(claim, 20 * times, name=scalars | words | kinds | long)
 
 
 @many
 def test_runs(times: int, compose: Compose, root: Path, tmp_path: Path) -> None:
-    base = digits(tmp_path, compose, "model=baseline", "score_test=false", "artifacts=false")
+    base = few_digits(tmp_path, compose, "model=baseline", "score_test=false", "artifacts=false")
     named = ("tracking.experiment", "tracking.run_name", "study", "score_train", "data.name")
-    text = st.text(max_size=20) | words | st.sampled_from(["a/../..", "x" * 300, "a\0b", "%2e%2e/"])
+    name = st.text(max_size=20) | words | st.sampled_from(["a/../..", "x" * 300, "a\0b", "%2e%2e/"])
     client = client_of(root)
 
     def claim(key: str, name: Any) -> None:
         cfg, folder = copy.deepcopy(base), Path(tempfile.mkdtemp(dir=tmp_path))
-        with contextlib.suppress(*TOLD), writes().only_below(tmp_path):
+        with told(), writes().only_below(tmp_path):
             change(cfg, key, name)
             train(cfg, folder)
         experiments = [e.experiment_id for e in client.search_experiments()]
         running = client.search_runs(experiments, "attributes.status = 'RUNNING'")
         assert not list(running)
 
-    examine(claim, 3 * times, key=st.sampled_from(named), name=text | scalars)
+    examine(claim, 3 * times, key=st.sampled_from(named), name=name | scalars)
     assert len(runs_of(client)) > 0

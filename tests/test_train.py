@@ -129,6 +129,13 @@ def test_what_hydra_cannot_compose_is_told_without_a_traceback(
     assert runs(root) == []
 
 
+def test_traceback_is_shown_to_whoever_wants_it(script: Script) -> None:
+    done = script("train.py", "epochs=abc", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "UserError: epochs=abc: must be" in done.stderr
+
+
 def test_bug_in_a_users_class_is_shown_by_a_traceback_of_that_alone(
     script: Script, root: Path, tmp_path: Path
 ) -> None:

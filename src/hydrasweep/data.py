@@ -169,7 +169,7 @@ class ImageData:
         except Exception as error:
             if is_outage(error):
                 raise Outage(f"{self.root} can't be written ({error})") from error
-            raise UserError(self._damage(error)) from error
+            raise Outage(self._damage(error)) from error
         self.__dict__.pop("digest", None)  # a download has just brought the files
         return split
 

@@ -78,9 +78,11 @@ class Run:
         if not self._file.exists():
             return []
         try:
-            return [json.loads(line) for line in self._file.read_text().splitlines()]
-        except ValueError as error:
-            raise UserError(f"{self._file} is damaged ({error}): delete what follows it") from error
+            lines = map(json.loads, self._file.read_text().splitlines())
+            return [{key: float(line[key]) for key in ("step", *line)} for line in lines]
+        except Exception as error:  # each kind of damage has its own
+            why = root_cause(error)
+            raise UserError(f"{self._file} is damaged ({why}): delete what follows it") from error
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record the metrics of an epoch, once: a resumed run may come by it again."""

@@ -7,7 +7,6 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -223,51 +222,6 @@ def test_what_is_no_file_is_told_in_a_sentence(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             digits.read(tmp_path / name)
-
-
-FILES = {end: io.BytesIO() for end in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")}
-for kind, file in FILES.items():
-    draw(6, canvas=(40, 50), at=(5, 5), height=40, pen=4).save(file, kind)
-
-
-@settings(deadline=None, derandomize=True, max_examples=200)
-@given(kind=st.sampled_from(sorted(FILES)), data=st.data())
-def test_damaged_file_gives_pixels_or_a_sentence(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
-) -> None:
-    content = bytearray(FILES[kind].getvalue())
-    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=8)):
-        content[place] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.getbasetemp() / "damaged"
-    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    with suppress(UserError):
-        pixels = digits.read(path)
-        assert pixels.shape == (28, 28)
-        assert pixels.max() >= 254
-
-
-@settings(deadline=None, derandomize=True, max_examples=200)
-@given(
-    width=st.integers(1, 40),
-    height=st.integers(1, 40),
-    mode=st.sampled_from(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "I", "F"]),
-    data=st.data(),
-)
-def test_any_pixels_give_a_digit_or_none(
-    tmp_path_factory: pytest.TempPathFactory,
-    width: int,
-    height: int,
-    mode: str,
-    data: st.DataObject,
-) -> None:
-    n_bytes = len(Image.new(mode, (width, height)).tobytes())
-    image = Image.frombytes(
-        mode, (width, height), data.draw(st.binary(min_size=n_bytes, max_size=n_bytes))
-    )
-    path = tmp_path_factory.getbasetemp() / "any.tif"
-    image.save(path)
-    with suppress(UserError):
-        assert digits.read(path).max() >= 254
 
 
 def test_folder_stands_for_the_pictures_in_and_below_it(tmp_path: Path) -> None:

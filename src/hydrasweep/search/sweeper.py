@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from hydrasweep import cli, config, files, tracking
-from hydrasweep.errors import Outage, UserError
+from hydrasweep.errors import Outage, UserError, root_cause
 from hydrasweep.processes import identity
 from hydrasweep.search.config import SweeperConf
 from hydrasweep.search.trial import CONFIRM, FINAL, PHASES, SEARCH
@@ -302,7 +302,10 @@ class Sweeper(HydraSweeper):
                     continue
                 n_barren = n_barren + 1 if queue.n_finished() == n_before else 0
                 if n_barren == MAX_BARREN_LAUNCHES:
-                    raise lost
+                    raise Outage(
+                        f"the workers were lost {n_barren} times in a row before any trial had "
+                        f"ended ({root_cause(lost)}); HYDRA_FULL_ERROR=1 shows where"
+                    ) from lost
                 if reason := too_many_failures(queue, plan):
                     queue.stop(reason)
                 kind = type(lost).__name__
@@ -330,9 +333,9 @@ def study_name(given: Any) -> str:
         UserError: it can't be one.
     """
     name = time.strftime("%Y-%m-%d_%H-%M-%S") if given is None else str(given)
-    if not re.fullmatch(r"[\w+][\w+.-]{0,99}", name):
+    if not re.fullmatch(r"[\w+][\w+.-]{0,59}", name):
         raise UserError(
-            f"study={name}: must be up to 100 letters, digits, '_', '+', '.' or '-', "
+            f"study={name}: must be up to 60 letters, digits, '_', '+', '.' or '-', "
             "not beginning with '.' or '-'"
         )
     return name

@@ -8,6 +8,7 @@ import sys
 from contextlib import closing
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -203,12 +204,15 @@ def test_sweeps_for_different_things_are_said_to_be_so(tmp_path: Path) -> None:
     assert "plotly-graph-div" not in parts(report.compare([many]))["Best so far"]
 
 
-def command(folder: Path, *words: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+def command(
+    folder: Path, *words: str, stdout: Any = subprocess.PIPE, **extra: str
+) -> "subprocess.CompletedProcess[str]":
     """What ``python src/report.py`` does for the sweeps in ``folder``."""
     script = Path(report.__file__).parents[2] / "report.py"
     words = (*words, f"paths.outputs={folder.parent}")
     env = {**os.environ, **extra}
-    return subprocess.run([sys.executable, script, *words], env=env, text=True, capture_output=True)
+    command = [sys.executable, script, *words]
+    return subprocess.run(command, env=env, text=True, stdout=stdout, stderr=subprocess.PIPE)
 
 
 def test_command_writes_compares_and_helps(finished: Path) -> None:
@@ -253,6 +257,14 @@ def test_storage_that_fails_is_told_in_a_sentence(finished: Path, storage: str, 
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(f"Error: .*{words}.*\n", done.stderr)
     assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize("word", ["study=done", "--help"])
+def test_output_that_cannot_be_written_is_told_in_a_sentence(finished: Path, word: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = command(finished.parent, word, stdout=full)
+    assert done.returncode == 1
+    assert re.fullmatch("Error: .*No space left on device\n", done.stderr)
 
 
 def test_unknown_study_is_answered_with_those_that_are_known(finished: Path) -> None:

@@ -485,12 +485,35 @@ def test_trial_that_kills_its_worker_fails_alone(app: Callable[..., App]) -> Non
         fresh=True,
     )  # fmt: skip
     assert done.code == 0, done.err
+    assert "A worker was lost (TerminatedWorkerError)" in done.out
     assert len(done.trials()) == 6
     for trial in done.trials():
         deadly = trial.params["x"] > 0.5
         assert trial.state == (TrialState.FAIL if deadly else TrialState.COMPLETE)
     assert "FAIL" in done.states()
     assert TrialState.RUNNING not in {trial.state for trial in done.study().trials}
+
+
+@pytest.mark.slow
+def test_workers_that_die_before_any_trial_ends_stop_the_sweep(
+    app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif '--process-name' in sys.orig_argv:\n    os.kill(os.getpid(), 9)\n"
+    )
+    path = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), path]))
+    two = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2")
+    task = app("return cfg.x")
+    done = task(*two, fresh=True)
+    assert done.code == 1
+    assert re.match(r"Error: the workers were lost .*\. To go on: python app\.py", done.err)
+    assert "Traceback" not in done.out + done.err
+    assert done.states() == ["WAITING"] * 6
+    (tmp_path / "sitecustomize.py").unlink()
+    done = task(*two, fresh=True)
+    assert done.code == 0, done.err
+    assert done.states() == ["COMPLETE"] * 6
 
 
 def test_worker_goes_on_after_a_trial_that_others_took_for_lost(app: Callable[..., App]) -> None:
