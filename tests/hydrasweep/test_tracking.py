@@ -32,7 +32,8 @@ from mlflow import MlflowClient
 
 from hydrasweep import config, files
 from hydrasweep.errors import Outage, UserError
-from hydrasweep.tracking import Description, MLflowTracker, Run, open_store
+from hydrasweep.store import open_store
+from hydrasweep.tracking import Description, MLflowTracker, Run
 from hydrasweep.training import NonFiniteLossError
 from train import train
 
@@ -162,19 +163,23 @@ def test_runs_of_dead_processes_are_marked_failed_at_the_next_start(
 
     with tracked(root, tmp_path / "alive") as run:
         with tracked(root, tmp_path / "second"):
-            assert status() == "RUNNING"
+            pass
+        assert status() == "RUNNING"
         client.set_tag(run.id, "host", "another-machine")
         client.set_tag(run.id, "pid", str(gone.pid))
         with tracked(root, tmp_path / "third"):
-            assert status() == "RUNNING"
+            pass
+        assert status() == "RUNNING"
         client.set_tag(run.id, "host", socket.gethostname())
         with tracked(root, tmp_path / "fourth"):
-            assert status() == "FAILED"
+            pass
+        assert status() == "FAILED"
         client.update_run(run.id, status="RUNNING")
         client.set_tag(run.id, "pid", str(os.getpid()))
         client.set_tag(run.id, "process_started", "12345.67")  # the pid was another's before
         with tracked(root, tmp_path / "fifth"):
-            assert status() == "FAILED"
+            pass
+        assert status() == "FAILED"
     assert status() == "FINISHED"
 
 
@@ -260,7 +265,7 @@ def test_store_that_cannot_be_opened_is_told_before_training(
 ) -> None:
     (root / "mlflow.db").unlink()
     (root / "mlflow.db").mkdir()
-    with pytest.raises(UserError, match=r"mlflow\.db can't be used .*unable to open"):
+    with pytest.raises(UserError, match=r"mlflow\.db can't be used: .*unable to open"):
         train(compose(*QUICK), output_dir)
     assert not (output_dir / "metrics.jsonl").exists()
 
@@ -271,7 +276,7 @@ def test_locked_store_is_told_before_training(
 ) -> None:
     with closing(sqlite3.connect(root / "mlflow.db")) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(UserError, match=r"mlflow\.db can't be used .*locked"):
+        with pytest.raises(UserError, match=r"mlflow\.db can't be used: .*locked"):
             train(compose(*QUICK), output_dir)
     assert not (output_dir / "metrics.jsonl").exists()
 
@@ -359,7 +364,8 @@ def test_traceback_goes_when_the_run_goes_on(root: Path, tmp_path: Path) -> None
     with pytest.raises(RuntimeError), tracker.run(tmp_path, about):
         raise RuntimeError("for once")
     assert artifacts() == ["traceback.txt"]
-    with tracker.run(tmp_path, about):
+    with tracker.run(tmp_path, about) as run:
+        assert run.id
         assert artifacts() == []
 
 
