@@ -32,9 +32,10 @@ def predict(paths: list[Path], data: str, model: str | None) -> list[tuple[Path,
     import numpy as np
     import torch
 
-    from hydrasweep import registry, tracking
+    from hydrasweep import registry
+    from hydrasweep.store import open_store
 
-    store = tracking.open_store(Path(os.environ["HYDRASWEEP_ROOT"]))
+    store = open_store(Path(os.environ["HYDRASWEEP_ROOT"]))
     version = registry.champion(store, data, model)
     champion = registry.load(store, version, (1, digits.SIZE, digits.SIZE))
     pixels = torch.from_numpy(np.stack(list(images.values()))).unsqueeze(1)

@@ -27,7 +27,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float | list[float]:
     metrics: dict[str, float] = {}
     try:
         with config.build(cfg.tracking).run(output_dir, about) as run:
-            display.show(display.header(about, output_dir))
+            display.log.info(display.header(about, output_dir))
             meter = Meter()
             epochs = fit(
                 training, job.train, job.val, epochs=cfg.epochs, batch_size=cfg.data.batch_size,
@@ -42,7 +42,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float | list[float]:
                 if training.epoch < cfg.epochs and sweep.should_prune():
                     raise tracking.StoppedEarly(sweep.reason(), training.epoch)
             metrics = outcome.conclude(cfg, job.data, training, job.val, run)
-        display.show(display.footer(metrics, run, cfg.paths.root))
+        display.log.info(display.footer(metrics, run, cfg.paths.root))
     except tracking.StoppedEarly as stop:
         display.log.info(str(stop))
     values = [metrics[name] for name in objectives]

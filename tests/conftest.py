@@ -55,10 +55,10 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that holds no runs; made once, because that takes MLflow seconds."""
-    from hydrasweep.tracking import open_store
+    from hydrasweep.store import open_store
 
     root = tmp_path_factory.mktemp("store")
-    open_store(root)
+    assert open_store(root).client  # its first use makes the database
     return root / "mlflow.db"
 
 

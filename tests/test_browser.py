@@ -18,7 +18,7 @@ import pytest
 from planted import plant, searched, with_seeds
 
 from hydrasweep import report
-from hydrasweep.tracking import open_store
+from hydrasweep.store import open_store
 
 pytestmark = [
     pytest.mark.browser,

@@ -49,7 +49,7 @@ def test_what_trains_knows_torch_and_nothing_else(room: str) -> None:
     }
 
 
-@pytest.mark.parametrize("room", ["tracking", "registry"])
+@pytest.mark.parametrize("room", ["tracking", "store", "registry"])
 def test_what_records_knows_mlflow_but_neither_optuna_nor_hydra(room: str) -> None:
     module = f"hydrasweep.{room}"
     assert not packages(module) & {"optuna", "hydra", "omegaconf", "torchvision"}

@@ -21,7 +21,8 @@ from torch import nn
 
 from hydrasweep import config, digits, registry
 from hydrasweep.data import Normalize
-from hydrasweep.tracking import Description, MLflowTracker, open_store
+from hydrasweep.store import open_store
+from hydrasweep.tracking import Description, MLflowTracker
 
 Predict = Callable[..., "subprocess.CompletedProcess[str]"]
 

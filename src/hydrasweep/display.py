@@ -8,42 +8,33 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
-from hydrasweep.tracking import LOCAL_UI, Description, Run
+from hydrasweep.store import LOCAL_UI
+from hydrasweep.tracking import Description, Run
 from hydrasweep.training import Meter
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def show(renderable: RenderableType) -> None:
-    """Log a table as plain text: the same on the screen, in a pipe and in the log file."""
-    log.info("%s", as_text(renderable))
-
-
 def as_text(renderable: RenderableType) -> str:
-    """A table as plain text, without colours."""
+    """A table as plain text: the same on the screen, in a pipe and in the log file."""
     output = io.StringIO()
     Console(file=output, width=200, color_system=None).print(renderable)
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
 
 
-def pairs(values: Mapping[str, str]) -> Table:
-    """Names and values, one a row."""
-    table = Table(show_header=False, box=None, padding=(0, 1, 0, 0))
-    table.add_column()
-    table.add_column(no_wrap=True)
-    for name, value in values.items():
-        table.add_row(name, value)
-    return table
+def pairs(values: Mapping[str, str]) -> str:
+    """Names and values, one a line."""
+    width = max(map(len, values))
+    return "\n".join(f"{name:{width}} {value}" for name, value in values.items())
 
 
-def header(about: Description, output_dir: Path) -> Table:
+def header(about: Description, output_dir: Path) -> str:
     """What is about to be trained."""
     name, digest, _ = about.dataset or ("none", "", "")
     return pairs(
@@ -58,7 +49,7 @@ def header(about: Description, output_dir: Path) -> Table:
     )
 
 
-def footer(final: Mapping[str, float], run: Run, root: str) -> Group:
+def footer(final: Mapping[str, float], run: Run, root: str) -> str:
     """How a run ended, and what to do next."""
     results = Table(box=box.SIMPLE_HEAD)
     results.add_column("metric")
@@ -70,7 +61,7 @@ def footer(final: Mapping[str, float], run: Run, root: str) -> Group:
         todo["Compare"] = f"cd {Path(root).resolve()} && mlflow ui"
     if run.link:
         todo["Open"] = run.link
-    return Group(results, pairs(todo))
+    return f"{as_text(results)}\n{pairs(todo)}"
 
 
 def with_bar(epochs: Iterator[T], meter: Meter, batch_size: int) -> Iterator[T]:
@@ -105,15 +96,14 @@ def epoch_line(epoch: int, epochs: int, metrics: Mapping[str, float]) -> str:
 
 
 def _bar(meter: Meter, batch_size: int) -> RenderableType:
-    n_steps = len(meter.losses)
-    if not n_steps or not meter.step:
-        return Text("")
-    loss = float(meter.losses[: meter.step].mean())
-    speed = meter.step * batch_size / max(time.perf_counter() - meter.started, 1e-9)
+    if not meter.step:
+        return ""
+    n_steps, loss = len(meter.losses), float(meter.losses[: meter.step].mean())
+    speed = meter.step * batch_size / (time.perf_counter() - meter.started)
     row = Table.grid(padding=(0, 1))
     row.add_row(
         f"epoch {meter.epoch}",
         ProgressBar(total=n_steps, completed=meter.step, width=30),
         f"{meter.step}/{n_steps}  loss {loss:.4f}  {speed:,.0f} images/s",
     )
-    return Group(row)
+    return row

@@ -1,6 +1,9 @@
 """What a user can put right."""
 
 import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, read-only, broken
 
@@ -24,4 +27,24 @@ def root_cause(error: BaseException) -> str:
     """The error that all others around it came from, in one line."""
     while inner := error.__cause__ or error.__context__:
         error = inner
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return without_password(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def without_password(text: str) -> str:
+    """The text without the users and passwords of the addresses in it."""
+    return re.sub(r"(?<=\w:)//[^/\s]*@", "//", text)
+
+
+@contextmanager
+def in_words(problem: str) -> Iterator[None]:
+    """Turn whatever fails into a sentence.
+
+    Raises:
+        Outage: in place of any error but a user's.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise Outage(f"{problem} ({root_cause(error)[:300]})") from error

@@ -44,15 +44,12 @@ def draw_confusion(logits: Tensor, labels: Tensor, title: str, path: Path) -> No
     figure = Figure(figsize=(size, size), layout="constrained")
     axis = figure.subplots()
     axis.imshow(rates, cmap="Blues", vmin=0, vmax=1)
-    for row in range(n_classes):
-        for column in range(n_classes):
-            if counts[row, column]:
-                shade = "white" if rates[row, column] > 0.5 else "black"
-                text = str(int(counts[row, column]))
-                axis.text(column, row, text, ha="center", va="center", color=shade, fontsize=9)
-    axis.set(xlabel="predicted", ylabel="label", title=title)
-    axis.set_xticks(range(n_classes))
-    axis.set_yticks(range(n_classes))
+    for row, column in counts.nonzero().tolist():
+        shade = "white" if rates[row, column] > 0.5 else "black"
+        text = str(int(counts[row, column]))
+        axis.text(column, row, text, ha="center", va="center", color=shade, fontsize=9)
+    ticks = range(n_classes)
+    axis.set(xlabel="predicted", ylabel="label", title=title, xticks=ticks, yticks=ticks)
     figure.savefig(path, dpi=100)
 
 

@@ -18,7 +18,6 @@ def describe(cfg: DictConfig, data: ImageData, training: Training, output_dir: P
     resolved = output_dir / "config.yaml"
     files.write(resolved, OmegaConf.to_yaml(cfg, resolve=True))
     overrides = output_dir / ".hydra" / "overrides.yaml"
-    sweep = {key: str(cfg[key]) for key in ("study", "phase") if cfg[key]}
     return Description(
         name=f"{model} lr={cfg.optimizer.lr:.3g} {optimizer} batch={cfg.data.batch_size} "
         f"seed={cfg.seed}",
@@ -29,11 +28,11 @@ def describe(cfg: DictConfig, data: ImageData, training: Training, output_dir: P
             "device": str(next(training.model.parameters()).device),
             "n_threads": str(torch.get_num_threads()),
             "seed": str(cfg.seed),
-            **sweep,
+            **{key: str(cfg[key]) for key in ("study", "phase") if cfg[key]},
             "n_parameters": str(n_parameters(training.model)),
         },
         dataset=(data.name, data.digest, str(data.root)),
-        files=[resolved, *([overrides] if overrides.exists() else [])],
+        files=[path for path in (resolved, overrides) if path.exists()],
     )
 
 
@@ -49,27 +48,24 @@ def conclude(
     They are the last epoch's, and those that a run has once: ``test/*`` among them only
     where ``score_test`` is set, which is the only way to the test images.
     """
-    history = run.history()
-    final: dict[str, float] = dict(history[-1]) if history else {}
-    final.pop("step", None)
+    epochs = run.history()
     once = {
         "n_parameters": float(n_parameters(training.model)),
-        "time/train_seconds": sum(epoch["time/epoch_seconds"] for epoch in history),
+        "time/train_seconds": sum(epoch["time/epoch_seconds"] for epoch in epochs),
     }
-    scored = ("val", val)
-    if not history and len(val.labels):  # nothing was trained: how the first weights do
-        once |= _score("val", training, val)
     if cfg.score_train:
-        seen, _ = data.development()
-        once[cfg.score_train] = _score("train", training, seen)["train/accuracy"]
+        once[cfg.score_train] = _score("train", training, data.development()[0])["train/accuracy"]
+    name, split = "val", val
+    if not epochs and len(val.labels):  # nothing was trained: how the first weights do
+        once |= _score(name, training, split)
     if cfg.score_test:
-        scored = ("test", data.test())
-        once |= _score(*scored[:1], training, scored[1])
+        name, split = "test", data.test()
+        once |= _score(name, training, split)
     run.log_once(once, step=training.epoch)
     if cfg.artifacts:
-        _draw(*scored, data, training, run)
+        _draw(name, split, data, training, run)
         _keep_model(data, training, run)
-    return final | once
+    return {key: value for key, value in (epochs or [{}])[-1].items() if key != "step"} | once
 
 
 def _score(name: str, training: Training, split: Split) -> dict[str, float]:
@@ -87,11 +83,10 @@ def _draw(name: str, split: Split, data: ImageData, training: Training, run: Run
     if len(split.labels):
         logits = predict(training.model, training.normalize, split).cpu()
         split = split.to(torch.device("cpu"))
-        title = f"{data.name}, {len(split.labels):,} {name} images"
+        title = f"{data.name}, {len(logits):,} {name} images"
         figures.draw_confusion(logits, split.labels, title, folder / "confusion.png")
-        figures.draw_mistakes(
-            logits, split, f"Worst mistakes on {title}", folder / "worst_mistakes.png"
-        )
+        worst = folder / "worst_mistakes.png"
+        figures.draw_mistakes(logits, split, f"Worst mistakes on {title}", worst)
     for path in sorted(folder.glob("*.png")):
         run.save_artifact(path, "pictures")
 

@@ -22,7 +22,7 @@ def identity() -> dict[str, str]:
 def is_here(owner: Mapping[str, str]) -> bool:
     """Whether the process belongs to this machine, and not to another container on it."""
     namespace = owner.get("pid_namespace", "")
-    return owner["host"] == socket.gethostname() and namespace in ("", _pid_namespace())
+    return owner.get("host") == socket.gethostname() and namespace in ("", _pid_namespace())
 
 
 def _pid_namespace() -> str:

@@ -8,14 +8,14 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
-from hydrasweep.errors import UserError
-from hydrasweep.tracking import Store, without_password
+from hydrasweep.errors import UserError, in_words
+from hydrasweep.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ def promote(store: Store, run_id: str, score: float, params: Mapping[str, Any]) 
     from mlflow.exceptions import MlflowException
 
     client = store.client
-    with _sentences(f"run {run_id} can't be registered in MLflow at {store.shown_uri}"):
+    with in_words(f"run {run_id} can't be registered in MLflow at {store.shown_uri}"):
         run = client.get_run(run_id)
         if run.outputs is None or not run.outputs.model_outputs:
             raise UserError(f"run {run_id} has no model to register: artifacts=true saves one")
@@ -49,15 +49,13 @@ def promote(store: Store, run_id: str, score: float, params: Mapping[str, Any]) 
         name = "-".join(told.values())
         with suppress(MlflowException):  # it may be there
             client.create_registered_model(name, told)
-        registered = client.search_model_versions(f"run_id = '{run_id}'")
-        version = next((str(v.version) for v in registered if v.name == name), None)
-        if version is None:
-            model = client.get_logged_model(run.outputs.model_outputs[0].model_id)
+        known = [v for v in client.search_model_versions(f"run_id = '{run_id}'") if v.name == name]
+        if not known:
+            model_id = run.outputs.model_outputs[0].model_id
             # Not models:/ID, which MLflow looks up in the store that is current in the process.
-            place, model_id = model.artifact_location, model.model_id
-            version = str(
-                client.create_model_version(name, place, run_id, model_id=model_id).version
-            )
+            place = client.get_logged_model(model_id).artifact_location
+            known = [client.create_model_version(name, place, run_id, model_id=model_id)]
+        version = str(known[0].version)
         for key, value in {**params, "study": run.data.tags.get("study", ""), SCORE: score}.items():
             client.set_model_version_tag(name, version, key, str(value))
         champion = str(client.get_registered_model(name).aliases.get(ALIAS, version))
@@ -75,14 +73,12 @@ def champion(store: Store, data: str, architecture: str | None) -> Any:
         UserError: there is none, or MLflow fails.
     """
     client = store.client
-    with _sentences(f"MLflow's registry at {store.shown_uri} can't be read"):
-        found = {
-            model.name.removeprefix(f"{data}-"): client.get_model_version(
-                model.name, model.aliases[ALIAS]
-            )
-            for model in client.search_registered_models(f"tags.data = '{data}'", 1000)
-            if ALIAS in model.aliases
-        }
+    with in_words(f"MLflow's registry at {store.shown_uri} can't be read"):
+        models = client.search_registered_models(f"tags.data = '{data}'", 1000)
+        champions = [
+            client.get_model_version(m.name, m.aliases[ALIAS]) for m in models if ALIAS in m.aliases
+        ]
+    found = {version.name.removeprefix(f"{data}-"): version for version in champions}
     if found and architecture is None:
         return max(found.values(), key=_score)
     if architecture in found:
@@ -101,7 +97,7 @@ def load(store: Store, version: Any, image: tuple[int, ...]) -> "Callable[[Tenso
     Raises:
         UserError: it takes other images, or can't be read.
     """
-    with _sentences(f"{version.name} version {version.version} can't be loaded"):
+    with in_words(f"{version.name} version {version.version} can't be loaded"):
         import torch
         from mlflow.artifacts import download_artifacts
 
@@ -137,15 +133,3 @@ def _without_pickles(path: Path) -> io.BytesIO:
 
 def _score(version: Any) -> float:
     return float(version.tags.get(SCORE, "-inf"))
-
-
-@contextmanager
-def _sentences(problem: str) -> Iterator[None]:
-    """Turn whatever MLflow and torch raise, at what is damaged or gone, into a user's error."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise UserError(f"{problem} ({without_password(reason)[:300]})") from error

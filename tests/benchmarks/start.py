@@ -1,6 +1,6 @@
 """From the command to its first batch, --help and --cfg job, against `import torch`: seconds.
 
-The clock stops when the first batch gets to the augmentation, which ends the process.
+The clock stops when the first batch of training gets to the augmentation, which ends the process.
 """
 
 import os
@@ -15,11 +15,12 @@ N_ROUNDS = 5
 
 
 class End(nn.Module):
-    """Ends the process in place of augmenting a batch."""
+    """Ends the process in place of augmenting a batch; lets pass what only tries the parts."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        del pixels
-        os._exit(0)
+        if self.training:
+            os._exit(0)
+        return pixels
 
 
 def measure() -> list[dict[str, str | float]]:

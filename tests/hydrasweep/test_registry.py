@@ -19,7 +19,8 @@ from hydrasweep import registry
 from hydrasweep.data import Normalize
 from hydrasweep.errors import UserError
 from hydrasweep.models import LeNet5
-from hydrasweep.tracking import Description, MLflowTracker, Store, open_store
+from hydrasweep.store import Store, open_store
+from hydrasweep.tracking import Description, MLflowTracker
 
 IMAGE = (1, 28, 28)
 Finished = Callable[..., str]

@@ -7,6 +7,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -30,9 +33,10 @@ from conftest import (
 )
 from mlflow import MlflowClient
 
-from hydrasweep import config, files
+from hydrasweep import config, files, tracking
 from hydrasweep.errors import Outage, UserError
-from hydrasweep.tracking import Description, MLflowTracker, Run, open_store
+from hydrasweep.store import experiment_id, open_store
+from hydrasweep.tracking import Description, MLflowTracker, Run
 from hydrasweep.training import NonFiniteLossError
 from train import train
 
@@ -144,10 +148,12 @@ def test_one_setting_records_nothing_anywhere_else(
     assert [line["step"] for line in lines] == [1, 2, 3]
 
 
-def tracked(root: Path, folder: Path, experiment: str = "hydrasweep") -> Any:
+def tracked(
+    root: Path, folder: Path, experiment: str = "hydrasweep", parent: str | None = None
+) -> Any:
     folder.mkdir()
     about = Description("a run", {"a": 1}, {"b": "2"}, ("data", "digest", "place"), [])
-    return MLflowTracker(str(root), experiment, None, None).run(folder, about)
+    return MLflowTracker(str(root), experiment, None, parent).run(folder, about)
 
 
 def test_runs_of_dead_processes_are_marked_failed_at_the_next_start(
@@ -162,20 +168,61 @@ def test_runs_of_dead_processes_are_marked_failed_at_the_next_start(
 
     with tracked(root, tmp_path / "alive") as run:
         with tracked(root, tmp_path / "second"):
-            assert status() == "RUNNING"
+            pass
+        assert status() == "RUNNING"
         client.set_tag(run.id, "host", "another-machine")
         client.set_tag(run.id, "pid", str(gone.pid))
         with tracked(root, tmp_path / "third"):
-            assert status() == "RUNNING"
+            pass
+        assert status() == "RUNNING"
         client.set_tag(run.id, "host", socket.gethostname())
         with tracked(root, tmp_path / "fourth"):
-            assert status() == "FAILED"
+            pass
+        assert status() == "FAILED"
         client.update_run(run.id, status="RUNNING")
         client.set_tag(run.id, "pid", str(os.getpid()))
         client.set_tag(run.id, "process_started", "12345.67")  # the pid was another's before
         with tracked(root, tmp_path / "fifth"):
-            assert status() == "FAILED"
+            pass
+        assert status() == "FAILED"
     assert status() == "FINISHED"
+
+
+def test_run_begins_before_it_is_open_in_mlflow_and_is_recorded_from_then_on(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_open = threading.Event()
+    monkeypatch.setattr(
+        tracking, "experiment_id", lambda *words: may_open.wait(60) and experiment_id(*words)
+    )
+    before, began = time.time(), 0.0
+
+    def first_epoch() -> None:
+        nonlocal began
+        began = time.time()
+        may_open.set()
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError), tracked(root, tmp_path / "run"):
+        first_epoch()
+    (run,) = runs_of(client_of(root))
+    assert run.info.status == "FAILED"
+    assert int(before * 1000) <= run.info.start_time <= began * 1000
+
+
+@pytest.mark.parametrize("use", [lambda run: run.log({"lr": 1}, step=1), lambda _: None])
+def test_run_that_cannot_be_opened_ends_when_that_is_known(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Any], None]
+) -> None:
+    monkeypatch.setattr(tracking, "experiment_id", Mock(side_effect=OSError("out of order")))
+    with (
+        pytest.raises(Outage, match=r"mlflow\.db can't be used: .*out of order"),
+        tracked(root, tmp_path / "run") as run,
+    ):
+        use(run)
+    child = tracked(root, tmp_path / "child", parent="a run of a sweep")
+    with pytest.raises(Outage, match="out of order"):
+        child.__enter__()  # before the trial begins
 
 
 def test_starts_of_one_sweep_in_several_folders_have_one_run(root: Path, tmp_path: Path) -> None:
@@ -260,7 +307,7 @@ def test_store_that_cannot_be_opened_is_told_before_training(
 ) -> None:
     (root / "mlflow.db").unlink()
     (root / "mlflow.db").mkdir()
-    with pytest.raises(UserError, match=r"mlflow\.db can't be used .*unable to open"):
+    with pytest.raises(UserError, match=r"mlflow\.db can't be used: .*unable to open"):
         train(compose(*QUICK), output_dir)
     assert not (output_dir / "metrics.jsonl").exists()
 
@@ -271,7 +318,7 @@ def test_locked_store_is_told_before_training(
 ) -> None:
     with closing(sqlite3.connect(root / "mlflow.db")) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(UserError, match=r"mlflow\.db can't be used .*locked"):
+        with pytest.raises(UserError, match=r"mlflow\.db can't be used: .*locked"):
             train(compose(*QUICK), output_dir)
     assert not (output_dir / "metrics.jsonl").exists()
 
@@ -359,7 +406,8 @@ def test_traceback_goes_when_the_run_goes_on(root: Path, tmp_path: Path) -> None
     with pytest.raises(RuntimeError), tracker.run(tmp_path, about):
         raise RuntimeError("for once")
     assert artifacts() == ["traceback.txt"]
-    with tracker.run(tmp_path, about):
+    with tracker.run(tmp_path, about) as run:
+        assert run.id
         assert artifacts() == []
 
 
