@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 Entered = TypeVar("Entered")
 
-MAX_BARREN_LAUNCHES = 4  # in a row that broke before any trial had ended; above MAX_RETRIES
+# In a row that broke before any trial had ended: two trials that kill their workers, begun side
+# by side, take six to be found out.
+MAX_BARREN_LAUNCHES = 8
 SECONDS_TO_END = 5  # that interrupted workers have to close their trials themselves
 
 

@@ -481,10 +481,9 @@ def test_trial_that_kills_its_worker_fails_alone(app: Callable[..., App]) -> Non
             os.kill(os.getpid(), signal.SIGKILL)
         return cfg.x
     """
-    points = ",".join(f"{{x: {x}}}" for x in (0.75, 0.1, 0.2, 0.3, 0.4, 0.45))
     done = app(body)(
-        "hydra/launcher=joblib", "hydra.sweeper.n_workers=2", f"hydra.sweeper.enqueue=[{points}]",
-        fresh=True,
+        "hydra/launcher=joblib", "hydra.sweeper.n_workers=2", "x=interval(-1.0, 0.8)",
+        "hydra.sweeper.enqueue=[{x: 0.75}, {x: 0.8}]", fresh=True,
     )  # fmt: skip
     assert done.code == 0, done.err
     assert "A worker was lost (TerminatedWorkerError)" in done.out
