@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psycopg
 import pytest
+
+psycopg = pytest.importorskip("psycopg", reason='wants the extras ".[postgres,slurm,ray]"')
 
 PASSWORD = "hush@4711secret"
 TELLTALE = "4711secret"  # of the password, however it is quoted
