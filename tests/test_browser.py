@@ -18,7 +18,7 @@ import pytest
 from planted import plant, searched, with_seeds
 
 from hydrasweep import report
-from hydrasweep.store import open_store
+from hydrasweep.store import experiment_id, open_store
 
 pytestmark = [
     pytest.mark.browser,
@@ -98,8 +98,8 @@ def test_the_pages_for_comparing_a_sweep_show_its_trials(
     assert "best/val_accuracy" in charts
 
     store = open_store(root)
-    experiment = store.experiment("hydrasweep")
-    table = page(store.runs_link(experiment).replace("http://127.0.0.1:5000", server))
+    experiment = experiment_id(store, "hydrasweep")
+    table = page(store.link(experiment).replace("http://127.0.0.1:5000", server))
     assert "sweep browsed" in table
 
     trials = store.client.search_runs([experiment], "tags.study = 'browsed'")
