@@ -50,7 +50,7 @@ class Normalize(nn.Module):
         self.register_buffer("shift", shift.float().view(shape))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, pixels.float(), self.scale)
+        return (pixels.float() * self.scale).add_(self.shift)
 
 
 @dataclass(frozen=True)

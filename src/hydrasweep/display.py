@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from rich import box
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -96,14 +97,15 @@ def epoch_line(epoch: int, epochs: int, metrics: Mapping[str, float]) -> str:
 
 
 def _bar(meter: Meter, batch_size: int) -> RenderableType:
-    if not meter.step:
+    losses = meter.losses.copy()
+    if not losses:
         return ""
-    n_steps, loss = len(meter.losses), float(meter.losses[: meter.step].mean())
-    speed = meter.step * batch_size / (time.perf_counter() - meter.started)
+    step, loss = len(losses), float(torch.stack(losses).mean())
+    speed = step * batch_size / (time.perf_counter() - meter.started)
     row = Table.grid(padding=(0, 1))
     row.add_row(
         f"epoch {meter.epoch}",
-        ProgressBar(total=n_steps, completed=meter.step, width=30),
-        f"{meter.step}/{n_steps}  loss {loss:.4f}  {speed:,.0f} images/s",
+        ProgressBar(total=meter.n_steps, completed=step, width=30),
+        f"{step}/{meter.n_steps}  loss {loss:.4f}  {speed:,.0f} images/s",
     )
     return row

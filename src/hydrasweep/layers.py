@@ -14,26 +14,35 @@ from torch.nn import functional as F
 
 # (a, b, x) -> a where b > x, else 0: a fifth of the time of a boolean mask's making and use.
 _where_above = torch.ops.aten.threshold_backward
+_write_where_above = torch.ops.aten.threshold_backward.grad_input
 
 
 def _is_plain(x: Tensor) -> bool:
     return x.device.type != "cpu" or torch.compiler.is_exporting()
 
 
-class MaxPool2x2(nn.Module):
-    """``nn.MaxPool2d(2, stride=1)`` of images (n, channels, height, width)."""
+class PoolReLUDropout(nn.Module):
+    """``nn.MaxPool2d(2, stride=1)``, ``nn.ReLU()`` and ``nn.Dropout(p)``, one after the other, of
+    images (n, channels, height, width); the mask as ``Dropout`` here has it."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(x, 2, 1) if _is_plain(x) else _MaxPool2x2.apply(x)
+        if _is_plain(x):
+            return F.dropout(F.relu(F.max_pool2d(x, 2, 1)), self.p, self.training)
+        return _PoolReLUDropout.apply(x, self.p if self.training else 0.0)
 
 
-class _MaxPool2x2(Function):
+class _PoolReLUDropout(Function):
     """Takes the greater of two neighbours by rows, then by columns, on the images laid out in
     one line: what crosses the end of a row or an image falls away with the last column and row.
+    Where ReLU or dropout gave 0 no gradient passes, so the output serves for both.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
         width = x.shape[-1]
         line = x.contiguous().view(-1)
         upper, lower = line[:-width], line[width:]
@@ -41,25 +50,34 @@ class _MaxPool2x2(Function):
         left, right = rows[:-1], rows[1:]
         pooled = torch.empty_like(line)
         torch.maximum(left, right, out=pooled[: -width - 1])
-        ctx.save_for_backward(upper - lower, left - right)
-        ctx.shape = x.shape
-        return pooled.view(x.shape)[..., :-1, :-1].contiguous()
+        inner = pooled.view(x.shape)[..., :-1, :-1]
+        if p:
+            y = _where_above(inner, *_noise(inner, p)).clamp_min_(0).mul_(1 / (1 - p))
+        else:
+            y = inner.clamp_min(0)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(y, upper - lower, left - right)
+            ctx.shape, ctx.scale = x.shape, 1 / (1 - p)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        upper_wins, left_wins = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        y, upper_wins, left_wins = ctx.saved_tensors
         width = ctx.shape[-1]
         pooled = grad.new_zeros(ctx.shape)
-        pooled[..., :-1, :-1] = grad
+        _write_where_above(grad, y, 0, grad_input=pooled[..., :-1, :-1])
+        if ctx.scale != 1:
+            pooled.mul_(ctx.scale)
         rows = _share_out(pooled.view(-1)[: -width - 1], left_wins, 1)
-        return _share_out(rows, upper_wins, width).view(ctx.shape)
+        return _share_out(rows, upper_wins, width).view(ctx.shape), None
 
 
 def _share_out(grad: Tensor, first_wins: Tensor, distance: int) -> Tensor:
     """The gradient of the greater of two values that stand ``distance`` apart; ``grad`` is
     overwritten."""
-    shared = grad.new_zeros(len(grad) + distance)
-    shared[:-distance] = _where_above(grad, first_wins, 0)
+    shared = grad.new_empty(len(grad) + distance)
+    shared[-distance:] = 0
+    _write_where_above(grad, first_wins, 0, grad_input=shared[:-distance])
     grad -= shared[:-distance]
     shared[distance:] += grad
     return shared
@@ -92,15 +110,20 @@ class Dropout(nn.Dropout):
 class _Dropout(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        ctx.noise = words.view(torch.int16)[: x.numel()].view(x.shape).float()
-        ctx.threshold = round(p * 2**16) - 2**15 - 0.5
+        ctx.noise, ctx.threshold = _noise(x, p)
         ctx.scale = 1 / (1 - p)
         return _where_above(x, ctx.noise, ctx.threshold).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _where_above(grad, ctx.noise, ctx.threshold).mul_(ctx.scale), None
+
+
+def _noise(x: Tensor, p: float) -> tuple[Tensor, float]:
+    """Noise of the shape of ``x``, and what a share ``p`` of it is below."""
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    noise = words.view(torch.int16)[: x.numel()].view(x.shape).float()
+    return noise, round(p * 2**16) - 2**15 - 0.5
 
 
 class Tanh(nn.Module):
@@ -129,3 +152,30 @@ class WholeImageConv2d(nn.Conv2d):
         if _is_plain(x):
             return super().forward(x)
         return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
+
+
+class ImageConv2d(nn.Conv2d):
+    """``nn.Conv2d`` of the images themselves, which want no gradient: that of the weights takes a
+    fifth of the time when the images have their channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _is_plain(x) or x.requires_grad:
+            return super().forward(x)
+        return _ImageConv2d.apply(x, self.weight, self.bias, self.padding)
+
+
+class _ImageConv2d(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: Any) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return F.conv2d(x, weight, bias, padding=padding)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        _, *grads = torch.ops.aten.convolution_backward(
+            grad, x.to(memory_format=torch.channels_last), weight, [len(weight)],
+            (1, 1), ctx.padding, (1, 1), False, (0, 0), 1, (False, True, True),
+        )  # fmt: skip
+        return None, *grads, None

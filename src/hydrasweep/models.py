@@ -39,14 +39,13 @@ class CNN(nn.Module):
                 f"model=cnn pools 2x2 pixels, but data.image_size is {height}x{width}: "
                 "take images of at least 2x2 pixels"
             )
-        self.convolution = nn.Conv2d(n_channels, 10, kernel_size=5, padding=2)
-        self.pool = layers.MaxPool2x2()
-        self.dropout = layers.Dropout(dropout)
+        self.convolution = layers.ImageConv2d(n_channels, 10, kernel_size=5, padding=2)
+        self.pool = layers.PoolReLUDropout(dropout)
         self.hidden = nn.Linear(10 * (height - 1) * (width - 1), 128)
         self.output = nn.Linear(128, n_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.dropout(self.pool(F.relu(self.convolution(images))))
+        features = self.pool(self.convolution(images))
         return self.output(F.relu(self.hidden(features.flatten(1))))
 
 
@@ -65,7 +64,7 @@ class LeNet5(nn.Module):
                 "model, or resize the images"
             )
         self.features = nn.Sequential(
-            nn.Conv2d(n_channels, 6, kernel_size=5, padding=2),
+            layers.ImageConv2d(n_channels, 6, kernel_size=5, padding=2),
             layers.Tanh(),
             layers.AvgPool2x2(),
             nn.Conv2d(6, 16, kernel_size=5),

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from hydrasweep import config, layers
 
+PLAIN_POOL = nn.Sequential(nn.MaxPool2d(2, 1), nn.ReLU())
 PAIRS: dict[str, tuple[nn.Module, nn.Module, tuple[int, ...]]] = {
-    "max pool": (layers.MaxPool2x2(), nn.MaxPool2d(2, 1), (3, 10, 28, 28)),
-    "max pool of a small image": (layers.MaxPool2x2(), nn.MaxPool2d(2, 1), (1, 1, 2, 3)),
+    "pool and ReLU": (layers.PoolReLUDropout(0.0), PLAIN_POOL, (3, 10, 28, 28)),
+    "pool and ReLU of a small image": (layers.PoolReLUDropout(0.0), PLAIN_POOL, (1, 1, 2, 3)),
     "average pool": (layers.AvgPool2x2(), nn.AvgPool2d(2), (3, 6, 28, 20)),
     "average pool, odd sides": (layers.AvgPool2x2(), nn.AvgPool2d(2), (2, 3, 7, 9)),
     "tanh": (layers.Tanh(), nn.Tanh(), (5, 7)),
@@ -35,7 +36,7 @@ def test_values_and_gradients_equal_the_plain_layer(name: str) -> None:
 
 def test_layers_take_images_that_are_views() -> None:
     x = torch.randn(4, 6, 14, 14).transpose(2, 3)[::2]
-    for name in ("max pool", "average pool"):
+    for name in ("pool and ReLU", "average pool"):
         fast, plain, _ = PAIRS[name]
         torch.testing.assert_close(fast(x), plain(x))
 
@@ -46,6 +47,41 @@ def test_convolution_over_the_whole_image_equals_the_plain_one() -> None:
     plain.load_state_dict(fast.state_dict())
     x = torch.randn(3, 16, 5, 5)
     torch.testing.assert_close(fast(x), plain(x))
+
+
+def test_convolution_of_images_equals_the_plain_one() -> None:
+    fast = layers.ImageConv2d(1, 10, kernel_size=5, padding=2)
+    plain = nn.Conv2d(1, 10, kernel_size=5, padding=2)
+    plain.load_state_dict(fast.state_dict())
+    x, weights = torch.randn(7, 1, 28, 28), torch.randn(7, 10, 28, 28)
+    torch.testing.assert_close(fast(x), plain(x))
+    for grads in zip(
+        *(torch.autograd.grad(layer(x), layer.parameters(), weights) for layer in (fast, plain)),
+        strict=True,
+    ):
+        torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
+
+
+def test_convolution_of_images_gives_their_gradient_to_who_wants_it() -> None:
+    x = torch.randn(2, 3, 9, 9, requires_grad=True)
+    fast = layers.ImageConv2d(3, 4, kernel_size=5, padding=2)
+    (grad,) = torch.autograd.grad(fast(x).sum(), x)
+    expected = F.conv_transpose2d(torch.ones(2, 4, 9, 9), fast.weight, padding=2)
+    torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
+def test_pool_with_dropout_drops_its_share_of_what_the_plain_pool_gives(p: float) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(40, 10, 28, 28, requires_grad=True)
+    expected, y = PLAIN_POOL(x), layers.PoolReLUDropout(p)(x)
+    positive, kept = expected > 0, y > 0
+    assert (kept.sum() / positive.sum()).item() == pytest.approx(1 - p, abs=0.01)
+    torch.testing.assert_close(y, expected * kept / (1 - p))
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    (plain,) = torch.autograd.grad((expected * kept).sum() / (1 - p), x)
+    torch.testing.assert_close(grad, plain)
+    torch.testing.assert_close(layers.PoolReLUDropout(p).eval()(x), expected)
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
