@@ -20,6 +20,7 @@ ROOT = HERE.parents[1]
 # Small enough for a comparison to be over in minutes; every epoch costs the same.
 PART = ("data.n_train=12000", "data.n_val=2000", "data.batch_size=100", "n_threads=1")
 OPTIMIZERS = {"baseline": "sgd", "cnn": "adam", "lenet5": "adam"}
+DROPOUT = {"baseline": 0.0, "cnn": 0.2, "lenet5": 0.0}
 
 os.environ.setdefault("HYDRASWEEP_ROOT", str(ROOT))
 search.register()
@@ -33,8 +34,8 @@ def job(*overrides: str) -> Assembly:
 
 def recipe(model: str) -> list[str]:
     """The settings that a plain loop is compared by."""
-    dropout = ["model.dropout=0.2"] if model == "cnn" else []
-    return [f"model={model}", f"optimizer={OPTIMIZERS[model]}", "scheduler=constant", *dropout]
+    chosen = (f"model={model}", f"optimizer={OPTIMIZERS[model]}", "scheduler=constant")
+    return [*chosen, f"model.dropout={DROPOUT[model]}"]
 
 
 def plain_optimizer(model: torch.nn.Module, name: str) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ before it began; fit() normalises each batch, and also measures losses and train
 import statistics
 
 import torch
-from common import OPTIMIZERS, PART, in_turns, job, plain_optimizer, ratio, recipe
+from common import DROPOUT, OPTIMIZERS, PART, in_turns, job, plain_optimizer, ratio, recipe
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,21 +15,25 @@ from hydrasweep.training import fit
 
 N_ROUNDS = 7
 N_STEPS = 120  # of an epoch
-PLAIN = {
-    "baseline": lambda: nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 784), nn.ReLU(), nn.Linear(784, 10)
-    ),
-    "cnn": lambda: nn.Sequential(
-        nn.Conv2d(1, 10, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2, 1), nn.Dropout(0.2),
-        nn.Flatten(), nn.Linear(7290, 128), nn.ReLU(), nn.Linear(128, 10),
-    ),
-    "lenet5": lambda: nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2),
-        nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2),
-        nn.Conv2d(16, 120, 5), nn.Tanh(),
-        nn.Flatten(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, 10),
-    ),
-}  # fmt: skip
+
+
+def plain_model(name: str, dropout: float = 0.0) -> nn.Module:
+    """An architecture of torch's own layers."""
+    return {
+        "baseline": lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(784, 784), nn.ReLU(), nn.Dropout(dropout), nn.Linear(784, 10)
+        ),
+        "cnn": lambda: nn.Sequential(
+            nn.Conv2d(1, 10, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2, 1), nn.Dropout(dropout),
+            nn.Flatten(), nn.Linear(7290, 128), nn.ReLU(), nn.Linear(128, 10),
+        ),
+        "lenet5": lambda: nn.Sequential(
+            nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2),
+            nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2),
+            nn.Conv2d(16, 120, 5), nn.Tanh(), nn.Flatten(), nn.Dropout(dropout),
+            nn.Linear(120, 84), nn.Tanh(), nn.Dropout(dropout), nn.Linear(84, 10),
+        ),
+    }[name]()  # fmt: skip
 
 
 def epoch(
@@ -55,7 +59,7 @@ def compare(name: str) -> dict[str, str | float]:
     ours = job(*recipe(name), *PART)
     training = ours.training
     epochs = fit(training, ours.train, ours.val, epochs=N_ROUNDS + 1, batch_size=100)
-    model = PLAIN[name]()
+    model = plain_model(name, DROPOUT[name])
     optimizer = plain_optimizer(model, name)
     train, val = ((training.normalize(s.images), s.labels) for s in (ours.train, ours.val))
 

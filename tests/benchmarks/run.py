@@ -1,6 +1,6 @@
 """Run the benchmarks, print a table for each and keep the figures in results.json.
 
-python tests/benchmarks/run.py              all of them, about 15 minutes
+python tests/benchmarks/run.py              all of them, about an hour
 python tests/benchmarks/run.py loop start   some
 """
 
@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("loop", "tutorial", "overhead", "start", "growth", "memory", "pruners")
+NAMES = ("loop", "tutorial", "sweeps", "overhead", "start", "growth", "memory", "strategies")
 RESULTS = Path(__file__).with_name("results.json")
 PACKAGES = ("torch", "torchvision", "hydra-core", "optuna", "mlflow")
 

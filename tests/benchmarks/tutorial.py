@@ -10,8 +10,8 @@ import statistics
 from multiprocessing.pool import Pool
 
 import torch
-from common import OPTIMIZERS, PART, ROOT, in_turns, job, plain_optimizer, recipe
-from loop import PLAIN
+from common import DROPOUT, OPTIMIZERS, PART, ROOT, in_turns, job, plain_optimizer, recipe
+from loop import plain_model
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
@@ -41,7 +41,7 @@ def loaders() -> list[DataLoader]:
 
 def tutorial(name: str, train: DataLoader, val: DataLoader) -> float:
     """The same trial as a tutorial has it."""
-    model = PLAIN[name]()
+    model = plain_model(name, DROPOUT[name])
     optimizer = plain_optimizer(model, name)
     for images, labels in train:
         optimizer.zero_grad()

@@ -1,0 +1,121 @@
+"""Whole sweeps on the same space, images, epochs and number of trials, from command to end.
+
+Against an Optuna script (optuna_script.py) and against hydra-optuna-sweeper as it comes with the
+joblib launcher and n_jobs=2 (stock_sweeper.py). The sides take turns, sweep seed by sweep seed.
+docs/sweeps.png shows the best validation accuracy so far against the time since the command.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import optuna
+from common import ROOT, python
+
+N_TRIALS, SEEDS, EPOCHS = 30, (0, 1, 2), 9
+PART = ("data.n_train=6000", "data.n_val=5000", f"epochs={EPOCHS}")
+SPACE = (
+    "model=choice(baseline,cnn,lenet5)",
+    "optimizer.lr=tag(log, interval(3e-4, 3e-2))",
+    "model.dropout=interval(0.0, 0.5)",
+    "data.batch_size=choice(32,64,128,256)",
+)
+PICTURE = ROOT / "docs" / "sweeps.png"
+Curve = list[tuple[float, float]]  # seconds since the command, best validation accuracy so far
+
+
+def hydrasweep(folder: Path, seed: int) -> None:
+    python(
+        "src/train.py", "-m", "hparams_search=optuna", "study=benchmark", *PART,
+        f"hydra.sweeper.n_trials={N_TRIALS}", f"hydra.sweeper.sampler.seed={seed}",
+        "confirm=none", "hydra.sweeper.report=false",
+        f"hydra.sweeper.storage=sqlite:///{folder}/study.db?timeout=60", store=folder,
+    )  # fmt: skip
+
+
+def script(folder: Path, seed: int) -> None:
+    python("tests/benchmarks/optuna_script.py", str(folder), str(N_TRIALS), str(seed))
+
+
+def stock(folder: Path, seed: int) -> None:
+    python(
+        "tests/benchmarks/stock_sweeper.py", "-m", "hydra/sweeper=optuna",
+        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2",
+        f"hydra.sweeper.n_trials={N_TRIALS}", f"hydra.sweeper.sampler.seed={seed}",
+        "hydra.sweeper.direction=maximize", f"hydra.sweeper.storage=sqlite:///{folder}/study.db",
+        "hydra.sweeper.study_name=benchmark", "n_threads=1", "artifacts=false",
+        "checkpoint=false", *PART, *SPACE, store=folder,
+    )  # fmt: skip
+
+
+SIDES: dict[str, Callable[[Path, int], None]] = {
+    "hydrasweep": hydrasweep,
+    "Optuna script": script,
+    "hydra-optuna-sweeper": stock,
+}
+
+
+def run(side: str, seed: int) -> tuple[float, Curve]:
+    """The seconds of a sweep from its command to its end, and how its best rose."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.time()
+        SIDES[side](Path(folder), seed)
+        seconds = time.time() - began
+        url = f"sqlite:///{folder}/study.db"
+        trials = [
+            trial
+            for name in optuna.get_all_study_names(url)
+            for trial in optuna.load_study(study_name=name, storage=url).trials
+        ]
+    assert len(trials) == N_TRIALS, f"{side}: {len(trials)} trials"
+    done = sorted(
+        (trial.datetime_complete.timestamp() - began, trial.value)
+        for trial in trials
+        if trial.state == optuna.trial.TrialState.COMPLETE
+    )
+    return seconds, [(at, max(v for _, v in done[: i + 1])) for i, (at, _) in enumerate(done)]
+
+
+def draw(curves: dict[str, Sequence[Curve]]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for i, (side, repeats) in enumerate(curves.items()):
+        for j, curve in enumerate(repeats):
+            at, best = zip(*curve, strict=True)
+            label = side if j == 0 else None
+            axes.step(at, [100 * b for b in best], where="post", color=f"C{i}", label=label)
+    axes.set(xscale="log", xlabel="seconds since the command", ylim=(94, None))
+    axes.set_ylabel("best validation accuracy so far, %")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(PICTURE, dpi=110)
+
+
+def measure() -> list[dict[str, str | float]]:
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    curves: dict[str, list[Curve]] = {side: [] for side in SIDES}
+    for seed in SEEDS:
+        for side in SIDES:
+            took, curve = run(side, seed)
+            print(f"seed {seed}: {side} {took:.0f} s, best {curve[-1][1]:.2%}", flush=True)
+            seconds[side].append(took)
+            curves[side].append(curve)
+    draw(curves)
+    ours = seconds["hydrasweep"]
+    return [
+        {
+            "sweep": side,
+            "seconds": statistics.median(seconds[side]),
+            "hydrasweep is so many times as fast": statistics.median(
+                a / b for a, b in zip(seconds[side], ours, strict=True)
+            ),
+            "best on validation, %, mean": 100 * statistics.mean(c[-1][1] for c in curves[side]),
+        }
+        for side in SIDES
+    ]
