@@ -181,7 +181,8 @@ class AdvisoryLock(AbstractContextManager[None]):
     """A lock in a PostgreSQL database, which is let go when its holder dies."""
 
     def __init__(self, url: URL) -> None:
-        self._engine = create_engine(url, poolclass=NullPool)
+        # One connection is kept: to log in takes both sides longer than all that is done in it.
+        self._engine = create_engine(url, pool_size=1, pool_pre_ping=True)
         self._thread = local()
 
     def __enter__(self) -> None:
