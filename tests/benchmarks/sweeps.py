@@ -30,8 +30,7 @@ def hydrasweep(folder: Path, seed: int) -> None:
     python(
         "src/train.py", "-m", "hparams_search=optuna", "study=benchmark", *PART,
         f"hydra.sweeper.n_trials={N_TRIALS}", f"hydra.sweeper.sampler.seed={seed}",
-        "confirm=none", "hydra.sweeper.report=false",
-        f"hydra.sweeper.storage=sqlite:///{folder}/study.db?timeout=60", store=folder,
+        "confirm=none", "hydra.sweeper.report=false", store=folder,
     )  # fmt: skip
 
 
@@ -63,7 +62,8 @@ def run(side: str, seed: int) -> tuple[float, Curve]:
         began = time.time()
         SIDES[side](Path(folder), seed)
         seconds = time.time() - began
-        url = f"sqlite:///{folder}/study.db"
+        (database,) = Path(folder).rglob("study.db")
+        url = f"sqlite:///{database}"
         trials = [
             trial
             for name in optuna.get_all_study_names(url)
