@@ -31,6 +31,7 @@ from hydrasweep.search.trial import CONFIRM, FINAL, PHASES, SEARCH
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from hydrasweep.search.compose import Composer
     from hydrasweep.search.queue import Queue, Stratum
     from hydrasweep.search.winners import Winner
     from hydrasweep.search.worker import Plan
@@ -120,6 +121,7 @@ class Sweeper(HydraSweeper):
         Raises:
             UserError: naming the corner and what is wrong with it.
         """
+        from hydrasweep.search.compose import Composer
         from hydrasweep.search.queue import make_pruner, make_sampler
 
         for part, make in (("sampler", make_sampler), ("pruner", make_pruner)):
@@ -128,23 +130,22 @@ class Sweeper(HydraSweeper):
             except Exception as error:  # of its class or of Hydra's
                 raise UserError(f"hydra.sweeper.{part}: {error}") from error
         self._suggestions(plan)
+        composer = Composer(self.hydra_context.config_loader, self.config)
         estimates: dict[str, float] = {}
         for stratum in plan.space.strata:
             corners = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
             added = self._in_phase(plan, SEARCH).trial_overrides
-            seconds = [self._try([*words, *added]) for words in corners]
+            seconds = [self._try(composer, [*words, *added]) for words in corners]
             estimates[stratum] = sum(seconds) / len(seconds)
         if self.settings.confirm:  # what would else be found wrong when the search is done
-            self._try([*corners[0], *self._in_phase(plan, FINAL).trial_overrides])
+            self._try(composer, [*corners[0], *self._in_phase(plan, FINAL).trial_overrides])
         return estimates
 
-    def _try(self, overrides: Sequence[str]) -> float:
+    def _try(self, composer: "Composer", overrides: Sequence[str]) -> float:
         """Compose a trial and have it checked; give the seconds that it is estimated to take."""
         outer = HydraConfig.instance().cfg
         try:
-            composed = self.hydra_context.config_loader.load_sweep_config(
-                self.config, list(overrides)
-            )
+            composed = composer.compose(overrides, label="check", number=0)
             if not self.settings.check:
                 return 0.0
             with open_dict(composed):
