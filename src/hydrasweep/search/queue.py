@@ -89,6 +89,8 @@ class Queue:
     heartbeat: float = 15.0  # in seconds
     watch: Watch = field(default_factory=Watch)
     start: int = 0  # which of the sweep's starts this process belongs to
+    # Of each stratum how many trials have begun, and minus the mean of their seconds.
+    _begun: dict[str, tuple[int, float]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(
@@ -168,27 +170,23 @@ class Queue:
         """Take the next trial, of the stratum that has begun the fewest, and of these the one
         whose trials take longest, so that short ones fill the end; None: none is left.
 
-        ``Study.ask`` would begin a new trial whenever none is waiting; this does not. Of trials
-        that were lost more than once, one at a time runs on a machine: joblib kills all workers
-        when one dies, and a trial that kills them would be lost with the same others each time.
+        ``Study.ask`` would begin a new trial whenever none is waiting; this does not. Who has
+        begun how many is known from when this process last looked: to read all strata each time
+        would keep other workers waiting for the lock.
         """
         with self.lock:
             if self.stop_reason():
                 return None
-            trials = {stratum.value: stratum.trials() for stratum in self.strata}
-
-            def rank(stratum: Stratum) -> tuple[int, float]:
-                begun = [t for t in trials[stratum.value] if t.state != TrialState.WAITING]
-                times = [t.duration.total_seconds() for t in begun if t.duration]
-                return len(begun), -sum(times) / max(1, len(times))
-
-            everyone = itertools.chain.from_iterable(trials.values())
-            watched = any(_is_suspect(t) and _is_running_here(t) for t in everyone)
-            for stratum in sorted(self.strata, key=rank):
-                mine = trials[stratum.value]
-                waiting = [t for t in _in_turn(mine) if not (watched and _is_suspect(t))]
-                if waiting or stratum.n_new(mine):
+            for stratum in self.strata:
+                if stratum.value not in self._begun:
+                    self._look_at(stratum)
+            for stratum in sorted(self.strata, key=lambda s: self._begun[s.value]):
+                trials = self._look_at(stratum)
+                waiting = self._allowed(_in_turn(trials))
+                if waiting or stratum.n_new(trials):
                     trial_id = self._begin(stratum.study, waiting)
+                    n_begun, seconds = self._begun[stratum.value]
+                    self._begun[stratum.value] = n_begun + 1, seconds
                     break
             else:
                 return None
@@ -199,6 +197,23 @@ class Queue:
         for name, distribution in (space or distributions).items():
             trial._suggest(name, distribution)
         return stratum, trial
+
+    def _look_at(self, stratum: Stratum) -> list[FrozenTrial]:
+        trials = stratum.trials()
+        begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+        seconds = [trial.duration.total_seconds() for trial in begun if trial.duration]
+        self._begun[stratum.value] = len(begun), -sum(seconds) / max(1, len(seconds))
+        return trials
+
+    def _allowed(self, waiting: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Those that may begin now. Of trials that were lost more than once, one at a time runs on
+        a machine: joblib kills all workers when one dies, and a trial that kills them would be
+        lost with the same others each time."""
+        if not any(map(_is_suspect, waiting)):
+            return waiting
+        if any(_is_suspect(trial) and _is_running_here(trial) for _, trial in self.trials()):
+            return [trial for trial in waiting if not _is_suspect(trial)]
+        return waiting
 
     def _begin(self, study: Study, waiting: Sequence[FrozenTrial]) -> int:
         """Set the first of the waiting trials running, or a new one; give its id."""
