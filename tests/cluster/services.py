@@ -205,9 +205,10 @@ PidFile={folder}/slurmdbd.pid
 def slurm() -> Iterator[dict[str, str]]:
     """Slurm with a node of two cores, and the accounting without which submitit never learns
     that a job was killed; gives the variables of those who use it."""
-    packages = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server-core")
+    packages = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server-core", "mariadb-client-core")
     programs = "slurmctld", "slurmdbd", "slurmd", "munged", "mariadbd", "mariadb-install-db"
     ctld, dbd, slurmd, munged, mariadbd, install = (installed(p, *packages) for p in programs)
+    installed("my_print_defaults", *packages)  # which mariadb-install-db calls
     names = "ctld", "dbd", "slurmd", "mariadb"
     ports = {name: free_port() for name in names}
     with folder_of() as folder, ExitStack() as stack:
