@@ -162,6 +162,7 @@ def work(
                 gc.collect()
                 gc.freeze()
     finally:
+        gc.unfreeze()  # triton complains at the process's end of what was never freed
         if is_dead(plan.parent):  # nobody takes what joblib would send: it would wait for ever
             os._exit(1)
     return n_done
