@@ -155,8 +155,8 @@ class WholeImageConv2d(nn.Conv2d):
 
 
 class ImageConv2d(nn.Conv2d):
-    """``nn.Conv2d`` of the images themselves, which want no gradient: that of the weights takes a
-    fifth of the time when the images have their channels last."""
+    """``nn.Conv2d`` of the images themselves, which want no gradient: without AVX-512 that of the
+    weights takes a quarter of the time when the images have their channels last."""
 
     def forward(self, x: Tensor) -> Tensor:
         if _is_plain(x) or x.requires_grad:

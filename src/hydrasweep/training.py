@@ -127,7 +127,7 @@ def fit(
             logits = model(training.normalize(training.augment(pixels)))
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
             lr = training.optimizer.param_groups[0]["lr"]
-            model.zero_grad()  # the optimizer's own takes ten times as long
+            model.zero_grad()  # the optimizer's own takes twice as long
             loss.backward()
             training.optimizer.step()
             training.scheduler.step()
