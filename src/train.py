@@ -26,7 +26,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float | list[float]:
     about = outcome.describe(cfg, job.data, training, output_dir)
     metrics: dict[str, float] = {}
     try:
-        with config.build(cfg.tracking).run(output_dir, about) as run:
+        with config.build(cfg.tracking).run(output_dir, about) as run, cli.heeding_signals():
             display.log.info(display.header(about, output_dir))
             meter = Meter()
             epochs = fit(
@@ -38,6 +38,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float | list[float]:
                 display.log.info(display.epoch_line(training.epoch, cfg.epochs, metrics))
                 if cfg.checkpoint:
                     training.save(state)
+                cli.end_if_asked()
                 sweep.report(metrics, objectives, training.epoch)
                 if training.epoch < cfg.epochs and sweep.should_prune():
                     raise tracking.StoppedEarly(sweep.reason(), training.epoch)

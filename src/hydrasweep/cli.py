@@ -28,6 +28,9 @@ class Terminated(SystemExit):
     """SIGTERM came, or SIGHUP: the terminal was closed."""
 
 
+_asked: KeyboardInterrupt | Terminated | None = None  # by a signal, to end
+
+
 @contextmanager
 def plain_exit(go_on: str | None = None) -> Iterator[None]:
     """Turn a user's error into one sentence and exit code 1, Ctrl-C into 130, SIGTERM into 143,
@@ -42,7 +45,8 @@ def plain_exit(go_on: str | None = None) -> Iterator[None]:
         sys.stdout.reconfigure(errors="replace")  # a screen without Unicode
     end_on_signals()
     try:
-        yield
+        with heeding_signals():
+            yield
         if sys.stdout:
             sys.stdout.flush()
     except Exception as error:
@@ -90,6 +94,8 @@ def _let_go_of_output() -> None:
 def end_on_signals() -> None:
     """Let Ctrl-C, SIGTERM and SIGHUP end this process by an exception, so that runs are closed;
     while that is being done, further ones are ignored."""
+    global _asked
+    _asked = None
     for signum in SIGNALS:
         if signal.getsignal(signum) != signal.SIG_IGN:  # as a shell sets it in the background
             signal.signal(signum, _end)
@@ -97,9 +103,32 @@ def end_on_signals() -> None:
 
 def _end(signum: int, frame: FrameType | None) -> NoReturn:
     del frame
+    global _asked
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(128 + signum)
+    _asked = KeyboardInterrupt() if signum == signal.SIGINT else Terminated(128 + signum)
+    raise _asked
+
+
+def end_if_asked() -> None:
+    """Raise what a signal asked for, where that was raised in a finalizer and came to nothing.
+
+    Raises:
+        KeyboardInterrupt, Terminated: a signal came, which has not ended this process yet.
+    """
+    if _asked:
+        raise _asked
+
+
+@contextmanager
+def heeding_signals() -> Iterator[None]:
+    """Let a signal's exception through that came as an error of a library's, as omegaconf's
+    own clearing up fails where it is interrupted half-way."""
+    try:
+        yield
+    except Exception:
+        end_if_asked()
+        raise
 
 
 class Screen(logging.StreamHandler[TextIO]):

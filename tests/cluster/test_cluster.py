@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import services
@@ -27,6 +28,8 @@ from test_sweep import Sweep, assert_whole
 from hydrasweep.search.heartbeat import OWNER
 from hydrasweep.search.queue import DROPPED, RETRIES
 from hydrasweep.search.storage import database
+
+T = TypeVar("T")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -84,11 +87,11 @@ class SharedSweep(Sweep):
         return {label: trial for label, trial in self.trials().items() if trial.state.is_finished()}
 
     def running(self) -> dict[str, dict[str, str]]:
-        """The processes that are in the middle of a trial."""
+        """The processes that are in the middle of a trial, and not at its end already."""
         return {
             label: trial.user_attrs[OWNER]
             for label, trial in self.trials().items()
-            if trial.state == TrialState.RUNNING and trial.last_step
+            if trial.state == TrialState.RUNNING and trial.last_step in (1, 2, 3)
         }
 
     def has_begun(self) -> bool:
@@ -120,11 +123,13 @@ def kill(owner: dict[str, str]) -> None:
     os.kill(process_of(owner), signal.SIGKILL)
 
 
-def wait_until(condition: Callable[[], object], *processes: "subprocess.Popen[str]") -> None:
-    while not condition():
+def wait_until(condition: Callable[[], T], *processes: "subprocess.Popen[str]") -> T:
+    """What the condition gives as soon as it is something."""
+    while not (given := condition()):
         for process in processes:
             assert process.poll() is None, process.communicate()
         time.sleep(0.1)
+    return given
 
 
 def start(words: list[str], env: dict[str, str]) -> "subprocess.Popen[str]":
@@ -177,12 +182,12 @@ def test_worker_that_is_killed_is_missed_and_its_trial_is_tried_again(
             address = stack.enter_context(services.ray(env))
             words += [f"+hydra.launcher.ray.init.address={address}"]
             words += ["+hydra.launcher.ray.init._node_ip_address=127.0.0.1"]
-        arguments = shared.arguments("+seconds=2", "epochs=4", *words)
+        arguments = shared.arguments("+seconds=4", "epochs=8", *words)
         process = start([sys.executable, str(SLEEPING), *arguments], env)
         with process:
             wait_until(shared.has_begun, process)
-            wait_until(lambda: shared.ended() and shared.running(), process)
-            label, owner = shared.running().popitem()
+            running = wait_until(lambda: shared.ended() and shared.running(), process)
+            label, owner = running.popitem()
             kill(owner)
             printed = finish(process)
     assert_whole(shared, N_TRIALS)
@@ -202,8 +207,7 @@ def test_starts_on_two_machines_are_one_sweep(shared: SharedSweep) -> None:
     def running_on_two() -> list[tuple[str, dict[str, str]]]:
         return [item for item in shared.running().items() if item[1]["host"] == "two"]
 
-    wait_until(lambda: shared.ended() and running_on_two(), *processes)
-    label, owner = running_on_two()[0]
+    (label, owner), *_ = wait_until(lambda: shared.ended() and running_on_two(), *processes)
     kill(owner)
     printed = list(map(finish, processes))
 

@@ -23,7 +23,7 @@ from optuna.exceptions import StorageInternalError, TrialPruned, UpdateFinishedT
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from hydrasweep.cli import Terminated, end_on_signals
+from hydrasweep.cli import Terminated, end_if_asked, end_on_signals, heeding_signals
 from hydrasweep.errors import is_outage
 from hydrasweep.processes import is_dead
 from hydrasweep.search import trial as trials
@@ -141,6 +141,7 @@ def work(
     n_done = 0
     try:
         while (plan.deadline is None or time.time() < plan.deadline) and not is_dead(plan.parent):
+            end_if_asked()
             try:
                 if (taken := queue.take(plan.space.distributions)) is None:
                     if queue.stop_reason() or queue.is_idle():
@@ -178,25 +179,17 @@ def run_trial(
     composer: Composer,
 ) -> None:
     """Run one trial as a Hydra job of its own, and tell Optuna how it ended."""
-    label = stratum.label(trial.number)
     seen = SweepTrial(trial, plan)
     trials.set_current(seen)
     try:
-        if plan.custom_search_space and plan.phase == SEARCH:
-            get_method(plan.custom_search_space)(composer.config, trial)
-        overrides = [
-            *plan.space.overrides(stratum.value, trial.params),
-            *plan.trial_overrides,
-        ]
-        if plan.run_name_key:
-            overrides.append(f"{plan.run_name_key}='{run_name(stratum, trial)}'")
-        composed = composer.compose(overrides, label, trial.number)
-        with beating(trial, queue.heartbeat):
-            value = run_quietly(task_function, hydra_context, composed, label)
-        if seen.was_pruned:
-            stratum.study.tell(trial, state=TrialState.PRUNED)
-        else:
-            stratum.study.tell(trial, as_values(value, len(plan.directions)))
+        with heeding_signals():
+            config = compose(stratum, trial, plan, composer)
+            with beating(trial, queue.heartbeat):
+                value = run_quietly(task_function, hydra_context, config)
+            if seen.was_pruned:
+                stratum.study.tell(trial, state=TrialState.PRUNED)
+            else:
+                stratum.study.tell(trial, as_values(value, len(plan.directions)))
     except TrialPruned:  # a task function that prunes in Optuna's own way
         stratum.study.tell(trial, state=TrialState.PRUNED)
     except (KeyboardInterrupt, Terminated):
@@ -221,11 +214,21 @@ def run_trial(
         trials.set_current(trials.NullTrial())
 
 
+def compose(stratum: Stratum, trial: Trial, plan: Plan, composer: Composer) -> DictConfig:
+    """The config of the trial's job."""
+    if plan.custom_search_space and plan.phase == SEARCH:
+        get_method(plan.custom_search_space)(composer.config, trial)
+    overrides = [*plan.space.overrides(stratum.value, trial.params), *plan.trial_overrides]
+    if plan.run_name_key:
+        overrides.append(f"{plan.run_name_key}='{run_name(stratum, trial)}'")
+    return composer.compose(overrides, stratum.label(trial.number), trial.number)
+
+
 def run_quietly(
-    task_function: TaskFunction, hydra_context: HydraContext, config: DictConfig, label: str
+    task_function: TaskFunction, hydra_context: HydraContext, config: DictConfig
 ) -> Any:
     """Run a Hydra job; what it prints goes to its log file, not over the sweep's table."""
-    folder = Path(config.hydra.sweep.dir) / label
+    folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
     folder.mkdir(parents=True, exist_ok=True)
     with (
         (folder / f"{config.hydra.job.name}.log").open("a", buffering=1) as output,
