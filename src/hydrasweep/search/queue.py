@@ -45,7 +45,7 @@ WHY = "why"  # the same in a line
 EPOCHS = "epochs"  # how many it was trained
 SPACE = "space"  # on a trial whose settings are all given: the distributions they are from
 
-MAX_RETRIES = 3  # a trial that kills its worker this often is itself the cause
+MAX_RETRIES = 6  # a trial that kills its worker this often is itself the cause: not just near one
 N_TRIALS = "n_trials"  # on a study: how many it is to have, if those queued are fewer
 STOP = "stop"  # on a study: why no further trial may begin
 CONCLUDED = "concluded"  # on a study: the plan that it ended with
@@ -174,9 +174,9 @@ class Queue:
         begun how many is known from when this process last looked: to read all strata each time
         would keep other workers waiting for the lock.
         """
+        if self.stop_reason():
+            return None
         with self.lock:
-            if self.stop_reason():
-                return None
             for stratum in self.strata:
                 if stratum.value not in self._begun:
                     self._look_at(stratum)
