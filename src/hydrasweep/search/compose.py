@@ -29,7 +29,7 @@ class Composer:
 
     def compose(self, words: Sequence[str], label: str, number: int) -> DictConfig:
         """The config of a trial's job, its command line being ``words``."""
-        overrides = OverridesParser.create().parse_overrides(list(words))
+        overrides = list(map(_parse, words))
         values = [override for override in overrides if self._is_value(override)]
         chosen = (o.input_line for o in overrides if o not in values)
         job: DictConfig = pickle.loads(self._chosen(*chosen))
@@ -50,3 +50,9 @@ class Composer:
             and not override.is_hydra_override()
             and not self._is_group(override.key_or_group)
         )
+
+
+@functools.lru_cache(maxsize=100)  # most are the same in every trial
+def _parse(word: str) -> Override:
+    (override,) = OverridesParser.create().parse_overrides([word])
+    return override

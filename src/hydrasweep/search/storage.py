@@ -5,6 +5,7 @@ password in a URL stays in the environment, and comes into no file and no pickle
 """
 
 import re
+import select
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -17,8 +18,8 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import URL, NullPool, create_engine, make_url, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import URL, NullPool, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 
 from hydrasweep.config import build
 from hydrasweep.errors import Outage, UserError, root_cause
@@ -75,9 +76,24 @@ def database(url: str | None) -> RDBStorage:
         UserError: there is no URL, or the database doesn't answer.
     """
     known = read_url(url)
-    pool = {} if known.get_backend_name() == "sqlite" else {"pool_size": 1, "pool_pre_ping": True}
+    backend = known.get_backend_name()
+    pool = {} if backend == "sqlite" else {"pool_size": 1, "pool_pre_ping": backend != "postgresql"}
     with _reached(known):
-        return RDBStorage(known.render_as_string(hide_password=False), engine_kwargs=pool)
+        opened = RDBStorage(known.render_as_string(hide_password=False), engine_kwargs=pool)
+    if backend == "postgresql":
+        event.listen(opened.engine, "checkout", _refuse_closed)
+    return opened
+
+
+def _refuse_closed(connection: Any, record: object, proxy: object) -> None:
+    """Let the pool open another connection in place of one that the server has closed.
+
+    The server tells of that, so there is something to read where an idle connection has nothing.
+    To ask it each time, as ``pool_pre_ping`` does, would be half of all that a worker asks.
+    """
+    del record, proxy
+    if connection.closed or select.select([connection], [], [], 0)[0]:
+        raise DisconnectionError
 
 
 def read_url(url: str | None) -> URL:
@@ -182,7 +198,8 @@ class AdvisoryLock(AbstractContextManager[None]):
 
     def __init__(self, url: URL) -> None:
         # One connection is kept: to log in takes both sides longer than all that is done in it.
-        self._engine = create_engine(url, pool_size=1, pool_pre_ping=True)
+        self._engine = create_engine(url, pool_size=1)
+        event.listen(self._engine, "checkout", _refuse_closed)
         self._thread = local()
 
     def __enter__(self) -> None:
