@@ -1,4 +1,8 @@
-"""A config tried out on a few batches: whether it works, and how long its training would take."""
+"""Before the trials: a config is tried out on a few batches, whether it works and how long its
+training would take; and a worker imports what trials need."""
+
+from contextlib import suppress
+from importlib import import_module
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -8,6 +12,7 @@ from hydrasweep.assembly import assemble
 from hydrasweep.data import Split
 from hydrasweep.errors import UserError
 from hydrasweep.search.trial import FINAL
+from hydrasweep.tracking import MLflowTracker
 from hydrasweep.training import NonFiniteLossError, fit
 
 N_TIMED = 3  # batches
@@ -35,6 +40,17 @@ def check(cfg: DictConfig) -> float:
     except NonFiniteLossError:
         pass  # such a trial fails alone; the search learns to avoid it
     return seconds
+
+
+def warm_up(cfg: DictConfig) -> None:
+    """Import what the first trial would, so that its time, from which the sweep's is estimated,
+    is that of its training, and less is lost with it when its worker is killed."""
+    for name in ("torch._dynamo", "hydrasweep.outcome"):  # the first optimizer wants torch's
+        import_module(name)
+    tracker = config.build(cfg.tracking)
+    if isinstance(tracker, MLflowTracker):
+        with suppress(UserError):  # a trial meets it again, and tells
+            _ = tracker.store().client
 
 
 def _check_directions(cfg: DictConfig) -> None:

@@ -74,6 +74,10 @@ class MLflowTracker:
     run_name: str | None
     parent_run_id: str | None
 
+    def store(self) -> Store:
+        """The MLflow store; its ``client`` takes seconds to import."""
+        return open_store(Path(self.root).resolve())
+
     @contextmanager
     def run(self, output_dir: Path, description: Description) -> Iterator["Run"]:
         """Open the run that ``output_dir`` belongs to, or a new one, and close it with the
@@ -85,7 +89,7 @@ class MLflowTracker:
             UserError: the store can't be used; or it went away and results wait in
                 ``output_dir``.
         """
-        store, experiment = open_store(Path(self.root).resolve()), str(self.experiment)
+        store, experiment = self.store(), str(self.experiment)
         store.location(experiment)  # which may refuse it
         name = str(self.run_name or description.name)
         tags = {**environment_tags(), **identity(), "output_dir": str(output_dir)}

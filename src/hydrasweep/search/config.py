@@ -56,3 +56,6 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # A function (config) -> seconds that tries a config on one batch and estimates the
     # time of its training, called at the corners of the search space before the first trial.
     check: str | None = None
+
+    # A function (config) that each worker calls before its first trial, to import what all need.
+    warm_up: str | None = None

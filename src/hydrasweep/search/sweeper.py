@@ -112,6 +112,7 @@ class Sweeper(HydraSweeper):
             n_gpus=count_gpus() if "n_jobs" in self.config.hydra.launcher else 0,
             parent=identity(),
             heartbeat=settings.heartbeat,
+            warm_up=settings.warm_up,
         )
 
     def _check(self, plan: "Plan") -> Mapping[str, float]:

@@ -57,6 +57,7 @@ class Plan:
     n_gpus: int
     parent: Mapping[str, str]  # the process that launched the workers
     heartbeat: float = 15.0  # in seconds
+    warm_up: str | None = None  # a function that a worker calls before its first trial
     start: int = 0  # which of the sweep's starts, on all machines, this is
     phase: str = SEARCH
 
@@ -138,6 +139,8 @@ def work(
     seed_offset = 1_000_000 * plan.start + 1000 * plan.open().n_finished() + own.job.num
     queue = plan.open(seed_offset)
     composer = Composer(hydra_context.config_loader, config)
+    if plan.warm_up:
+        get_method(plan.warm_up)(config)
     n_done = 0
     try:
         while (plan.deadline is None or time.time() < plan.deadline) and not is_dead(plan.parent):

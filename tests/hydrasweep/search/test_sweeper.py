@@ -246,6 +246,18 @@ def test_upstreams_custom_search_space_example(app: Callable[..., App]) -> None:
         assert trial.value == pytest.approx(sum(squares))
 
 
+def test_worker_warms_up_once_before_its_first_trial(app: Callable[..., App]) -> None:
+    warm_up = """
+def warm_up(cfg):
+    with open("warm.txt", "a") as file:
+        file.write(cfg.kind)
+"""
+    task = app('return len(open("warm.txt").read())', more=warm_up)
+    done = task("hydra.sweeper.warm_up=app.warm_up", "kind=abc")
+    assert done.code == 0, done.err
+    assert [trial.value for trial in done.trials()] == [3.0] * 6
+
+
 def test_several_objectives_end_in_a_pareto_front(app: Callable[..., App]) -> None:
     done = app("return cfg.x, cfg.y")(
         "hydra.sweeper.direction=[minimize,maximize]", "y=interval(0,1)", "hydra.job.chdir=true"
