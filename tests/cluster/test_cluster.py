@@ -21,13 +21,14 @@ import pytest
 import services
 from conftest import command_line, environment, server
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from services import TELLTALE, PostgreSQL, machine
 from test_sweep import Sweep, assert_whole
 
 from hydrasweep.search.heartbeat import OWNER
 from hydrasweep.search.queue import DROPPED, RETRIES
-from hydrasweep.search.storage import database
+from hydrasweep.search.storage import AdvisoryLock, database, read_url
 
 T = TypeVar("T")
 
@@ -250,3 +251,17 @@ def test_sweep_outlives_a_restart_of_postgresql_or_says_how_to_go_on(
     assert ended.items() <= shared.trials().items()
     assert_whole(shared, N_TRIALS)
     assert_secret(shared, printed)
+
+
+def test_connections_that_the_server_has_closed_are_opened_again(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    url = cluster.postgresql.create(tmp_path.name)
+    storage, lock = database(url), AdvisoryLock(read_url(url))
+    with lock:
+        study = storage.create_new_study([StudyDirection.MAXIMIZE], "kept")
+    cluster.postgresql.stop("fast")
+    cluster.postgresql.start()
+    with lock:
+        assert [found._study_id for found in storage.get_all_studies()] == [study]
+    storage.engine.dispose()
