@@ -264,4 +264,5 @@ def test_connections_that_the_server_has_closed_are_opened_again(
     cluster.postgresql.start()
     with lock:
         assert [found._study_id for found in storage.get_all_studies()] == [study]
-    storage.engine.dispose()
+    for engine in (storage.engine, lock._engine):
+        engine.dispose()
