@@ -16,6 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from hydrasweep.cli import end_on_signals
 from hydrasweep.errors import Outage
 from hydrasweep.search import results
 from hydrasweep.search.queue import DROPPED, WHY, Queue, Stratum
@@ -60,6 +61,7 @@ class Monitor:
         self._closed.set()
         self._thread.join()
         if self._error:
+            end_on_signals()  # the signal was this one's own
             raise self._error
 
     def say(self, message: str) -> None:
