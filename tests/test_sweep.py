@@ -416,7 +416,7 @@ def test_sweep_that_is_killed_again_and_again_comes_to_its_end(
 ) -> None:
     moments = random.Random(seed)
     output, sweep = tmp_path / "output.txt", Sweep(root, "killed")
-    arguments = ("study=killed", "hydra.sweeper.n_trials=9", "epochs=3", "data.n_train=1200")
+    arguments = ("study=killed", "hydra.sweeper.n_trials=9", "epochs=3", "data.n_train=4800")
     finished: dict[str, FrozenTrial] = {}
 
     def is_running() -> bool:
@@ -429,7 +429,7 @@ def test_sweep_that_is_killed_again_and_again_comes_to_its_end(
         process = start(root, *arguments, output=output)
         if n % 3:
             wait_until(is_running, process)
-            time.sleep(moments.uniform(0, 6))
+            time.sleep(moments.uniform(0, 1))
         else:  # at any moment, from the very start
             time.sleep(moments.uniform(0, 15))
         if n % 2 and (workers := workers_of(process)):
