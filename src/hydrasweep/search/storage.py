@@ -5,10 +5,10 @@ password in a URL stays in the environment, and comes into no file and no pickle
 """
 
 import re
-import select
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from multiprocessing.connection import wait
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -18,7 +18,7 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import URL, NullPool, create_engine, event, make_url, text
+from sqlalchemy import URL, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 
 from hydrasweep.config import build
@@ -76,13 +76,16 @@ def database(url: str | None) -> RDBStorage:
         UserError: there is no URL, or the database doesn't answer.
     """
     known = read_url(url)
-    backend = known.get_backend_name()
-    pool = {} if backend == "sqlite" else {"pool_size": 1, "pool_pre_ping": backend != "postgresql"}
+    pool = {} if known.get_backend_name() == "sqlite" else _one_connection(known)
     with _reached(known):
-        opened = RDBStorage(known.render_as_string(hide_password=False), engine_kwargs=pool)
-    if backend == "postgresql":
-        event.listen(opened.engine, "checkout", _refuse_closed)
-    return opened
+        return RDBStorage(known.render_as_string(hide_password=False), engine_kwargs=pool)
+
+
+def _one_connection(url: URL) -> dict[str, Any]:
+    """The options of an engine that keeps one connection, and notices when that was closed."""
+    if url.get_driver_name() in ("psycopg", "psycopg2"):
+        return {"pool_size": 1, "pool_events": [(_refuse_closed, "checkout")]}
+    return {"pool_size": 1, "pool_pre_ping": True}
 
 
 def _refuse_closed(connection: Any, record: object, proxy: object) -> None:
@@ -92,7 +95,7 @@ def _refuse_closed(connection: Any, record: object, proxy: object) -> None:
     To ask it each time, as ``pool_pre_ping`` does, would be half of all that a worker asks.
     """
     del record, proxy
-    if connection.closed or select.select([connection], [], [], 0)[0]:
+    if connection.closed or wait([connection], timeout=0):
         raise DisconnectionError
 
 
@@ -198,8 +201,7 @@ class AdvisoryLock(AbstractContextManager[None]):
 
     def __init__(self, url: URL) -> None:
         # One connection is kept: to log in takes both sides longer than all that is done in it.
-        self._engine = create_engine(url, pool_size=1)
-        event.listen(self._engine, "checkout", _refuse_closed)
+        self._engine = create_engine(url, **_one_connection(url))
         self._thread = local()
 
     def __enter__(self) -> None:

@@ -40,7 +40,7 @@ Entered = TypeVar("Entered")
 
 # In a row that broke before any trial had ended: two trials that kill their workers, begun side
 # by side, take six to be found out.
-MAX_BARREN_LAUNCHES = 8
+MAX_BARREN_LAUNCHES = 8  # more than one trial that kills its worker can cause (queue.MAX_RETRIES)
 SECONDS_TO_END = 5  # that interrupted workers have to close their trials themselves
 
 
