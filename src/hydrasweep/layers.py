@@ -21,6 +21,43 @@ def _is_plain(x: Tensor) -> bool:
     return x.device.type != "cpu" or torch.compiler.is_exporting()
 
 
+class Linear(nn.Linear):
+    """``nn.Linear`` of rows (n, in_features), by oneDNN's product of matrices: MKL's, which torch
+    takes, leaves half of an AMD core with AVX-512 idle."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if _is_plain(x) else _linear(x, self.weight, self.bias)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear`` of matrices; oneDNN takes no double precision, and no empty ones."""
+    if torch.backends.mkldnn.is_available() and x.dtype == torch.float32 and x.numel():
+        return _Linear.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+class _Linear(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _rows_product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            _rows_product(grad, weight.t()) if of_x else None,
+            _rows_product(grad.t(), x.t()) if of_weight else None,
+            grad.sum(0) if of_bias else None,
+        )
+
+
+def _rows_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``a @ b.t() + bias``."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+
+
 class PoolReLUDropout(nn.Module):
     """``nn.MaxPool2d(2, stride=1)``, ``nn.ReLU()`` and ``nn.Dropout(p)``, one after the other, of
     images (n, channels, height, width); the mask as ``Dropout`` here has it."""
@@ -91,10 +128,9 @@ class AvgPool2x2(nn.Module):
         if _is_plain(x) or x.shape[-1] % 2 or x.shape[-2] % 2:
             return F.avg_pool2d(x, 2)
         n, channels, height, width = x.shape
-        quarters = (
-            torch.eye(width // 2, dtype=x.dtype).mul_(0.25).repeat_interleave(2, 0).repeat(2, 1)
-        )
-        return (x.reshape(-1, 2 * width) @ quarters).view(n, channels, height // 2, width // 2)
+        quarters = torch.eye(width // 2, dtype=x.dtype).mul_(0.25).repeat_interleave(2, 1)
+        means = _linear(x.reshape(-1, 2 * width), quarters.repeat(1, 2), None)
+        return means.view(n, channels, height // 2, width // 2)
 
 
 class Dropout(nn.Dropout):
@@ -151,7 +187,7 @@ class WholeImageConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if _is_plain(x):
             return super().forward(x)
-        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
+        return _linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
 
 
 class ImageConv2d(nn.Conv2d):

@@ -18,9 +18,9 @@ class Baseline(nn.Module):
     ) -> None:
         super().__init__()
         n_inputs = n_channels * image_size[0] * image_size[1]
-        self.hidden = nn.Linear(n_inputs, n_inputs)
+        self.hidden = layers.Linear(n_inputs, n_inputs)
         self.dropout = layers.Dropout(dropout)
-        self.output = nn.Linear(n_inputs, n_classes)
+        self.output = layers.Linear(n_inputs, n_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.output(self.dropout(F.relu(self.hidden(images.flatten(1)))))
@@ -41,8 +41,8 @@ class CNN(nn.Module):
             )
         self.convolution = layers.ImageConv2d(n_channels, 10, kernel_size=5, padding=2)
         self.pool = layers.PoolReLUDropout(dropout)
-        self.hidden = nn.Linear(10 * (height - 1) * (width - 1), 128)
-        self.output = nn.Linear(128, n_classes)
+        self.hidden = layers.Linear(10 * (height - 1) * (width - 1), 128)
+        self.output = layers.Linear(128, n_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.pool(self.convolution(images))
@@ -76,10 +76,10 @@ class LeNet5(nn.Module):
         self.classifier = nn.Sequential(
             nn.Flatten(),
             layers.Dropout(dropout),
-            nn.Linear(120, 84),
+            layers.Linear(120, 84),
             layers.Tanh(),
             layers.Dropout(dropout),
-            nn.Linear(84, n_classes),
+            layers.Linear(84, n_classes),
         )
 
     def forward(self, images: Tensor) -> Tensor:

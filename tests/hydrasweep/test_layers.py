@@ -41,6 +41,24 @@ def test_layers_take_images_that_are_views() -> None:
         torch.testing.assert_close(fast(x), plain(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("n", [0, 1, 50])
+def test_linear_layer_equals_the_plain_one(n: int, bias: bool, dtype: torch.dtype) -> None:
+    fast = layers.Linear(30, 20, bias=bias, dtype=dtype)
+    plain = nn.Linear(30, 20, bias=bias, dtype=dtype)
+    plain.load_state_dict(fast.state_dict())
+    x = torch.randn(n, 40, dtype=dtype)[:, 10:].requires_grad_()
+    torch.testing.assert_close(fast(x), plain(x))
+    for weights in (torch.randn(20, n, dtype=dtype).t(), torch.ones(1, dtype=dtype).expand(n, 20)):
+        grads = (
+            torch.autograd.grad(layer(x), (x, *layer.parameters()), weights)
+            for layer in (fast, plain)
+        )
+        for pair in zip(*grads, strict=True):
+            torch.testing.assert_close(*pair)
+
+
 def test_convolution_over_the_whole_image_equals_the_plain_one() -> None:
     fast = layers.WholeImageConv2d(16, 120, kernel_size=5)
     plain = nn.Conv2d(16, 120, kernel_size=5)
@@ -109,11 +127,19 @@ def test_dropout_follows_the_seed_and_keeps_all_in_evaluation() -> None:
     assert torch.equal(layer.eval()(x), x)
 
 
+def plain_baseline(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    def forward(images: Tensor) -> Tensor:
+        hidden = F.relu(F.linear(images.flatten(1), *own(model.hidden)))
+        return F.linear(hidden, *own(model.output))
+
+    return forward
+
+
 def plain_cnn(model: nn.Module) -> Callable[[Tensor], Tensor]:
     def forward(images: Tensor) -> Tensor:
-        features = F.max_pool2d(F.relu(F.conv2d(images, *conv(model.convolution), padding=2)), 2, 1)
+        features = F.max_pool2d(F.relu(F.conv2d(images, *own(model.convolution), padding=2)), 2, 1)
         return F.linear(
-            F.relu(F.linear(features.flatten(1), *conv(model.hidden))), *conv(model.output)
+            F.relu(F.linear(features.flatten(1), *own(model.hidden))), *own(model.output)
         )
 
     return forward
@@ -123,7 +149,7 @@ def plain_lenet5(model: nn.Module) -> Callable[[Tensor], Tensor]:
     parts = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
 
     def forward(images: Tensor) -> Tensor:
-        first, second, third, fourth, last = map(conv, parts)
+        first, second, third, fourth, last = map(own, parts)
         x = F.avg_pool2d(F.conv2d(images, *first, padding=2).tanh(), 2)
         x = F.avg_pool2d(F.conv2d(x, *second).tanh(), 2)
         x = F.conv2d(x, *third).tanh().flatten(1)
@@ -132,11 +158,14 @@ def plain_lenet5(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def conv(layer: nn.Module) -> tuple[Tensor, Tensor]:
+def own(layer: nn.Module) -> tuple[Tensor, Tensor]:
     return layer.weight, layer.bias
 
 
-@pytest.mark.parametrize(("name", "plain"), [("cnn", plain_cnn), ("lenet5", plain_lenet5)])
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [("baseline", plain_baseline), ("cnn", plain_cnn), ("lenet5", plain_lenet5)],
+)
 def test_a_hundred_steps_equal_those_of_the_plain_layers(
     compose: Compose, name: str, plain: Callable[[nn.Module], Callable[[Tensor], Tensor]]
 ) -> None:
