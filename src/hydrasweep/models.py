@@ -39,7 +39,7 @@ class CNN(nn.Module):
                 f"model=cnn pools 2x2 pixels, but data.image_size is {height}x{width}: "
                 "take images of at least 2x2 pixels"
             )
-        self.convolution = layers.ImageConv2d(n_channels, 10, kernel_size=5, padding=2)
+        self.convolution = layers.Conv2d(n_channels, 10, kernel_size=5, padding=2)
         self.pool = layers.PoolReLUDropout(dropout)
         self.hidden = layers.Linear(10 * (height - 1) * (width - 1), 128)
         self.output = layers.Linear(128, n_classes)
@@ -64,10 +64,10 @@ class LeNet5(nn.Module):
                 "model, or resize the images"
             )
         self.features = nn.Sequential(
-            layers.ImageConv2d(n_channels, 6, kernel_size=5, padding=2),
+            layers.Conv2d(n_channels, 6, kernel_size=5, padding=2),
             layers.Tanh(),
             layers.AvgPool2x2(),
-            nn.Conv2d(6, 16, kernel_size=5),
+            layers.Conv2d(6, 16, kernel_size=5),
             layers.Tanh(),
             layers.AvgPool2x2(),
             layers.WholeImageConv2d(16, 120, kernel_size=5),

@@ -67,25 +67,27 @@ def test_convolution_over_the_whole_image_equals_the_plain_one() -> None:
     torch.testing.assert_close(fast(x), plain(x))
 
 
-def test_convolution_of_images_equals_the_plain_one() -> None:
-    fast = layers.ImageConv2d(1, 10, kernel_size=5, padding=2)
-    plain = nn.Conv2d(1, 10, kernel_size=5, padding=2)
+@pytest.mark.parametrize(("channels", "padding"), [(1, 2), (3, 0), (6, 0)])
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_convolution_equals_the_plain_one(
+    channels: int, padding: int, capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_has_avx512", lambda: capability == "AVX512")
+    fast = layers.Conv2d(channels, 10, kernel_size=5, padding=padding)
+    plain = nn.Conv2d(channels, 10, kernel_size=5, padding=padding)
     plain.load_state_dict(fast.state_dict())
-    x, weights = torch.randn(7, 1, 28, 28), torch.randn(7, 10, 28, 28)
-    torch.testing.assert_close(fast(x), plain(x))
-    for grads in zip(
-        *(torch.autograd.grad(layer(x), layer.parameters(), weights) for layer in (fast, plain)),
-        strict=True,
-    ):
-        torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
-
-
-def test_convolution_of_images_gives_their_gradient_to_who_wants_it() -> None:
-    x = torch.randn(2, 3, 9, 9, requires_grad=True)
-    fast = layers.ImageConv2d(3, 4, kernel_size=5, padding=2)
-    (grad,) = torch.autograd.grad(fast(x).sum(), x)
-    expected = F.conv_transpose2d(torch.ones(2, 4, 9, 9), fast.weight, padding=2)
-    torch.testing.assert_close(grad, expected)
+    x = torch.randn(7, channels, 14, 14, requires_grad=True)
+    expected = plain(x)
+    weights = torch.randn(expected.shape)
+    torch.testing.assert_close(fast(x), expected)
+    for wanted in (list(fast.parameters()), [x, *fast.parameters()]):
+        own = [*wanted[:-2], *plain.parameters()]
+        for pair in zip(
+            torch.autograd.grad(fast(x), wanted, weights),
+            torch.autograd.grad(plain(x), own, weights),
+            strict=True,
+        ):
+            torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
