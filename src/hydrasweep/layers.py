@@ -128,9 +128,14 @@ class AvgPool2x2(nn.Module):
         if _is_plain(x) or x.shape[-1] % 2 or x.shape[-2] % 2:
             return F.avg_pool2d(x, 2)
         n, channels, height, width = x.shape
-        quarters = torch.eye(width // 2, dtype=x.dtype).mul_(0.25).repeat_interleave(2, 1)
-        means = _linear(x.reshape(-1, 2 * width), quarters.repeat(1, 2), None)
+        means = _linear(x.reshape(-1, 2 * width), _quarters(width, x.dtype), None)
         return means.view(n, channels, height // 2, width // 2)
+
+
+@functools.cache
+def _quarters(width: int, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # training uses it too, whoever asks first
+        return torch.eye(width // 2, dtype=dtype).mul_(0.25).repeat_interleave(2, 1).repeat(1, 2)
 
 
 class Dropout(nn.Dropout):

@@ -111,7 +111,7 @@ def fit(
     """
     model, device = training.model, train.labels.device
     meter = meter or Meter()
-    n_images = len(train.labels)
+    parameters, n_images = list(model.parameters()), len(train.labels)
     while training.epoch < epochs:
         started = time.perf_counter()
         model.train()
@@ -127,7 +127,8 @@ def fit(
             logits = model(training.normalize(training.augment(pixels)))
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
             lr = training.optimizer.param_groups[0]["lr"]
-            model.zero_grad()  # the optimizer's own takes twice as long
+            for parameter in parameters:  # zero_grad() looks for them in each step
+                parameter.grad = None
             loss.backward()
             training.optimizer.step()
             training.scheduler.step()

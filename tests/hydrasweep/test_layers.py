@@ -34,6 +34,14 @@ def test_values_and_gradients_equal_the_plain_layer(name: str) -> None:
     )
 
 
+def test_average_pool_is_trained_after_it_evaluated_in_inference_mode() -> None:
+    pool, x = layers.AvgPool2x2(), torch.randn(2, 1, 4, 38, requires_grad=True)
+    with torch.inference_mode():
+        pool(x)
+    (grad,) = torch.autograd.grad(pool(x).sum(), x)
+    torch.testing.assert_close(grad, torch.full_like(x, 0.25))
+
+
 def test_layers_take_images_that_are_views() -> None:
     x = torch.randn(4, 6, 14, 14).transpose(2, 3)[::2]
     for name in ("pool and ReLU", "average pool"):
