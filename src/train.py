@@ -61,6 +61,6 @@ def main(cfg: DictConfig) -> float | list[float]:
 
 
 if __name__ == "__main__":
-    with cli.plain_exit():
+    with cli.prompt_end(), cli.plain_exit():
         search.register()
         main()

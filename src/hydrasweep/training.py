@@ -16,7 +16,7 @@ from hydrasweep import files
 from hydrasweep.data import Split
 from hydrasweep.errors import UserError, root_cause
 
-EVALUATION_BATCH = 1000  # images at a time where no gradient is kept
+EVALUATION_BATCH = 250  # images at a time where no gradient is kept: what they take fits a cache
 
 
 class NonFiniteLossError(UserError):

@@ -76,8 +76,8 @@ def database(url: str | None) -> RDBStorage:
         UserError: there is no URL, or the database doesn't answer.
     """
     known = read_url(url)
-    pool = {} if known.get_backend_name() == "sqlite" else _one_connection(known)
     with _reached(known):
+        pool = {} if known.get_backend_name() == "sqlite" else _one_connection(known)
         return RDBStorage(known.render_as_string(hide_password=False), engine_kwargs=pool)
 
 

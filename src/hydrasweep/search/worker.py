@@ -23,7 +23,13 @@ from optuna.exceptions import StorageInternalError, TrialPruned, UpdateFinishedT
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from hydrasweep.cli import Terminated, end_if_asked, end_on_signals, heeding_signals
+from hydrasweep.cli import (
+    Terminated,
+    end_if_asked,
+    end_on_signals,
+    heeding_signals,
+    prompt_end,
+)
 from hydrasweep.errors import is_outage
 from hydrasweep.processes import is_dead
 from hydrasweep.search import trial as trials
@@ -135,6 +141,18 @@ def work(
     own: Any = HydraConfig.get()
     if plan.n_gpus > 1:  # before torch is imported
         os.environ["CUDA_VISIBLE_DEVICES"] = str(own.job.num % plan.n_gpus)
+    is_sweeps_own = plan.parent["pid"] == str(os.getpid())
+    with contextlib.nullcontext() if is_sweeps_own else prompt_end():
+        return _work_off(plan, task_function, hydra_context, config, own)
+
+
+def _work_off(
+    plan: Plan,
+    task_function: TaskFunction,
+    hydra_context: HydraContext,
+    config: DictConfig,
+    own: Any,
+) -> int:
     # Another seed for each worker and each start, or all would propose the same.
     seed_offset = 1_000_000 * plan.start + 1000 * plan.open().n_finished() + own.job.num
     queue = plan.open(seed_offset)
