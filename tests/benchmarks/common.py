@@ -1,6 +1,7 @@
 """What the benchmarks share: composed jobs, sides that take turns, the entrypoint with stores
 of its own."""
 
+import functools
 import os
 import statistics
 import subprocess
@@ -10,10 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
 from hydrasweep import search
 from hydrasweep.assembly import Assembly, assemble
+from hydrasweep.search.compose import Composer
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -27,9 +31,15 @@ search.register()
 
 
 def job(*overrides: str) -> Assembly:
-    """What ``fit`` needs for a config."""
+    """What ``fit`` needs for a config, which is composed as a worker of a sweep does it."""
+    return assemble(_composer().compose(overrides, label="benchmark", number=0))
+
+
+@functools.cache
+def _composer() -> Composer:
     with initialize_config_dir(str(ROOT / "conf")):
-        return assemble(compose("train", list(overrides)))
+        loader = GlobalHydra.instance().config_loader()
+    return Composer(loader, loader.load_configuration("train", [], RunMode.MULTIRUN))
 
 
 def recipe(model: str) -> list[str]:

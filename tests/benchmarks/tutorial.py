@@ -5,22 +5,16 @@ process has both cores for its threads, and reads torchvision's MNIST through To
 Normalize by a DataLoader; the workers have a thread each, and compose as in a sweep.
 """
 
-import functools
 import multiprocessing
 import statistics
 from multiprocessing.pool import Pool
 
 import torch
-from common import DROPOUT, OPTIMIZERS, PART, ROOT, in_turns, plain_optimizer, recipe
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
+from common import DROPOUT, OPTIMIZERS, PART, ROOT, in_turns, job, plain_optimizer, recipe
 from loop import plain_model
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
-from hydrasweep.assembly import assemble
-from hydrasweep.search.compose import Composer
 from hydrasweep.training import fit
 
 N_ROUNDS = 5
@@ -28,17 +22,9 @@ N_WORKERS = 2
 N_TRAIN, N_VAL = 12_000, 2_000
 
 
-@functools.cache
-def composer() -> Composer:
-    """What composes the trials of a worker, in a sweep too."""
-    with initialize_config_dir(str(ROOT / "conf")):
-        loader = GlobalHydra.instance().config_loader()
-    return Composer(loader, loader.load_configuration("train", [], RunMode.MULTIRUN))
-
-
 def trial(name: str) -> float:
     """One of a worker's trials."""
-    ours = assemble(composer().compose([*recipe(name), *PART], name, 0))
+    ours = job(*recipe(name), *PART)
     (metrics,) = fit(ours.training, ours.train, ours.val, epochs=1, batch_size=100)
     return metrics["val/accuracy"]
 
