@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 # (a, b, x) -> a where b > x, else 0: a fifth of the time of a boolean mask's making and use.
@@ -27,14 +26,7 @@ class Linear(nn.Linear):
     takes, leaves half of an AMD core with AVX-512 idle."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if _is_plain(x) else _linear(x, self.weight, self.bias)
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``F.linear`` of matrices; oneDNN takes no double precision, and no empty ones."""
-    if torch.backends.mkldnn.is_available() and x.dtype == torch.float32 and x.numel():
-        return _Linear.apply(x, weight, bias)
-    return F.linear(x, weight, bias)
+        return super().forward(x) if _is_plain(x) else _Linear.apply(x, self.weight, self.bias)
 
 
 class _Linear(Function):
@@ -55,8 +47,10 @@ class _Linear(Function):
 
 
 def _rows_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``a @ b.t() + bias``."""
-    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    """``a @ b.t() + bias``; oneDNN takes no double precision, and no empty matrices."""
+    if torch.backends.mkldnn.is_available() and a.dtype == torch.float32 and a.numel():
+        return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return F.linear(a, b, bias)
 
 
 class PoolReLUDropout(nn.Module):
@@ -91,7 +85,7 @@ class _PoolReLUDropout(Function):
         # Copied: beside a copy, masks of what lies in rows take eight times as long.
         y = pooled.view(x.shape)[..., :-1, :-1].contiguous().clamp_min_(0)
         if p:
-            y = _where_above(y, *_noise(y, p)).mul_(1 / (1 - p))
+            _write_where_above(y, *_noise(y, p), grad_input=y).mul_(1 / (1 - p))
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(y, upper - lower, left - right)
             ctx.shape, ctx.scale = x.shape, 1 / (1 - p)
@@ -118,24 +112,6 @@ def _share_out(grad: Tensor, first_wins: Tensor, distance: int) -> Tensor:
     grad -= shared[:-distance]
     shared[distance:] += grad
     return shared
-
-
-class AvgPool2x2(nn.Module):
-    """``nn.AvgPool2d(2)`` of images with even sides, as one matrix product: two rows of an
-    image lie side by side and are multiplied by a matrix of quarters."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if _is_plain(x) or x.shape[-1] % 2 or x.shape[-2] % 2:
-            return F.avg_pool2d(x, 2)
-        n, channels, height, width = x.shape
-        means = _linear(x.reshape(-1, 2 * width), _quarters(width, x.dtype), None)
-        return means.view(n, channels, height // 2, width // 2)
-
-
-@functools.cache
-def _quarters(width: int, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # training uses it too, whoever asks first
-        return torch.eye(width // 2, dtype=dtype).mul_(0.25).repeat_interleave(2, 1).repeat(1, 2)
 
 
 class Dropout(nn.Dropout):
@@ -167,49 +143,23 @@ def _noise(x: Tensor, p: float) -> tuple[Tensor, float]:
     return noise, round(p * 2**16) - 2**15 - 0.5
 
 
-class Tanh(nn.Module):
-    """``nn.Tanh`` by the logistic function, which torch computes in a sixth of the time."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(x) if _is_plain(x) else _Tanh.apply(x)
-
-
-class _Tanh(Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        y = torch.sigmoid(2 * x).mul_(2).sub_(1)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return torch.ops.aten.tanh_backward(grad, *ctx.saved_tensors)
-
-
 class WholeImageConv2d(nn.Conv2d):
     """``nn.Conv2d`` of images that its kernel covers: one product of matrices."""
 
     def forward(self, x: Tensor) -> Tensor:
         if _is_plain(x):
             return super().forward(x)
-        return _linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
+        logits = _Linear.apply(x.flatten(1), self.weight.flatten(1), self.bias)
+        return logits[..., None, None]
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` with a bias and stride 1. The gradient of its weights takes the images
-    with their channels last: half of the time, without AVX-512 of the first layer's a quarter.
-    """
+    """``nn.Conv2d`` with a bias and stride 1, whose gradients come faster."""
 
     def forward(self, x: Tensor) -> Tensor:
-        few_channels = self.in_channels < 4  # with AVX-512 faster as they are
-        if _is_plain(x) or (few_channels and _has_avx512()):
+        if _is_plain(x):
             return super().forward(x)
         return _Conv2d.apply(x, self.weight, self.bias, self.padding)
-
-
-@functools.cache
-def _has_avx512() -> bool:
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class _Conv2d(Function):
@@ -221,16 +171,72 @@ class _Conv2d(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
-        x, weight = ctx.saved_tensors
+        return *_convolution_gradients(ctx, grad, *ctx.saved_tensors), None
 
-        def gradients(x: Tensor, *wanted: bool) -> list[Tensor]:
-            return torch.ops.aten.convolution_backward(
-                grad, x, weight, [len(weight)],
-                (1, 1), ctx.padding, (1, 1), False, (0, 0), 1, wanted,
-            )  # fmt: skip
 
-        of_x = gradients(x, True, False, False)[0] if ctx.needs_input_grad[0] else None
-        _, of_weight, of_bias = gradients(
-            x.to(memory_format=torch.channels_last), False, True, True
-        )
-        return of_x, of_weight, of_bias, None
+def _convolution_gradients(
+    ctx: Any, grad: Tensor, x: Tensor, weight: Tensor
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Of the images, the weights and the bias. That of the weights takes the images with their
+    channels last: half of the time, without AVX-512 of the first layer's a quarter."""
+
+    def gradients(x: Tensor, *wanted: bool) -> list[Tensor]:
+        return torch.ops.aten.convolution_backward(
+            grad, x, weight, [len(weight)],
+            (1, 1), ctx.padding, (1, 1), False, (0, 0), 1, wanted,
+        )  # fmt: skip
+
+    of_x = gradients(x, True, False, False)[0] if ctx.needs_input_grad[0] else None
+    if weight.shape[1] >= 4 or not _has_avx512():  # few channels are faster as they are
+        x = x.to(memory_format=torch.channels_last)
+    _, of_weight, of_bias = gradients(x, False, True, True)
+    return of_x, of_weight, of_bias
+
+
+@functools.cache
+def _has_avx512() -> bool:
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+class ConvTanhPool(nn.Conv2d):
+    """``nn.Conv2d`` with a bias and stride 1, ``nn.Tanh()`` and ``nn.AvgPool2d(2)``, one after
+    the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Padding adds an even number.
+        sides = zip(x.shape[2:], self.kernel_size, strict=True)
+        if _is_plain(x) or any((side - kernel + 1) % 2 for side, kernel in sides):
+            return F.avg_pool2d(torch.tanh(super().forward(x)), 2)
+        return _ConvTanhPool.apply(x, self.weight, self.bias, self.padding)
+
+
+class _ConvTanhPool(Function):
+    """Tanh by the logistic function, which torch computes in a sixth of the time:
+    tanh(z) = 2 logistic(2 z) - 1. The first 2 goes into the weights, the rest into the mean.
+    The mean is one product of matrices: two rows of an image lie side by side."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: Any) -> Tensor:
+        y = F.conv2d(x, 2 * weight, 2 * bias, padding=padding).contiguous().sigmoid_()
+        n, channels, height, width = y.shape
+        halves = _halves(width, y.dtype)
+        means = _rows_product(y.view(-1, 2 * width), halves, halves.new_full((len(halves),), -1))
+        ctx.save_for_backward(x, weight, y)
+        ctx.padding = padding
+        return means.view(n, channels, height // 2, width // 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        x, weight, y = ctx.saved_tensors
+        width = y.shape[-1]
+        spread = 2 * _halves(width, y.dtype)
+        of_y = _rows_product(grad.reshape(-1, width // 2), spread.t()).view(y.shape)
+        torch.ops.aten.sigmoid_backward.grad_input(of_y, y, grad_input=of_y)
+        return *_convolution_gradients(ctx, of_y, x, weight), None
+
+
+@functools.cache
+def _halves(width: int, dtype: torch.dtype) -> Tensor:
+    """(width / 2, 2 width): what gives twice the means of 2x2 values in two rows."""
+    with torch.inference_mode(False):  # training uses it too, whoever asks first
+        return torch.eye(width // 2, dtype=dtype).div_(2).repeat_interleave(2, 1).repeat(1, 2)

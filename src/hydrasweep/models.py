@@ -64,20 +64,16 @@ class LeNet5(nn.Module):
                 "model, or resize the images"
             )
         self.features = nn.Sequential(
-            layers.Conv2d(n_channels, 6, kernel_size=5, padding=2),
-            layers.Tanh(),
-            layers.AvgPool2x2(),
-            layers.Conv2d(6, 16, kernel_size=5),
-            layers.Tanh(),
-            layers.AvgPool2x2(),
+            layers.ConvTanhPool(n_channels, 6, kernel_size=5, padding=2),
+            layers.ConvTanhPool(6, 16, kernel_size=5),
             layers.WholeImageConv2d(16, 120, kernel_size=5),
-            layers.Tanh(),
+            nn.Tanh(),
         )
         self.classifier = nn.Sequential(
             nn.Flatten(),
             layers.Dropout(dropout),
             layers.Linear(120, 84),
-            layers.Tanh(),
+            nn.Tanh(),
             layers.Dropout(dropout),
             layers.Linear(84, n_classes),
         )

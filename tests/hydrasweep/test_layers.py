@@ -15,9 +15,6 @@ PLAIN_POOL = nn.Sequential(nn.MaxPool2d(2, 1), nn.ReLU())
 PAIRS: dict[str, tuple[nn.Module, nn.Module, tuple[int, ...]]] = {
     "pool and ReLU": (layers.PoolReLUDropout(0.0), PLAIN_POOL, (3, 10, 28, 28)),
     "pool and ReLU of a small image": (layers.PoolReLUDropout(0.0), PLAIN_POOL, (1, 1, 2, 3)),
-    "average pool": (layers.AvgPool2x2(), nn.AvgPool2d(2), (3, 6, 28, 20)),
-    "average pool, odd sides": (layers.AvgPool2x2(), nn.AvgPool2d(2), (2, 3, 7, 9)),
-    "tanh": (layers.Tanh(), nn.Tanh(), (5, 7)),
 }
 
 
@@ -34,19 +31,9 @@ def test_values_and_gradients_equal_the_plain_layer(name: str) -> None:
     )
 
 
-def test_average_pool_is_trained_after_it_evaluated_in_inference_mode() -> None:
-    pool, x = layers.AvgPool2x2(), torch.randn(2, 1, 4, 38, requires_grad=True)
-    with torch.inference_mode():
-        pool(x)
-    (grad,) = torch.autograd.grad(pool(x).sum(), x)
-    torch.testing.assert_close(grad, torch.full_like(x, 0.25))
-
-
-def test_layers_take_images_that_are_views() -> None:
+def test_pool_takes_images_that_are_views() -> None:
     x = torch.randn(4, 6, 14, 14).transpose(2, 3)[::2]
-    for name in ("pool and ReLU", "average pool"):
-        fast, plain, _ = PAIRS[name]
-        torch.testing.assert_close(fast(x), plain(x))
+    torch.testing.assert_close(layers.PoolReLUDropout(0.0)(x), PLAIN_POOL(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -75,16 +62,38 @@ def test_convolution_over_the_whole_image_equals_the_plain_one() -> None:
     torch.testing.assert_close(fast(x), plain(x))
 
 
+CONVOLUTIONS = {
+    "alone": (layers.Conv2d, nn.Identity()),
+    "with tanh and pool": (layers.ConvTanhPool, nn.Sequential(nn.Tanh(), nn.AvgPool2d(2))),
+}
+
+
+def convolutions(
+    name: str, channels: int, padding: int, dtype: torch.dtype = torch.float32
+) -> tuple[nn.Module, nn.Module]:
+    """A fast layer, and what it stands for, with the same weights."""
+    kind, rest = CONVOLUTIONS[name]
+    fast = kind(channels, 10, kernel_size=5, padding=padding, dtype=dtype)
+    plain = nn.Conv2d(channels, 10, kernel_size=5, padding=padding, dtype=dtype)
+    plain.load_state_dict(fast.state_dict())
+    return fast, nn.Sequential(plain, rest)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
 @pytest.mark.parametrize(("channels", "padding"), [(1, 2), (3, 0), (6, 0)])
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+@pytest.mark.parametrize("shape", [(14, 14), (8, 20), (9, 10), (10, 9)])
 def test_convolution_equals_the_plain_one(
-    channels: int, padding: int, capability: str, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    channels: int,
+    padding: int,
+    capability: str,
+    shape: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(layers, "_has_avx512", lambda: capability == "AVX512")
-    fast = layers.Conv2d(channels, 10, kernel_size=5, padding=padding)
-    plain = nn.Conv2d(channels, 10, kernel_size=5, padding=padding)
-    plain.load_state_dict(fast.state_dict())
-    x = torch.randn(7, channels, 14, 14, requires_grad=True)
+    fast, plain = convolutions(name, channels, padding)
+    x = torch.randn(7, channels, *shape, requires_grad=True)
     expected = plain(x)
     weights = torch.randn(expected.shape)
     torch.testing.assert_close(fast(x), expected)
@@ -95,6 +104,25 @@ def test_convolution_equals_the_plain_one(
         )
         for pair in zip(*grads, strict=True):
             torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("n", [0, 1, 4])
+def test_convolution_takes_any_images(name: str, n: int) -> None:
+    for dtype in (torch.float32, torch.float64):
+        fast, plain = convolutions(name, 3, 0, dtype)
+        images = torch.randn(2 * n, 3, 14, 8, dtype=dtype).transpose(2, 3)[::2]
+        for x in (images, images.to(memory_format=torch.channels_last)):
+            torch.testing.assert_close(fast(x), plain(x))
+
+
+def test_convolution_is_trained_after_it_evaluated_in_inference_mode() -> None:
+    fast, _ = convolutions("with tanh and pool", 1, 0)
+    x = torch.randn(2, 1, 8, 42)  # a width that no other test has
+    with torch.inference_mode():
+        fast(x)
+    grads = torch.autograd.grad(fast(x).sum(), list(fast.parameters()))
+    assert all(grad.isfinite().all() for grad in grads)
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
