@@ -16,6 +16,8 @@ from torch.nn import functional as F
 _where_above = torch.ops.aten.threshold_backward
 _write_where_above = torch.ops.aten.threshold_backward.grad_input
 
+MIN_PRODUCT = 500_000  # multiplications, with which oneDNN's setting up pays
+
 
 def _is_plain(x: Tensor) -> bool:
     return x.device.type != "cpu" or torch.compiler.is_exporting()
@@ -26,7 +28,9 @@ class Linear(nn.Linear):
     takes, leaves half of an AMD core with AVX-512 idle."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if _is_plain(x) else _Linear.apply(x, self.weight, self.bias)
+        if _is_plain(x) or x.numel() * len(self.weight) < MIN_PRODUCT:
+            return super().forward(x)
+        return _Linear.apply(x, self.weight, self.bias)
 
 
 class _Linear(Function):
@@ -219,8 +223,8 @@ class _ConvTanhPool(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: Any) -> Tensor:
         y = F.conv2d(x, 2 * weight, 2 * bias, padding=padding).contiguous().sigmoid_()
         n, channels, height, width = y.shape
-        halves = _halves(width, y.dtype)
-        means = _rows_product(y.view(-1, 2 * width), halves, halves.new_full((len(halves),), -1))
+        halves, minus_one, _ = _pooling(width, y.dtype)
+        means = _rows_product(y.view(-1, 2 * width), halves, minus_one)
         ctx.save_for_backward(x, weight, y)
         ctx.padding = padding
         return means.view(n, channels, height // 2, width // 2)
@@ -229,14 +233,17 @@ class _ConvTanhPool(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         x, weight, y = ctx.saved_tensors
         width = y.shape[-1]
-        spread = 2 * _halves(width, y.dtype)
-        of_y = _rows_product(grad.reshape(-1, width // 2), spread.t()).view(y.shape)
+        *_, spread = _pooling(width, y.dtype)
+        of_y = _rows_product(grad.reshape(-1, width // 2), spread).view(y.shape)
         torch.ops.aten.sigmoid_backward.grad_input(of_y, y, grad_input=of_y)
         return *_convolution_gradients(ctx, of_y, x, weight), None
 
 
 @functools.cache
-def _halves(width: int, dtype: torch.dtype) -> Tensor:
-    """(width / 2, 2 width): what gives twice the means of 2x2 values in two rows."""
-    with torch.inference_mode(False):  # training uses it too, whoever asks first
-        return torch.eye(width // 2, dtype=dtype).div_(2).repeat_interleave(2, 1).repeat(1, 2)
+def _pooling(width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """For rows of images that lie side by side in pairs: what gives twice the means of 2x2
+    values (width / 2, 2 width), what is to be added (width / 2), and what gives each of the four
+    its mean's gradient times 2 (2 width, width / 2): the logistic function was given 2 z."""
+    with torch.inference_mode(False):  # training uses them too, whoever asks first
+        members = torch.eye(width // 2, dtype=dtype).repeat_interleave(2, 1).repeat(1, 2)
+        return members / 2, members.new_full((width // 2,), -1), members.t().contiguous()

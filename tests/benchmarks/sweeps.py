@@ -31,43 +31,41 @@ TICKS = (10, 20, 50, 100, 200, 500)
 Curve = list[tuple[float, float]]  # seconds since the command, best validation accuracy so far
 
 
-def hydrasweep(folder: Path, seed: int, n_trials: int) -> None:
+def hydrasweep(folder: Path, seed: int) -> None:
     python(
         "src/train.py", "-m", "hparams_search=optuna", "study=benchmark", *PART,
-        f"hydra.sweeper.n_trials={n_trials}", f"hydra.sweeper.sampler.seed={seed}",
+        f"hydra.sweeper.n_trials={N_TRIALS}", f"hydra.sweeper.sampler.seed={seed}",
         "confirm=none", "hydra.sweeper.report=false", store=folder,
     )  # fmt: skip
 
 
-def script(folder: Path, seed: int, n_trials: int) -> None:
-    python("tests/benchmarks/optuna_script.py", str(folder), str(n_trials), str(seed))
+def script(folder: Path, seed: int) -> None:
+    python("tests/benchmarks/optuna_script.py", str(folder), str(N_TRIALS), str(seed))
 
 
-def stock(folder: Path, seed: int, n_trials: int) -> None:
+def stock(folder: Path, seed: int) -> None:
     python(
         "tests/benchmarks/stock_sweeper.py", "-m", "hydra/sweeper=optuna",
         "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2",
-        f"hydra.sweeper.n_trials={n_trials}", f"hydra.sweeper.sampler.seed={seed}",
+        f"hydra.sweeper.n_trials={N_TRIALS}", f"hydra.sweeper.sampler.seed={seed}",
         "hydra.sweeper.direction=maximize", f"hydra.sweeper.storage=sqlite:///{folder}/study.db",
         "hydra.sweeper.study_name=benchmark", "n_threads=1", "artifacts=false",
         "checkpoint=false", *PART, *SPACE, store=folder,
     )  # fmt: skip
 
 
-SIDES: dict[str, tuple[Callable[[Path, int, int], None], int]] = {
-    "hydrasweep": (hydrasweep, N_TRIALS),
-    "hydrasweep, twice the trials": (hydrasweep, 2 * N_TRIALS),
-    "Optuna script": (script, N_TRIALS),
-    "hydra-optuna-sweeper": (stock, N_TRIALS),
+SIDES: dict[str, Callable[[Path, int], None]] = {
+    "hydrasweep": hydrasweep,
+    "Optuna script": script,
+    "hydra-optuna-sweeper": stock,
 }
 
 
 def run(side: str, seed: int) -> tuple[float, Curve]:
     """The seconds of a sweep from its command to its end, and how its best rose."""
     with tempfile.TemporaryDirectory() as folder:
-        sweep, n_trials = SIDES[side]
         began = time.time()
-        sweep(Path(folder), seed, n_trials)
+        SIDES[side](Path(folder), seed)
         seconds = time.time() - began
         (database,) = Path(folder).rglob("study.db")
         url = f"sqlite:///{database}"
@@ -76,7 +74,7 @@ def run(side: str, seed: int) -> tuple[float, Curve]:
             for name in optuna.get_all_study_names(url)
             for trial in optuna.load_study(study_name=name, storage=url).trials
         ]
-    assert len(trials) == n_trials, f"{side}: {len(trials)} trials"
+    assert len(trials) == N_TRIALS, f"{side}: {len(trials)} trials"
     done = sorted(
         (trial.datetime_complete.timestamp() - began, trial.value)
         for trial in trials

@@ -2,12 +2,13 @@
 
 A trial is built, trained for one epoch on 12,000 images and evaluated on 2,000. The tutorial's
 process has both cores for its threads, and reads torchvision's MNIST through ToTensor and
-Normalize by a DataLoader; the workers have a thread each, and compose as in a sweep.
+Normalize by a DataLoader; the workers have a thread each, and compose as in a sweep. Each model
+has new processes: what a process trained before decides how much memory it finds to use again.
 """
 
+import functools
 import multiprocessing
 import statistics
-from multiprocessing.pool import Pool
 
 import torch
 from common import DROPOUT, OPTIMIZERS, PART, ROOT, in_turns, job, plain_optimizer, recipe
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Subset
 from hydrasweep.training import fit
 
 N_ROUNDS = 5
-N_WORKERS = 2
+N_WORKERS = N_THREADS = 2
 N_TRAIN, N_VAL = 12_000, 2_000
 
 
@@ -29,6 +30,7 @@ def trial(name: str) -> float:
     return metrics["val/accuracy"]
 
 
+@functools.cache
 def loaders() -> list[DataLoader]:
     """Of the images to train on, and of those to evaluate on."""
     from torchvision import datasets, transforms
@@ -39,8 +41,10 @@ def loaders() -> list[DataLoader]:
     return [DataLoader(Subset(data, part), batch_size=100, shuffle=True) for part in parts]
 
 
-def tutorial(name: str, train: DataLoader, val: DataLoader) -> float:
+def tutorial(name: str) -> float:
     """The same trial as a tutorial has it."""
+    torch.set_num_threads(N_THREADS)
+    train, val = loaders()
     model = plain_model(name, DROPOUT[name])
     optimizer = plain_optimizer(model, name)
     for images, labels in train:
@@ -56,13 +60,14 @@ def tutorial(name: str, train: DataLoader, val: DataLoader) -> float:
     return n_correct / N_VAL
 
 
-def compare(name: str, pool: Pool, data: list[DataLoader]) -> dict[str, str | float]:
-    torch.set_num_threads(2)
-    times = in_turns(
-        N_ROUNDS,
-        tutorial=lambda: tutorial(name, *data),
-        sweep=lambda: pool.map(trial, [name] * N_WORKERS, chunksize=1),
-    )
+def compare(name: str) -> dict[str, str | float]:
+    new = multiprocessing.get_context("spawn").Pool
+    with new(1) as process, new(N_WORKERS) as workers:
+        times = in_turns(
+            N_ROUNDS,
+            tutorial=lambda: process.apply(tutorial, (name,)),
+            sweep=lambda: workers.map(trial, [name] * N_WORKERS, chunksize=1),
+        )
     pace = {"tutorial": 60.0, "sweep": 60.0 * N_WORKERS}
     a_minute = {side: pace[side] / statistics.median(times[side]) for side in times}
     pairs = zip(times["tutorial"], times["sweep"], strict=True)
@@ -74,6 +79,4 @@ def compare(name: str, pool: Pool, data: list[DataLoader]) -> dict[str, str | fl
 
 
 def measure() -> list[dict[str, str | float]]:
-    data = loaders()
-    with multiprocessing.get_context("spawn").Pool(N_WORKERS) as pool:
-        return [compare(name, pool, data) for name in OPTIMIZERS]
+    return [compare(name) for name in OPTIMIZERS]

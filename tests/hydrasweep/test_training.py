@@ -3,12 +3,14 @@ same for one seed, and able to go on where it stopped."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import Compose, MakesFolder, parts
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from hydrasweep.data import Normalize, Split
@@ -54,6 +56,40 @@ def test_same_seed_same_bits_other_seed_others(compose: Compose) -> None:
     assert without_times(history) == without_times(same_history)
     assert not same_weights(one, other)
     assert history[-1]["train/loss"] != other_history[-1]["train/loss"]
+
+
+class WaitsForDevice(TorchDispatchMode):
+    """Counts the operations for which a host would have to wait for its GPU."""
+
+    NAMES = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        self.n += func.__name__.partition(".")[0] in self.NAMES
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("augmentation", ["none", "affine"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("model", ["baseline", "cnn", "lenet5"])
+def test_no_batch_waits_for_the_device(
+    compose: Compose, model: str, optimizer: str, augmentation: str
+) -> None:
+    groups = f"model={model}", f"optimizer={optimizer}", f"augmentation={augmentation}"
+    counts = []
+    for n_train in (32, 320):
+        sizes = "epochs=2", "data.batch_size=16", f"data.n_train={n_train}"
+        training, train, val = parts(compose(*groups, *sizes))
+        epochs = fit(training, train, val, epochs=2, batch_size=16)
+        next(epochs)  # the first makes the optimizer's state
+        with WaitsForDevice() as waits:
+            next(epochs)
+        counts.append(waits.n)
+    assert 0 < counts[0] == counts[1], "waits in an epoch of 2 and of 20 batches"
 
 
 def test_each_epoch_gives_one_dict_of_the_same_metrics(compose: Compose) -> None:
