@@ -27,7 +27,7 @@ SPACE = (
 )
 PICTURE = ROOT / "docs" / "sweeps.png"
 CURVES = HERE / "sweeps.json"
-TICKS = (10, 20, 50, 100, 200, 500)
+TICKS = (10, 20, 50, 100, 200)
 Curve = list[tuple[float, float]]  # seconds since the command, best validation accuracy so far
 
 
