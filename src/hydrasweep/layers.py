@@ -153,8 +153,8 @@ class WholeImageConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if _is_plain(x):
             return super().forward(x)
-        logits = _Linear.apply(x.flatten(1), self.weight.flatten(1), self.bias)
-        return logits[..., None, None]
+        pixels = _Linear.apply(x.flatten(1), self.weight.flatten(1), self.bias)
+        return pixels[..., None, None]
 
 
 class Conv2d(nn.Conv2d):
