@@ -244,6 +244,5 @@ def _pooling(width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """For rows of images that lie side by side in pairs: what gives twice the means of 2x2
     values (width / 2, 2 width), what is to be added (width / 2), and what gives each of the four
     its mean's gradient times 2 (2 width, width / 2): the logistic function was given 2 z."""
-    with torch.inference_mode(False):  # training uses them too, whoever asks first
-        members = torch.eye(width // 2, dtype=dtype).repeat_interleave(2, 1).repeat(1, 2)
-        return members / 2, members.new_full((width // 2,), -1), members.t().contiguous()
+    members = torch.eye(width // 2, dtype=dtype).repeat_interleave(2, 1).repeat(1, 2)
+    return members / 2, members.new_full((width // 2,), -1), members.t().contiguous()

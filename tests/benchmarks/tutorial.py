@@ -3,7 +3,7 @@
 A trial is built, trained for one epoch on 12,000 images and evaluated on 2,000. The tutorial's
 process has both cores for its threads, and reads torchvision's MNIST through ToTensor and
 Normalize by a DataLoader; the workers have a thread each, and compose as in a sweep. Each model
-has new processes: what a process trained before decides how much memory it finds to use again.
+has new processes, as a training has that somebody starts.
 """
 
 import functools

@@ -39,7 +39,11 @@ def test_pool_takes_images_that_are_views() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("n", [0, 1, 50])
-def test_linear_layer_equals_the_plain_one(n: int, bias: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("least", [0, layers.MIN_PRODUCT])
+def test_linear_layer_equals_the_plain_one(
+    n: int, bias: bool, dtype: torch.dtype, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "MIN_PRODUCT", least)
     fast = layers.Linear(30, 20, bias=bias, dtype=dtype)
     plain = nn.Linear(30, 20, bias=bias, dtype=dtype)
     plain.load_state_dict(fast.state_dict())
@@ -117,12 +121,15 @@ def test_convolution_takes_any_images(name: str, n: int) -> None:
 
 
 def test_convolution_is_trained_after_it_evaluated_in_inference_mode() -> None:
-    fast, _ = convolutions("with tanh and pool", 1, 0)
-    x = torch.randn(2, 1, 8, 42)  # a width that no other test has
+    fast, plain = convolutions("with tanh and pool", 1, 0)
+    x = torch.randn(2, 1, 8, 42, requires_grad=True)  # a width that no other test has
     with torch.inference_mode():
         fast(x)
-    grads = torch.autograd.grad(fast(x).sum(), list(fast.parameters()))
-    assert all(grad.isfinite().all() for grad in grads)
+    grads = (
+        torch.autograd.grad(layer(x).sum(), [x, *layer.parameters()]) for layer in (fast, plain)
+    )
+    for pair in zip(*grads, strict=True):
+        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
