@@ -9,8 +9,8 @@ from pathlib import Path
 
 os.environ.setdefault("HYDRASWEEP_ROOT", str(Path(__file__).resolve().parents[1]))
 
-from hydrasweep import cli
-from hydrasweep.errors import UserError
+from mnist import cli
+from mnist.errors import UserError
 
 
 def predict(paths: list[Path], data: str, model: str | None) -> list[tuple[Path, int, float]]:
@@ -19,7 +19,7 @@ def predict(paths: list[Path], data: str, model: str | None) -> list[tuple[Path,
     Raises:
         UserError: there is no champion, or it can't be loaded.
     """
-    from hydrasweep import digits
+    from mnist import digits
 
     images = {}
     for path in paths:
@@ -32,8 +32,8 @@ def predict(paths: list[Path], data: str, model: str | None) -> list[tuple[Path,
     import numpy as np
     import torch
 
-    from hydrasweep import registry
-    from hydrasweep.store import open_store
+    from mnist import registry
+    from mnist.store import open_store
 
     store = open_store(Path(os.environ["HYDRASWEEP_ROOT"]))
     version = registry.champion(store, data, model)
@@ -55,7 +55,7 @@ def main() -> None:
     with cli.plain_exit():
         if args.out and args.out.suffix != ".csv":
             raise UserError(f"--out={args.out}: must end with .csv")
-        from hydrasweep import digits
+        from mnist import digits
 
         paths = digits.find(args.images)
         answers = predict(paths, args.data, args.model)

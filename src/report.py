@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 os.environ.setdefault("HYDRASWEEP_ROOT", str(Path(__file__).resolve().parents[1]))
 
-from hydrasweep import cli
-from hydrasweep.errors import UserError
+from mnist import cli
+from mnist.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 HELP = """\

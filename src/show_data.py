@@ -8,14 +8,14 @@ from omegaconf import DictConfig
 
 os.environ.setdefault("HYDRASWEEP_ROOT", str(Path(__file__).resolve().parents[1]))
 
-from hydrasweep import cli, config
+from mnist import cli, config
 
 
 @hydra.main(config_path="../conf", config_name="train", execution_whitelist=config.TRUSTED)
 def main(cfg: DictConfig) -> None:
     with cli.plain_exit():
         _, output_dir = config.started(cfg)
-        from hydrasweep import figures
+        from mnist import figures
 
         path = output_dir / "first_images.png"
         figures.draw_first(config.build(cfg.data), path)

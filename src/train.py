@@ -8,15 +8,15 @@ from omegaconf import DictConfig
 
 os.environ.setdefault("HYDRASWEEP_ROOT", str(Path(__file__).resolve().parents[1]))
 
-from hydrasweep import cli, config, search
+from mnist import cli, config, search
 from hydrasweep.search import trial
 
 
 def train(cfg: DictConfig, output_dir: Path) -> float | list[float]:
     """Train as ``cfg`` says, going on where ``output_dir`` has a state; give the objective."""
     config.check(cfg)
-    from hydrasweep import assembly, display, outcome, tracking
-    from hydrasweep.training import Meter, fit
+    from mnist import assembly, display, outcome, tracking
+    from mnist.training import Meter, fit
 
     job = assembly.assemble(cfg)
     training, objectives, sweep = job.training, config.objectives(cfg), trial.current()

@@ -31,9 +31,9 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
 from hydrasweep import search
-from hydrasweep.assembly import assemble
-from hydrasweep.data import Split
-from hydrasweep.training import Training
+from mnist.assembly import assemble
+from mnist.data import Split
+from mnist.training import Training
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SMALL = ("data.n_train=600", "data.n_val=200", "n_threads=1", "device=cpu")
@@ -55,7 +55,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that holds no runs; made once, because that takes MLflow seconds."""
-    from hydrasweep.store import open_store
+    from mnist.store import open_store
 
     root = tmp_path_factory.mktemp("store")
     assert open_store(root).client  # its first use makes the database
@@ -223,7 +223,7 @@ def at_line(line: str, act: Callable[[], None]) -> Iterator[None]:
             if line in record.getMessage():
                 act()
 
-    logger, watcher = logging.getLogger("hydrasweep.display"), Watcher()
+    logger, watcher = logging.getLogger("mnist.display"), Watcher()
     level = logger.level
     logger.setLevel(logging.INFO)
     logger.addHandler(watcher)

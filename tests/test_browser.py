@@ -18,7 +18,7 @@ import pytest
 from planted import plant, searched, with_seeds
 
 from hydrasweep import report
-from hydrasweep.store import experiment_id, open_store
+from mnist.store import experiment_id, open_store
 
 pytestmark = [
     pytest.mark.browser,

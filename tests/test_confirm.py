@@ -161,8 +161,8 @@ def test_finished_sweep_shows_its_winners_again_and_does_nothing(
 
 
 PEEKING = """
-    from hydrasweep.config import build
-    from hydrasweep.models import Baseline
+    from mnist.config import build
+    from mnist.models import Baseline
 
     class Peeking(Baseline):
         def __init__(self, data, **settings):

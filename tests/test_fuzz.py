@@ -25,14 +25,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from strokes import draw
 
-from hydrasweep import cli, config, digits
-from hydrasweep.assembly import assemble
-from hydrasweep.errors import UserError
+from mnist import cli, config, digits
+from mnist.assembly import assemble
+from mnist.errors import UserError
 from hydrasweep.search.queue import Stratum
 from hydrasweep.search.space import Space, as_text
 from hydrasweep.search.sweeper import study_name
-from hydrasweep.tracking import Run
-from hydrasweep.training import Training
+from mnist.tracking import Run
+from mnist.training import Training
 from train import train
 
 FEW, MANY = 1, 60

@@ -57,11 +57,11 @@ def test_what_records_knows_mlflow_but_neither_optuna_nor_hydra(room: str) -> No
 
 
 def test_pictures_of_digits_need_no_torch() -> None:
-    assert packages("hydrasweep.digits") <= {"PIL", "numpy"}
+    assert packages("mnist.digits") <= {"PIL", "numpy"}
 
 
 @pytest.mark.parametrize(
-    "script", ["train", "show_data", "report", "predict", "hydrasweep.config", "hydrasweep.cli"]
+    "script", ["train", "show_data", "report", "predict", "mnist.config", "mnist.cli"]
 )
 def test_nothing_heavy_comes_before_the_config(script: str) -> None:
     assert packages(script, top_level=True) <= {"hydra", "omegaconf"}
@@ -80,4 +80,4 @@ def test_nobody_imports_an_entrypoint() -> None:
 
 def test_every_file_is_looked_at() -> None:
     assert Path(SOURCE / "train.py") in FILES.values()
-    assert {"hydrasweep", "hydrasweep.tracking"} <= set(FILES)
+    assert {"hydrasweep", "mnist.tracking"} <= set(FILES)

@@ -19,10 +19,10 @@ from PIL import Image, ImageOps
 from strokes import draw
 from torch import nn
 
-from hydrasweep import config, digits, registry
-from hydrasweep.data import Normalize
-from hydrasweep.store import open_store
-from hydrasweep.tracking import Description, MLflowTracker
+from mnist import config, digits, registry
+from mnist.data import Normalize
+from mnist.store import open_store
+from mnist.tracking import Description, MLflowTracker
 
 Predict = Callable[..., "subprocess.CompletedProcess[str]"]
 

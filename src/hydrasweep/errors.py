@@ -1,11 +1,24 @@
-"""What a user can put right."""
+"""What a user can put right, and the one boundary that turns it into words."""
 
 import errno
+import io
+import os
 import re
+import signal
+import sys
+import sysconfig
+import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, read-only, broken
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class UserError(ValueError):
@@ -14,8 +27,15 @@ class UserError(ValueError):
 
 
 class Outage(UserError):
-    """A disk, a store or a server failed: what was being tried is not to blame, and can go on
-    once it is put right."""
+    """A disk, a store or a server failed: what was being tried is not to blame, and can be
+    resumed once it is put right. A trial that raises it stops its sweep and does not fail."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM came, or SIGHUP: the terminal was closed."""
+
+
+_received: KeyboardInterrupt | Terminated | None = None  # the signal that is to end this process
 
 
 def is_outage(error: BaseException) -> bool:
@@ -32,19 +52,124 @@ def root_cause(error: BaseException) -> str:
 
 def without_password(text: str) -> str:
     """The text without the users and passwords of the addresses in it."""
-    return re.sub(r"(?<=\w:)//[^/\s]*@", "//", text)
+    return re.sub(r"(?<=\w:)//\S*@", "//", text)
 
 
 @contextmanager
-def in_words(problem: str) -> Iterator[None]:
-    """Turn whatever fails into a sentence.
+def plain_exit(resume: str | None = None) -> Iterator[None]:
+    """End an entrypoint with one sentence in place of a traceback.
 
-    Raises:
-        Outage: in place of any error but a user's.
+    A user's error exits with 1, Ctrl-C with 130, SIGTERM with 143, a closed terminal with 129.
+    ``resume`` is the command that resumes after an interruption. HYDRA_FULL_ERROR=1 shows
+    tracebacks.
     """
+    shown = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its errors itself, and exits
+    try:
+        with exit_in_words(resume, traceback_wanted=shown == "1"):
+            yield
+    finally:
+        if shown is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = shown
+
+
+@contextmanager
+def exit_in_words(
+    resume: str | None = None, traceback_wanted: bool | None = None
+) -> Iterator[None]:
+    """As ``plain_exit``, of code that Hydra calls."""
+    if traceback_wanted is None:
+        traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    hint = f" To resume: {resume}" if resume else ""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a screen without Unicode
+    try:
+        with signals_as_exceptions():
+            try:
+                yield
+                if sys.stdout:
+                    sys.stdout.flush()
+            except Exception:
+                raise_received()
+                raise
+    except Exception as error:
+        if traceback_wanted:
+            raise
+        _discard_output()
+        if not (words := _in_words(error)):
+            traceback.print_exc()
+            sys.exit(1)
+        sys.exit(f"Error: {words}" + (f".{hint}" if hint and is_outage(error) else ""))
+    except KeyboardInterrupt:
+        print(f"\nStopped.{hint}", file=sys.stderr)
+        sys.exit(130)
+    except Terminated as end:
+        print(f"Terminated.{hint}", file=sys.stderr)
+        sys.exit(end.code)
+
+
+@contextmanager
+def signals_as_exceptions(*more: signal.Signals) -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM, SIGHUP and ``more`` raise an exception, so that what is open is closed;
+    while that is being done, further ones are ignored. Puts the old handlers back."""
+    global _received
+    if threading.current_thread() is not threading.main_thread():  # only there can they be set
+        yield
+        return
+    before = {each: signal.getsignal(each) for each in (*SIGNALS, *more)}
+    _received = None
+    for each, handler in before.items():
+        if handler != signal.SIG_IGN:  # as a shell sets it in the background
+            signal.signal(each, _raise)
     try:
         yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise Outage(f"{problem} ({root_cause(error)[:300]})") from error
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _raise(signum: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    global _received
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    _received = KeyboardInterrupt() if signum == signal.SIGINT else Terminated(128 + signum)
+    raise _received
+
+
+def raise_received() -> None:
+    """Raise a signal's exception again, in case a finalizer or a library swallowed it or made
+    another error of it.
+
+    Raises:
+        KeyboardInterrupt, Terminated: a signal came that has not ended this process yet.
+    """
+    if _received:
+        raise _received
+
+
+def _in_words(error: Exception) -> str:
+    """What to tell of an error instead of a traceback; "" of a bug in code of ours or a user's."""
+    if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
+        return f"{error}\n{error.__cause__}".strip()
+    if isinstance(error, UserError | OSError | HydraException | OmegaConfBaseException):
+        return without_password(str(error))
+    libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith("hydra."):
+            return f"Hydra failed at a setting or a file of the config ({root_cause(error)})"
+        if name.startswith("hydrasweep.") or not frame.f_code.co_filename.startswith(libraries):
+            break
+    return ""
+
+
+def _discard_output() -> None:
+    """Let Python's own last flush go nowhere where standard output can't be written."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

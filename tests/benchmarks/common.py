@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from hydrasweep import search
-from hydrasweep.assembly import Assembly, assemble
+from mnist.assembly import Assembly, assemble
 from hydrasweep.search.compose import Composer
 
 HERE = Path(__file__).resolve().parent

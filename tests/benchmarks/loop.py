@@ -11,7 +11,7 @@ from common import DROPOUT, OPTIMIZERS, PART, in_turns, job, plain_optimizer, ra
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hydrasweep.training import fit
+from mnist.training import fit
 
 N_ROUNDS = 7
 N_STEPS = 120  # of an epoch

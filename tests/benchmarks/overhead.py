@@ -12,7 +12,7 @@ from pathlib import Path
 import optuna
 from common import job, python
 
-from hydrasweep.training import fit
+from mnist.training import fit
 
 N_ROUNDS = 3
 N_FIRST, N_TRIALS = 20, 80

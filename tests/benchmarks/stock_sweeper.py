@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from hydrasweep import config
+from mnist import config
 
 
 @hydra.main(config_path="../../conf", config_name="train", execution_whitelist=config.TRUSTED)

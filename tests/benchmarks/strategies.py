@@ -37,7 +37,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
-from hydrasweep.config import TRUSTED
+from mnist.config import TRUSTED
 
 HERE = Path(__file__).resolve().parent
 CURVES = HERE / "curves.json"

@@ -16,7 +16,7 @@ from loop import plain_model
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
-from hydrasweep.training import fit
+from mnist.training import fit
 
 N_ROUNDS = 5
 N_WORKERS = N_THREADS = 2

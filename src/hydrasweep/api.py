@@ -1,0 +1,55 @@
+"""What a task function asks of its sweep; all of it works outside a sweep too."""
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydrasweep.trials import SweepTrial
+
+_current: "SweepTrial | None" = None
+
+
+def report(value: float, step: int) -> bool:
+    """Report how the trial stands after ``step``; say whether it should stop here.
+
+    ``value`` is the objective as the task function would return it now. Steps rise, and start at
+    0 or 1. After True the task function returns as soon as it likes: its trial is PRUNED, whatever
+    it returns. Always False outside a sweep, without a pruner and with several objectives.
+    """
+    return _current is not None and _current.stops_at(value, step)
+
+
+def record(**numbers: float) -> None:
+    """Keep further numbers of a trial for its sweep's tables and report, such as a test score:
+    ``record(size=n, **{"test/accuracy": accuracy})``. Does nothing outside a sweep.
+
+    Raises:
+        TypeError, ValueError: a value is no number.
+    """
+    for name, number in numbers.items():
+        value = float(number)
+        if _current is not None:
+            _current.set_user_attr(name, value)
+
+
+def trial() -> "SweepTrial":
+    """The trial that this process works on: an ``optuna.Trial``, as pruning callbacks of
+    optuna-integration take it, which knows its sweep.
+
+    Outside a sweep it is one that nobody looks at: reports come to nothing, nothing is pruned, and
+    ``sweep``, ``phase``, ``name`` and ``parent_run_id`` are None.
+    """
+    return _current or _outside()
+
+
+@functools.cache
+def _outside() -> "SweepTrial":
+    from hydrasweep.trials import SweepTrial
+
+    return SweepTrial.outside()
+
+
+def set_current(current: Any) -> None:
+    """Say which trial this process works on from here; None: none."""
+    global _current
+    _current = current

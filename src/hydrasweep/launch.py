@@ -1,0 +1,111 @@
+"""Launches workers by any Hydra launcher, again and again until nothing is left to do."""
+
+import functools
+import os
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from hydrasweep.errors import Outage, root_cause
+from hydrasweep.plan import Plan
+from hydrasweep.space import as_word
+from hydrasweep.studies import Studies
+from hydrasweep.worker import too_many_failures, work
+
+MAX_BARREN_LAUNCHES = 8  # in a row that broke before any trial had ended
+SECONDS_TO_END = 5  # that interrupted workers have to close their trials themselves
+
+
+def launch(
+    plan: Plan,
+    studies: Studies,
+    n_workers: int,
+    say: Callable[[str], None],
+    config: DictConfig,
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+) -> None:
+    """Have workers work until nothing is left to do; start them again when some died.
+
+    Raises:
+        Outage: they die before they do anything.
+    """
+    task = functools.partial(
+        work, plan=plan, task_function=task_function, hydra_context=hydra_context, config=config
+    )
+    task.__name__ = "work"  # type: ignore[attr-defined]  # launchers log it
+    if "n_jobs" in config.hydra.launcher:
+        set_override(config, "hydra.launcher.n_jobs", n_workers)
+    launcher = Plugins.instance().instantiate_launcher(
+        config=config, hydra_context=hydra_context, task_function=task
+    )
+    jobs = [[*plan.space.fixed, f"hydra.sweep.subdir=workers/{i}"] for i in range(n_workers)]
+    n_barren = 0
+    try:
+        while not studies.is_idle() and (not plan.deadline or time.time() < plan.deadline):
+            n_before = studies.n_finished()
+            # Of trials that die together, one alone tells which of them is the cause.
+            lost = _launch_once(launcher, jobs[:1] if n_barren > 1 else jobs)
+            if lost:
+                studies.requeue_own()
+            studies.wait_for_others()
+            if not lost:
+                continue
+            n_barren = n_barren + 1 if studies.n_finished() == n_before else 0
+            if n_barren == MAX_BARREN_LAUNCHES:
+                raise Outage(
+                    f"the workers were lost {n_barren} times in a row before any trial had "
+                    f"ended ({root_cause(lost)}); HYDRA_FULL_ERROR=1 shows where"
+                ) from lost
+            if reason := too_many_failures(studies, plan):
+                studies.stop(reason)
+            say(f"A worker was lost ({type(lost).__name__}): starting the workers again")
+    except BaseException:  # Ctrl-C: joblib has killed its workers, others end by themselves
+        studies.leave()
+        studies.wait_for_others(SECONDS_TO_END)
+        raise
+
+
+def _launch_once(launcher: Any, jobs: Sequence[Sequence[str]]) -> Exception | None:
+    """Have workers work until they end; give the error of one that was lost."""
+    try:
+        with importable():
+            for ret in launcher.launch(jobs, initial_job_idx=0):
+                if ret.status != JobStatus.COMPLETED:
+                    raise ret._return_value
+    except Exception as error:  # each launcher has its own for a killed worker
+        return error
+    return None
+
+
+@contextmanager
+def importable() -> Iterator[None]:
+    """Let new processes find what this one can import, such as a module beside the app."""
+    standard = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    own = [str(Path(path).resolve()) for path in sys.path if not path.startswith(standard)]
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([*own, *filter(None, [before])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def set_override(config: DictConfig, key: str, value: Any) -> None:
+    """Set a Hydra setting for the sweep and its jobs, which are composed anew and must agree
+    with it, as if by the command line."""
+    with read_write(config.hydra):
+        OmegaConf.update(config, key, value)
+        config.hydra.overrides.hydra.append(f"{key}={as_word(value)}")

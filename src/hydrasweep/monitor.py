@@ -1,0 +1,190 @@
+"""What a person sees of a sweep while it runs, and what is kept of it as it goes."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from hydrasweep import results
+from hydrasweep.errors import Outage
+from hydrasweep.output import as_duration, short
+from hydrasweep.stratum import WHY, Stratum
+from hydrasweep.studies import Studies
+from hydrasweep.trials import n_steps
+
+POLL_SECONDS = 1.0
+REST = 50.0  # the files of a long study take a while: they are left alone for so many times that
+
+
+class Monitor:
+    """Watches a phase from a thread: a live table on a terminal, a line for each event elsewhere;
+    files (``write``) and the best of each stratum (``record``) after every trial.
+
+    An error of its own stops the phase, and is raised when the monitor is left.
+    """
+
+    def __init__(
+        self,
+        studies: Studies,
+        n_workers: int,
+        write: Callable[[], None],
+        record: Callable[[Mapping[str, float], int], None],
+    ) -> None:
+        self.studies = studies
+        self.n_workers = n_workers
+        self.write = write
+        self.record = record
+        self.console = _Console(file=sys.stdout)  # bound now: a worker may redirect it
+        self._seen: set[int] = set()
+        self._is_written = True
+        self._rests_until = 0.0
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._error: Exception | None = None
+
+    def __enter__(self) -> "Monitor":
+        self.write()
+        self._seen |= {trial._trial_id for _, trial in self._news()}
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._closed.set()
+        self._thread.join()
+        if self._error:
+            raise self._error
+
+    def say(self, message: str) -> None:
+        """Write a line, above the table if there is one."""
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def _watch(self) -> None:
+        try:
+            self._look_until_closed()
+        except Exception as error:
+            self._error = error
+            with suppress(Exception):  # the storage's failure may be the error
+                self.studies.stop(str(error))  # no trial begins whose results would be lost
+
+    def _look_until_closed(self) -> None:
+        if not self.console.is_terminal:
+            while not self._closed.wait(POLL_SECONDS):
+                self._update()
+            self._update()
+            return
+        with Live(
+            console=self.console,
+            refresh_per_second=2,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ) as live:
+            closed = False
+            while not closed:
+                closed = self._closed.wait(POLL_SECONDS)
+                self._update()
+                live.update(self.table())
+
+    def _news(self) -> list[results.Row]:
+        """The trials that have ended since they were last looked at, lost ones included."""
+        return [
+            (stratum, trial)
+            for stratum in self.studies.strata
+            for trial in stratum.study.get_trials(deepcopy=False)
+            if trial.state.is_finished() and trial._trial_id not in self._seen
+        ]
+
+    def _update(self) -> None:
+        self.studies.settle(elsewhere=True)
+        for row in sorted(self._news(), key=lambda row: row[1].datetime_complete or datetime.min):
+            stratum, trial = row
+            self._seen.add(trial._trial_id)
+            if not self.console.is_terminal or trial.state == TrialState.FAIL:
+                self.say(event_line(stratum, trial))
+            if trial.state == TrialState.COMPLETE:
+                value = results.best(stratum)[0].values[0]
+                self.record({f"best/{stratum.value or 'all'}": value}, trial.number)
+            self._is_written = False
+        started = time.monotonic()
+        if not self._is_written and (started >= self._rests_until or self._closed.is_set()):
+            self.write()
+            self._is_written = True
+            ended = time.monotonic()
+            self._rests_until = ended + REST * (ended - started)
+
+    def table(self) -> Group:
+        """Counts, running trials and the best so far for each stratum."""
+        title = f"study {self.studies.name}: {self.studies.strata[0].phase}"
+        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+        for name in ("", "done", "pruned", "failed", "best", "running"):
+            table.add_column(name, justify="left" if name in ("", "running") else "right")
+        for stratum in self.studies.strata:
+            trials = stratum.trials()
+            states = [trial.state for trial in trials]
+            n_all = sum(state != TrialState.WAITING for state in states) + stratum.n_to_do(trials)
+            best = results.best(stratum)
+            table.add_row(
+                stratum.value or "all",
+                f"{sum(state.is_finished() for state in states)}/{n_all}",
+                str(states.count(TrialState.PRUNED)),
+                str(states.count(TrialState.FAIL)),
+                f"{best[0].values[0]:.4f}" if best else "",
+                "  ".join(_running(t) for t in trials if t.state == TrialState.RUNNING),
+            )
+        left = self.seconds_left()
+        shown = "known after each first trial" if left is None else as_duration(left)
+        return Group(table, f"time left: {shown}")
+
+    def seconds_left(self) -> float | None:
+        """What is still to do, at each stratum's mean pace so far; None before its first end."""
+        total = 0.0
+        for stratum in self.studies.strata:
+            trials = stratum.trials()
+            done = [results.seconds(trial) for trial in trials if trial.state.is_finished()]
+            running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+            n_left = len(running) + stratum.n_to_do(trials)
+            if not n_left:
+                continue
+            if not done:
+                return None
+            elapsed = sum(
+                (datetime.now() - trial.datetime_start).total_seconds()
+                for trial in running
+                if trial.datetime_start
+            )
+            pace = sum(done) / len(done)
+            total += max(0.0, pace * n_left - elapsed)
+        return total / self.n_workers
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise Outage("the output can't be written (Broken pipe)")
+
+
+def event_line(stratum: Stratum, trial: FrozenTrial) -> str:
+    """A trial's end in one line."""
+    when, label = time.strftime("%H:%M:%S"), stratum.label(trial.number)
+    if why := stratum.lost().get(trial.number):
+        return f"{when} {label} lost: {why}; its settings are tried again"
+    if trial.state == TrialState.FAIL:
+        return f"{when} {label} FAIL {trial.user_attrs.get(WHY, 'its process died each time')}"
+    words = [when, label, trial.state.name]
+    words += [f"{value:.4f}" for value in trial.values or []]
+    words += [f"{n_steps(trial)} steps", f"{results.seconds(trial):.1f} s"]
+    words += [f"{key}={short(value)}" for key, value in trial.params.items()]
+    return " ".join(words)
+
+
+def _running(trial: FrozenTrial) -> str:
+    last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
+    value = f" {last:.4f}" if last is not None else ""
+    return f"#{trial.number} step {n_steps(trial) + 1}{value}"

@@ -1,0 +1,192 @@
+"""What a sweep is said to be before it runs, and how it is said to have ended."""
+
+import io
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from optuna.trial import FrozenTrial
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from hydrasweep import results, settings
+from hydrasweep.plan import Plan
+from hydrasweep.space import as_text as space_text
+from hydrasweep.stratum import Stratum
+from hydrasweep.studies import Studies
+from hydrasweep.trials import n_steps
+from hydrasweep.winners import Winner
+
+
+def name_key(config: DictConfig) -> str | None:
+    """The app's setting that names the study, where ``study_name`` refers to one."""
+    raw: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
+    name = str(raw["study_name"])
+    key = name.removeprefix("${").removesuffix("}")
+    return key if name == f"${{{key}}}" and OmegaConf.select(config, key) is not None else None
+
+
+def resume_command(config: DictConfig, name: str) -> str:
+    """The command that resumes this sweep."""
+    if key := name_key(config):
+        given = {key: name}
+    else:
+        given = {"hydra.sweeper.study_name": name, "hydra.sweep.dir": config.hydra.sweep.dir}
+    words = [word for word in sys.argv if word.partition("=")[0] not in given]
+    return shlex.join(["python", *words, *(f"{key}={value}" for key, value in given.items())])
+
+
+def environment() -> dict[str, str]:
+    """Command, versions and hardware, for whoever reads the results later."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "cpu": names[0] if names else platform.machine(),
+        "cores": str(settings.count_cores()),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("hydrasweep", "hydra-core", "optuna")},
+    }
+
+
+def about(plan: Plan, chosen: DictConfig, n_trials: int) -> dict[str, Any]:
+    """The sweep as the parameters of its run."""
+    described = {
+        f"{part}.{key}": value
+        for part in ("sampler", "pruner")
+        for key, value in (chosen[part] or {}).items()
+    }
+    space = {f"space.{key}": space_text(d) for key, d in plan.space.distributions.items()}
+    strata = {f"space.{plan.space.stratify}": ", ".join(plan.space.strata)}
+    return {"n_trials": n_trials, **space, **(strata if plan.space.stratify else {}), **described}
+
+
+def outcome(search: Studies, found: Sequence[Winner]) -> tuple[dict[str, float], dict[str, str]]:
+    """Metrics and tags of the sweep's run: counts, the best of each stratum, its winner."""
+    states = search.states()
+    metrics: dict[str, float] = {
+        f"trials/{name.lower()}": states[name] for name in ("COMPLETE", "PRUNED", "FAIL")
+    }
+    tags = {
+        f"best.{stratum.value or 'all'}": f"#{trial.number} {trial.values} {trial.params}"
+        for stratum in search.strata
+        for trial in results.best(stratum)[:1]
+    }
+    for winner in found:
+        name = winner.stratum or "all"
+        tags[f"winner.{name}"] = json.dumps(winner.record(None))
+        metrics[f"confirm/{name}"] = winner.confirmed.mean
+        metrics |= {f"{key}/{name}": score.mean for key, score in winner.recorded.items()}
+    return metrics, tags
+
+
+def describe(
+    plan: Plan,
+    chosen: DictConfig,
+    n_trials: int,
+    n_workers: int,
+    estimates: Mapping[str, float],
+) -> str:
+    """What the sweep is going to do, and how long that would take without pruning."""
+    pruner = str((chosen.pruner or {}).get("_target_", "none")).rpartition(".")[2]
+    sampler = str(chosen.sampler["_target_"]).rpartition(".")[2]
+    named = zip(settings.directions(chosen), settings.objectives(chosen), strict=True)
+    lines = [
+        f"Study {plan.name}: {n_trials} trials, {n_workers} workers, {sampler}, pruner {pruner}",
+        "  " + ", ".join(f"{direction} {name}" for direction, name in named),
+        *(f"  {name}: {space_text(d)}" for name, d in plan.space.distributions.items()),
+    ]
+    if plan.space.stratify:
+        lines.append(f"  {plan.space.stratify}: {', '.join(plan.space.strata)}, with equal shares")
+    pace = sum(estimates.values()) / max(1, len(estimates)) / n_workers
+    if pace:
+        each = ", ".join(f"{key} {as_duration(s)}".strip() for key, s in estimates.items())
+        lines.append(
+            f"  a whole trial: {each}; all of them unpruned: {as_duration(n_trials * pace)}"
+        )
+    if settings.confirms(chosen):
+        again = chosen.confirm
+        n_runs = len(plan.space.strata) * again.n_seeds * (again.top + 1)
+        time = f": about {as_duration(n_runs * pace)}" if pace else ""
+        lines.append(
+            f"  then the best {again.top} of each on {again.n_seeds} fresh seeds, and the winners "
+            f"once more with the final settings: {n_runs} trainings{time}"
+        )
+    checked = f", and {chosen.check} has tried it" if chosen.check else ""
+    return "\n".join([*lines, f"  checked: every corner of the space composes{checked}"])
+
+
+def summary(search: Studies, found: Sequence[Winner], folder: Path, link: str | None) -> str:
+    """How the sweep ended: the best of each stratum, what pruning saved, what to do next."""
+    best = [(stratum, trial) for stratum in search.strata for trial in results.best(stratum)]
+    lines = [_table("best trial", [_row(*row) for row in best])]
+    counts = sorted(search.states().items())
+    lines.append("Trials: " + ", ".join(f"{n} {name}" for name, n in counts))
+    n_saved, seconds = results.saved([trial for _, trial in search.trials()])
+    if n_saved:
+        lines.append(f"Pruning saved {n_saved} steps, {as_duration(seconds)} of work")
+    if found:
+        lines.append("\nOn fresh seeds, mean ± standard deviation:")
+        lines.append(_table("winner", [_winner_row(winner) for winner in found]))
+    for winner in found:
+        if winner.n_failed:
+            lines.append(f"{winner.stratum or 'The winner'} failed on {winner.n_failed} seeds")
+    lines.append(f"Results: {folder}")
+    if link:
+        lines += ["Compare in MLflow: mlflow ui, then open", link]
+    return "\n".join(lines)
+
+
+def _row(stratum: Stratum, trial: FrozenTrial) -> dict[str, str]:
+    values = ", ".join(f"{value:.4f}" for value in trial.values)
+    row = {"": stratum.label(trial.number), "value": values, "steps": str(n_steps(trial))}
+    return row | {name: short(value) for name, value in trial.params.items()}
+
+
+def _winner_row(winner: Winner) -> dict[str, str]:
+    row = {
+        "": winner.stratum or "all",
+        "confirmed": str(winner.confirmed),
+        "in the search": f"{winner.searched:.4f}" + (" (pruned)" if winner.was_pruned else ""),
+        **{name: str(score) for name, score in winner.recorded.items()},
+    }
+    return row | {name: short(value) for name, value in winner.params.items()}
+
+
+def _table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
+    table = Table(box=box.SIMPLE_HEAD)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        table.add_column(name or title, justify="right" if name else "left")
+    for row in rows:
+        table.add_row(*(row.get(name, "") for name in names))
+    return as_text(table)
+
+
+def as_text(renderable: RenderableType) -> str:
+    """A table as plain text: the same on the screen, in a pipe and in a file."""
+    output = io.StringIO()
+    Console(file=output, width=200, color_system=None).print(renderable)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
+
+
+def short(value: Any) -> str:
+    """A setting's value in a table."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def as_duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,53 @@
+"""What Hydra finds of hydrasweep: the sweeper, and where its config groups are.
+
+Every Hydra app in the environment imports this module at its start: nothing heavy belongs here.
+"""
+
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from hydrasweep.settings import SweeperConf
+
+
+class HydraSweepSearchPath(SearchPathPlugin):
+    """Makes ``hydra/sweeper/pruner=NAME`` and the like known to every app."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra."""
+        search_path.append("hydrasweep", "pkg://hydrasweep.conf")
+
+
+class HydraSweepSweeper(Sweeper):
+    """What ``hydra/sweeper=hydrasweep`` makes; ``SweeperConf`` has its settings."""
+
+    config: DictConfig
+    hydra_context: HydraContext
+    task_function: TaskFunction
+
+    def __init__(self, **settings: Any) -> None:
+        del settings  # they are in the config, where what they refer to is known
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called by Hydra before ``sweep``."""
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the sweep that config and overrides describe, or resume it."""
+        from hydrasweep.sweep import Sweep
+
+        Sweep(self.config, self.hydra_context, self.task_function).run(arguments)
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="hydrasweep", node=SweeperConf, provider="hydrasweep"
+)

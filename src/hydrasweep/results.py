@@ -1,0 +1,136 @@
+"""A sweep's results as files, written so that a reader never sees half of one."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hydrasweep.files import write
+from hydrasweep.stratum import Stratum
+from hydrasweep.studies import Studies
+from hydrasweep.trials import SEARCH, n_steps, recorded
+from hydrasweep.winners import winners
+
+Row = tuple[Stratum, FrozenTrial]
+
+
+def seconds(trial: FrozenTrial) -> float:
+    """How long it took, or has taken; 0 where the clock was set back meanwhile."""
+    return max(0.0, trial.duration.total_seconds()) if trial.duration else 0.0
+
+
+def best(stratum: Stratum) -> list[FrozenTrial]:
+    """The best complete trial; with several objectives, those that no other beats."""
+    if len(stratum.study.directions) > 1:
+        return stratum.study.best_trials
+    complete = [t for t in stratum.trials() if t.state == TrialState.COMPLETE]
+    choose = max if stratum.study.direction == StudyDirection.MAXIMIZE else min
+    return [choose(complete, key=lambda trial: trial.values[0])] if complete else []
+
+
+def saved(trials: Sequence[FrozenTrial]) -> tuple[int, float]:
+    """The steps that pruning saved, and the seconds at each trial's own pace."""
+    full = max(map(n_steps, trials), default=0)
+    pruned = [t for t in trials if t.state == TrialState.PRUNED and n_steps(t)]
+    left = [full - n_steps(trial) for trial in pruned]
+    pace = [seconds(trial) / n_steps(trial) for trial in pruned]
+    return sum(left), sum(n * s for n, s in zip(left, pace, strict=True))
+
+
+def write_all(
+    phases: Mapping[str, Studies], folder: Path, stratify: str | None, seed: str = ""
+) -> None:
+    """Write ``trials.csv``, ``confirmation.csv``, ``results.yaml`` and, as the stock sweeper
+    does, the best trial in ``optimization_results.yaml``; ``seed`` is the setting that
+    confirming trials vary."""
+    search = phases[SEARCH]
+    leaders = {
+        stratum.value or "all": [_summary((stratum, trial), stratify) for trial in best(stratum)]
+        for stratum in search.strata
+    }
+    summary: dict[str, Any] = {
+        "study": search.name,
+        "trials": dict(sorted(search.states().items())),
+        "best": leaders,
+    }
+    write(folder / "trials.csv", _csv([search], stratify))
+    if again := [other for phase, other in phases.items() if phase != SEARCH]:
+        found = winners(phases, seed)
+        write(folder / "confirmation.csv", _csv(again, stratify))
+        summary["winners"] = {w.stratum or "all": w.record(stratify) for w in found}
+    write(folder / "results.yaml", OmegaConf.to_yaml(OmegaConf.create(summary)))
+    stock = _stock(search, stratify)
+    write(folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(stock)))
+
+
+def _stock(search: Studies, stratify: str | None) -> dict[str, Any]:
+    """The results as hydra-optuna-sweeper has them, over all strata."""
+    rows = [(stratum, trial) for stratum in search.strata for trial in best(stratum)]
+    directions = search.head.directions
+    signs = [-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in directions]
+    losses = [[s * v for s, v in zip(signs, t.values, strict=True)] for _, t in rows]
+    front = [
+        _summary(row, stratify)
+        for row, loss in zip(rows, losses, strict=True)
+        if not any(other != loss and _is_no_worse(other, loss) for other in losses)
+    ]
+    if len(directions) > 1:
+        solutions = [{key: each[key] for key in ("params", "values")} for each in front]
+        return {"name": "optuna", "solutions": solutions}
+    best_one = [{"best_params": f["params"], "best_value": f["values"][0]} for f in front[:1]]
+    return {"name": "optuna"} | dict(*best_one)
+
+
+def _is_no_worse(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def settings(row: Row, stratify: str | None) -> dict[str, Any]:
+    """What was searched, by its config name."""
+    stratum, trial = row
+    return ({stratify: stratum.value} if stratify else {}) | dict(trial.params)
+
+
+def _summary(row: Row, stratify: str | None) -> dict[str, Any]:
+    stratum, trial = row
+    summary = {
+        "number": trial.number,
+        "values": trial.values,
+        "params": settings(row, stratify),
+        "folder": stratum.label(trial.number),
+    }
+    return summary | ({"recorded": numbers} if (numbers := recorded(trial)) else {})
+
+
+def _csv(phases: Sequence[Studies], stratify: str | None) -> str:
+    rows = [row for s in phases for row in s.trials() if row[1].state != TrialState.WAITING]
+    rows.sort(key=lambda row: (row[1].datetime_start, row[1].number))
+    n = len(phases[0].head.directions)
+    objectives = ["value"] if n == 1 else [f"value_{i}" for i in range(n)]
+    table = [
+        {
+            "phase": stratum.phase,
+            "number": trial.number,
+            "state": trial.state.name,
+            **dict(zip(objectives, trial.values or [None] * n, strict=True)),
+            "steps": n_steps(trial),
+            "duration_s": f"{seconds(trial):.2f}",
+            **settings((stratum, trial), stratify),
+            **recorded(trial),
+        }
+        for stratum, trial in rows
+    ]
+    columns = ["phase", "number", "state", *objectives, "steps", "duration_s"]
+    columns = list(dict.fromkeys([*columns, *(name for row in table for name in row)]))
+    if phases[0].strata[0].phase == SEARCH:
+        columns.remove("phase")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()

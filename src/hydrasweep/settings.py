@@ -1,0 +1,200 @@
+"""The sweeper's settings, ``hydra.sweeper``, and every check of them."""
+
+import functools
+import re
+import shutil
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+# Importing it stores the package's sampler configs, hydra/sweeper/sampler=NAME.
+from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from hydrasweep.errors import UserError
+
+GROUPS = ({"sampler": "tpe"}, {"pruner": "none"}, {"storage": "sqlite"}, {"confirm": "none"})
+
+
+@dataclass
+class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
+    """``hydra.sweeper``; hydra-optuna-sweeper's fields keep their meaning.
+
+    n_trials is the total that a sweep is to have, over all strata and restarts.
+    """
+
+    _target_: str = "hydrasweep.plugin.HydraSweepSweeper"
+    defaults: list[Any] = field(default_factory=lambda: list(GROUPS))
+
+    # Print the plan and an estimate of its time, check it, and stop there.
+    dry_run: bool = False
+
+    # How many processes work on the sweep. Null: n_jobs, and if that is null too one for
+    # each GPU or else each core; the basic launcher has one.
+    n_workers: int | None = None
+    n_jobs: int | None = None
+
+    # An Optuna pruner by its _target_: hydra/sweeper/pruner=NAME.
+    pruner: Any | None = MISSING
+
+    # A URL, or an Optuna storage by its _target_: hydra/sweeper/storage=NAME.
+    storage: Any | None = MISSING
+
+    # A parameter with a choice: each of its values gets a study and an equal share of the
+    # trials. Null: one study.
+    stratify: str | None = None
+
+    # What the task function returns, by name, or a list of names: for tables and the report.
+    objective: Any | None = None
+
+    # Seconds between two signs of life that a worker leaves in the storage. Others try its
+    # trial again when they have missed four.
+    heartbeat: float = 15.0
+
+    # Seconds after which no new trial begins.
+    timeout: float | None = None
+
+    # Settings to try first, such as [{optimizer.lr: 0.01, data.batch_size: 64}].
+    enqueue: list[Any] = field(default_factory=list)
+
+    # So many failed trials are borne; one more ends the sweep. Null: any number, but for
+    # the first three failing alike, which always ends it.
+    max_failures: int | None = None
+    # The same as a share of the finished trials.
+    max_failure_rate: float | None = None
+
+    # How the best trials are confirmed on fresh seeds: hydra/sweeper/confirm=NAME.
+    confirm: Any | None = MISSING
+
+    # Whether to write report.html at the end.
+    report: bool = False
+
+    # A function (config) -> seconds that tries a config and estimates the time of its training,
+    # called at the corners of the search space before the first trial.
+    check: str | None = None
+
+    # Whether the sweep is a run in MLflow whose children are the runs that trials begin.
+    mlflow: bool = False
+
+    # Register the winners' models in MLflow under this name, followed by the stratum.
+    registered_model: str | None = None
+
+
+def check_settings(settings: DictConfig, config: DictConfig) -> None:
+    """Refuse settings that can't work, before anything is spent on them.
+
+    Raises:
+        UserError: naming the setting, its value and what is allowed.
+    """
+    if settings.n_trials < 0:
+        raise UserError(f"hydra.sweeper.n_trials={settings.n_trials}: must be 0 or more")
+    directions(settings)
+    check_confirm(settings, config)
+
+
+def check_confirm(settings: DictConfig, config: DictConfig) -> None:
+    """Refuse a confirmation that this sweep can't have.
+
+    Raises:
+        UserError: naming what is in its way.
+    """
+    if not confirms(settings):
+        return
+    if len(directions(settings)) > 1:
+        raise UserError(
+            "hydra.sweeper.confirm: several objectives have no one winner: add "
+            "hydra/sweeper/confirm=none"
+        )
+    key = settings.confirm.seed
+    if type(OmegaConf.select(config, key)) is not int:
+        raise UserError(
+            f"hydra.sweeper.confirm.seed={key}: must name a setting of the app that is a whole "
+            "number"
+        )
+    for name in ("top", "n_seeds"):
+        if type(settings.confirm[name]) is not int or settings.confirm[name] < 1:
+            raise UserError(
+                f"hydra.sweeper.confirm.{name}={settings.confirm[name]}: must be 1 or more"
+            )
+
+
+def confirms(settings: DictConfig) -> bool:
+    """Whether the winners are to be confirmed."""
+    return bool(settings.confirm and settings.confirm.get("top") != 0)
+
+
+def directions(settings: DictConfig) -> list[str]:
+    """``minimize`` or ``maximize`` for each objective.
+
+    Raises:
+        UserError: it is something else.
+    """
+    given = settings.direction
+    names = [str(getattr(d, "name", d)) for d in (given if OmegaConf.is_list(given) else [given])]
+    if wrong := [name for name in names if name not in ("minimize", "maximize")]:
+        raise UserError(f"hydra.sweeper.direction={wrong[0]}: must be minimize or maximize")
+    return names
+
+
+def objectives(settings: DictConfig) -> list[str]:
+    """A name for each objective."""
+    n, given = len(directions(settings)), settings.objective
+    names = [given] if isinstance(given, str) else list(given or [])
+    if len(names) == n:
+        return [str(name) for name in names]
+    return ["value"] if n == 1 else [f"value {i}" for i in range(n)]
+
+
+def study_name(given: Any) -> str:
+    """The study's name, which names a folder too; by default the time.
+
+    Raises:
+        UserError: it can't be one.
+    """
+    name = time.strftime("%Y-%m-%d_%H-%M-%S") if given is None else str(given)
+    if not re.fullmatch(r"[\w+][\w+.-]{0,59}", name):
+        raise UserError(
+            f"hydra.sweeper.study_name={name}: must be up to 60 letters, digits, '_', '+', '.' "
+            "or '-', not beginning with '.' or '-'"
+        )
+    return name
+
+
+def is_grid(settings: DictConfig) -> bool:
+    """Whether the sampler is Optuna's grid, whose points are given one by one."""
+    return str(settings.sampler["_target_"]).endswith("GridSampler")
+
+
+def count_workers(settings: DictConfig, config: DictConfig) -> int:
+    """How many workers there are to be.
+
+    Raises:
+        UserError: fewer than one was asked for.
+    """
+    if str(config.hydra.launcher._target_).endswith("BasicLauncher"):
+        return 1
+    asked = settings.n_workers if settings.n_workers is not None else settings.n_jobs
+    if asked is not None and asked < 1:
+        raise UserError(f"hydra.sweeper.n_workers={asked}: must be null or 1 or more")
+    return int(asked or len(gpus()) or count_cores())
+
+
+def count_cores() -> int:
+    """The cores that this process may use, by its affinity and its container's quota."""
+    import joblib
+
+    return int(joblib.cpu_count())
+
+
+@functools.cache
+def gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import os
+    import subprocess
+
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in given.split(",") if name and name != "-1"]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]

@@ -1,0 +1,182 @@
+"""The search space: hydra-optuna-sweeper's syntax, split into strata."""
+
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from hydra_plugins.hydra_optuna_sweeper._impl import (
+    OptunaSweeperImpl,
+    create_params_from_overrides,
+)
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    distribution_to_json,
+)
+
+from hydrasweep.errors import UserError
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched and what is fixed.
+
+    ``strata`` are the values of ``stratify`` as words of a command line, each with a study of
+    its own; a space without strata has the one stratum "".
+    """
+
+    distributions: Mapping[str, BaseDistribution]
+    fixed: Sequence[str]  # overrides for every trial
+    stratify: str | None
+    strata: Sequence[str]
+
+    @classmethod
+    def parse(cls, words: Sequence[str], stratify: str | None) -> "Space":
+        """Read overrides, some of them sweeps; of two for one key the later counts.
+
+        Raises:
+            UserError: an override is no valid sweep, or nothing has ``stratify``'s name.
+        """
+        distributions: dict[str, BaseDistribution] = {}
+        fixed: dict[str, str] = {}
+        for key, word in {_key(word): word for word in words}.items():
+            try:
+                searched, _, _ = create_params_from_overrides([word])
+            except Exception as error:  # upstream's, of many kinds
+                why = str(error) or "this sweep is unknown to Optuna"
+                raise UserError(f"{word}: can't be searched: {why}") from error
+            distributions |= searched
+            if not searched:
+                fixed[key] = word
+        strata: Sequence[str] = [""]
+        if stratify in fixed:
+            strata = [fixed.pop(stratify).partition("=")[2]]
+        elif stratify is not None:
+            choice = distributions.pop(stratify, None)
+            if not isinstance(choice, CategoricalDistribution):
+                raise UserError(
+                    f"hydra.sweeper.stratify={stratify}: must be null or a parameter that is "
+                    "searched as choice(…)"
+                )
+            strata = [as_word(value) for value in choice.choices]
+        if wrong := [value for value in strata if not re.fullmatch(r"[\w+.-]*", value)]:
+            raise UserError(
+                f"hydra.sweeper.stratify={stratify}: {wrong[0]} can't name folders, which is done "
+                "by letters, digits, '_', '+', '.' and '-'"
+            )
+        return cls(distributions, list(fixed.values()), stratify, strata)
+
+    def overrides(self, stratum: str, params: Mapping[str, Any]) -> list[str]:
+        """The command line of a trial."""
+        first = [f"{self.stratify}={stratum}"] if self.stratify else []
+        chosen = (f"{key}={as_word(value)}" for key, value in params.items())
+        return [*self.fixed, *first, *chosen]
+
+    def of_stratum(self, suggestions: Sequence[Any], stratum: str) -> list[dict[str, Any]]:
+        """The suggestions for a stratum: those that name it, or none."""
+        return [
+            {name: value for name, value in chosen.items() if name != self.stratify}
+            for chosen in suggestions
+            if str(chosen.get(self.stratify, stratum)) == stratum
+        ]
+
+    def check(self, suggestions: Sequence[Any]) -> None:
+        """Refuse suggestions that are no points of the space.
+
+        Raises:
+            UserError: naming the first.
+        """
+        for chosen in suggestions:
+            settings = chosen if isinstance(chosen, dict) else {"": chosen}
+            for name, value in settings.items():
+                if name != self.stratify and not _holds(self.distributions.get(name), value):
+                    raise UserError(
+                        f"hydra.sweeper.enqueue={chosen}: {name}={value} is not in the space"
+                    )
+
+    def record(self, name_key: str | None = None) -> dict[str, str]:
+        """The space as words that two starts of one study can be compared by, without the
+        setting ``name_key``, which names the study."""
+        record = {name: distribution_to_json(d) for name, d in self.distributions.items()}
+        record |= {_key(w): w.partition("=")[2] for w in self.fixed if _key(w) != name_key}
+        if self.stratify:
+            record[self.stratify] = json.dumps(list(self.strata))
+        return record
+
+    def corners(self) -> Iterator[dict[str, Any]]:
+        """Few points that reach both ends of every range and every choice."""
+        values = [_ends(distribution) for distribution in self.distributions.values()]
+        for i in range(max([2, *map(len, values)]) if values else 1):
+            yield {
+                name: ends[i % len(ends)]
+                for name, ends in zip(self.distributions, values, strict=True)
+            }
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Every point of a space whose parameters are all discrete.
+
+        Raises:
+            UserError: one of them is not.
+        """
+        try:
+            cells = [
+                OptunaSweeperImpl._to_grid_sampler_choices(d) for d in self.distributions.values()
+            ]
+        except ValueError as error:
+            raise UserError(
+                "hydra/sweeper/sampler=grid: every parameter must be a choice(…) or a range(…)"
+            ) from error
+        return [
+            dict(zip(self.distributions, cell, strict=True)) for cell in itertools.product(*cells)
+        ]
+
+
+def as_text(distribution: BaseDistribution) -> str:
+    """A distribution as a person reads it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return "one of " + ", ".join(map(str, distribution.choices))
+    low, high = _ends(distribution)
+    log = ", logarithmic" if getattr(distribution, "log", False) else ""
+    step = getattr(distribution, "step", None)
+    steps = f" in steps of {step:g}" if step not in (None, 1) else ""
+    return f"{low:g} to {high:g}{steps}{log}"
+
+
+def as_word(value: Any) -> str:
+    """A value as Hydra's override grammar reads it.
+
+    Upstream gives a choice's lists, dicts, nulls and quoted text as words already.
+    """
+    if not isinstance(value, str):
+        return str(value)
+    with contextlib.suppress(HydraException):
+        read = OverridesParser.create().parse_override(f"key={value}").value()
+        if read == value or read is None or value.startswith(("[", "{", "'", '"')):
+            return value
+    return QuotedString(value, Quote.single).with_quotes()
+
+
+def _holds(distribution: BaseDistribution | None, value: Any) -> bool:
+    try:
+        return distribution is not None and distribution._contains(
+            distribution.to_internal_repr(value)
+        )
+    except (TypeError, ValueError):
+        return False
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")
+
+
+def _ends(distribution: BaseDistribution) -> Sequence[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    return (distribution.low, distribution.high)  # type: ignore[attr-defined]

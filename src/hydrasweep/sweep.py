@@ -1,0 +1,298 @@
+"""A sweep from its start to its end: plan, check, and in each phase launch its workers."""
+
+import functools
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from hydrasweep import api, files, output, registry, results, settings, storage, winners
+from hydrasweep.compose import Composer
+from hydrasweep.errors import Outage, UserError, exit_in_words, is_outage, root_cause
+from hydrasweep.launch import launch, set_override
+from hydrasweep.liveness import identity
+from hydrasweep.monitor import Monitor
+from hydrasweep.plan import Plan
+from hydrasweep.space import Space
+from hydrasweep.stratum import Given, make_pruner, make_sampler
+from hydrasweep.studies import RUN, Studies
+from hydrasweep.tracking import SweepRun
+from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH, SweepTrial
+
+MAX_BARREN_LAUNCHES = 8  # in a row that broke before any trial had ended
+SECONDS_TO_END = 5  # that interrupted workers have to close their trials themselves
+
+
+class Sweep:
+    """What ``HydraSweepSweeper.sweep`` runs."""
+
+    def __init__(
+        self, config: DictConfig, hydra_context: HydraContext, task_function: TaskFunction
+    ) -> None:
+        self.config = config
+        self.settings: DictConfig = config.hydra.sweeper
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+
+    def run(self, arguments: Sequence[str]) -> None:
+        """Run the sweep that config and overrides describe, or resume it."""
+        level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            with exit_in_words():
+                settings.check_settings(self.settings, self.config)
+                n_workers = settings.count_workers(self.settings, self.config)
+                plan = self._plan(arguments)
+                estimates = self._check(plan)
+                n_trials = self._n_trials(plan)
+                print(output.describe(plan, self.settings, n_trials, n_workers, estimates))
+                if self.settings.dry_run or not n_trials:
+                    return
+            command = output.resume_command(self.config, plan.name)
+            with exit_in_words(command), storage.in_words():
+                self._run(plan, n_workers)
+        finally:
+            storage.close_storages()
+            optuna.logging.set_verbosity(level)
+
+    def _plan(self, arguments: Sequence[str]) -> Plan:
+        chosen = self.settings
+        # Absolute, for jobs that change their working directory.
+        folder = str(Path(self.config.hydra.sweep.dir).resolve())
+        set_override(self.config, "hydra.sweep.dir", folder)
+        searched = [f"{key}={value}" for key, value in (chosen.params or {}).items()]
+        plan = Plan(
+            name=settings.study_name(chosen.study_name),
+            space=Space.parse([*searched, *arguments], chosen.stratify),
+            storage=storage.shareable(self.config),
+            directions=settings.directions(chosen),
+            sampler=chosen.sampler,
+            pruner=chosen.pruner,
+            custom_search_space=chosen.custom_search_space,
+            max_failures=chosen.max_failures,
+            max_failure_rate=chosen.max_failure_rate,
+            # Slurm and Ray give each worker its own.
+            gpus=settings.gpus() if "n_jobs" in self.config.hydra.launcher else (),
+            parent=identity(),
+            heartbeat=chosen.heartbeat,
+        )
+        return replace(plan, given=self._given(plan))
+
+    def _given(self, plan: Plan) -> dict[str, list[Given]]:
+        """The settings that each stratum tries first: those to enqueue, and a grid's points."""
+        enqueued: Any = OmegaConf.to_container(self.settings.enqueue)
+        if not plan.custom_search_space:  # which knows more names
+            plan.space.check(enqueued)
+        points = plan.space.grid() if settings.is_grid(self.settings) else []
+        return {
+            value: [
+                *(Given(params) for params in plan.space.of_stratum(enqueued, value)),
+                *(Given(point, plan.space.distributions) for point in points),
+            ]
+            for value in plan.space.strata
+        }
+
+    def _n_trials(self, plan: Plan) -> int:
+        if settings.is_grid(self.settings):
+            return len(plan.space.grid()) * len(plan.space.strata)
+        return int(self.settings.n_trials)
+
+    def _check(self, plan: Plan) -> dict[str, float]:
+        """Compose each stratum at the corners of the space and try it; give the seconds that
+        a trial of each is estimated to take, where the check can tell.
+
+        Raises:
+            UserError: naming the corner and what is wrong with it.
+        """
+        for part, make in (("sampler", make_sampler), ("pruner", make_pruner)):
+            try:
+                make(getattr(plan, part))
+            except Exception as error:  # of its class or of Hydra's
+                raise UserError(f"hydra.sweeper.{part}: {error}") from error
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        estimates: dict[str, float] = {}
+        for stratum in plan.space.strata:
+            corners = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
+            seconds = [self._try(composer, words, plan.name, SEARCH) for words in corners]
+            estimates[stratum] = sum(seconds) / len(seconds)
+        if settings.confirms(self.settings):  # what would else be found wrong at the end
+            words = [*corners[0], *self.settings.confirm.final]
+            self._try(composer, words, plan.name, FINAL)
+        return estimates
+
+    def _try(self, composer: Composer, words: Sequence[str], name: str, phase: str) -> float:
+        """Compose a trial and have it checked; give the seconds that it is estimated to take."""
+        outer = HydraConfig.instance().cfg
+        try:
+            composed = composer.compose(words, label="check", number=0)
+            if not self.settings.check:
+                return 0.0
+            with open_dict(composed):
+                composed.hydra.runtime.output_dir = str(self.config.hydra.sweep.dir)
+            HydraConfig.instance().set_config(composed)
+            job = composed.copy()
+            with open_dict(job):
+                del job["hydra"]
+            api.set_current(SweepTrial.outside(sweep=name, phase=phase, name="check"))
+            return float(get_method(self.settings.check)(job))
+        except Exception as error:
+            if is_outage(error):
+                raise
+            told = str(error) if isinstance(error, UserError) else root_cause(error)
+            raise UserError(f"{told}\nThis was found in trying: {shlex.join(words)}") from error
+        finally:
+            api.set_current(None)
+            HydraConfig.instance().cfg = outer
+
+    def _run(self, plan: Plan, n_workers: int) -> None:
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        storage.prepare(plan.storage)
+        search = self._prepare(plan, folder)
+        timeout = self.settings.timeout
+        plan = replace(
+            plan, start=search.start, deadline=time.time() + timeout if timeout else None
+        )
+        again = settings.confirms(self.settings)
+        phases = {SEARCH: search}
+        ends_with = OmegaConf.to_yaml(
+            OmegaConf.create({"n": self._n_trials(plan), "c": self.settings.confirm})
+        )
+        if search.is_concluded(ends_with):
+            phases |= {phase: plan.in_phase(phase).open() for phase in PHASES[1:] if again}
+            print(f"Study {plan.name} is finished: {search.n_finished()} trials.")
+            print(output.summary(search, winners.winners(phases, self._seed), folder, None))
+            return
+        with self._recorded(plan, search) as run:
+            plan = replace(plan, mlflow=run.context)
+            for phase in PHASES if again else (SEARCH,):
+                phases[phase] = self._run_phase(phase, plan, phases, n_workers, run)
+                if not phases[phase].is_done():
+                    break  # its time is over
+            self._conclude(phases, folder, run)
+        if all(studies.is_done() for studies in phases.values()):
+            search.conclude(ends_with)
+
+    @property
+    def _seed(self) -> str:
+        """The setting that takes fresh seeds."""
+        return str(self.settings.confirm.seed) if settings.confirms(self.settings) else ""
+
+    def _prepare(self, plan: Plan, folder: Path) -> Studies:
+        """Open the search, set right what an earlier start left, and say what is to do."""
+        search = plan.open()
+        record = plan.space.record(output.name_key(self.config))
+        record |= {"direction": ", ".join(plan.directions)}
+        record |= {"objective": ", ".join(settings.objectives(self.settings))}
+        search.agree(record)
+        search.join()
+        search.stop("")
+        search.settle()
+        search.fill(self._n_trials(plan))
+        kept: Any = OmegaConf.to_container(self.config, enum_to_str=True)  # no secret resolved
+        kept["hydra"]["sweeper"]["study_name"] = plan.name
+        for name, content in (("multirun", kept), ("environment", output.environment())):
+            files.write(folder / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
+        return search
+
+    @contextmanager
+    def _recorded(self, plan: Plan, search: Studies) -> Iterator[SweepRun]:
+        """The sweep's run in MLflow, closed with the status that tells how the sweep ended."""
+        run = SweepRun()
+        if self.settings.mlflow:
+            about = output.about(plan, self.settings, self._n_trials(plan))
+            with search.lock:  # of several starts, one makes the run
+                run = SweepRun.open(search.head.user_attrs.get(RUN), plan.name, about)
+                search.head.set_user_attr(RUN, run.run_id)
+        try:
+            yield run
+        except BaseException as error:
+            run.end("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        run.end("FINISHED")
+
+    def _run_phase(
+        self, phase: str, plan: Plan, phases: Mapping[str, Studies], n_workers: int, run: SweepRun
+    ) -> Studies:
+        """Have all trials of a phase done; give its studies.
+
+        Raises:
+            Outage: something stopped it.
+        """
+        studies = phases.get(phase)
+        if studies is None:
+            added = self.settings.confirm.final if phase == FINAL else ()
+            plan = plan.in_phase(phase, added)
+            studies = plan.open()
+            studies.stop("")
+            studies.settle()
+            if phase == CONFIRM:
+                base = int(OmegaConf.select(self.config, self._seed))
+                given = winners.confirming(phases[SEARCH], self.settings.confirm, base)
+            else:
+                given = winners.finals(phases[CONFIRM], self._seed)
+            plan = replace(plan, given=given)
+            studies.give(given)
+        write = functools.partial(
+            results.write_all,
+            {**phases, phase: studies},
+            Path(self.config.hydra.sweep.dir),
+            plan.space.stratify,
+            self._seed,
+        )
+        record = run.log if phase == SEARCH else _ignore
+        with Monitor(studies, n_workers, write, record) as monitor:
+            try:
+                self._launch(plan, studies, n_workers, monitor.say)
+            finally:
+                run.settle(studies.lost())
+        if reason := studies.stop_reason():
+            raise Outage(f"the sweep was stopped: {reason}")
+        return studies
+
+    @property
+    def _launch(self) -> Callable[[Plan, Studies, int, Callable[[str], None]], None]:
+        return functools.partial(
+            launch,
+            config=self.config,
+            hydra_context=self.hydra_context,
+            task_function=self.task_function,
+        )
+
+    def _conclude(self, phases: Mapping[str, Studies], folder: Path, run: SweepRun) -> None:
+        """Keep and tell who won."""
+        search = phases[SEARCH]
+        found = winners.winners(phases, self._seed)
+        metrics, tags = output.outcome(search, found)
+        run.log(metrics)
+        run.tag(tags)
+        if FINAL in phases:
+            name_key = output.name_key(self.config)
+            winners.write_recipes(found, phases[FINAL], folder, name_key)
+        if self.settings.report:
+            from hydrasweep import page  # plotly takes a second to import
+
+            page.write(folder)
+        patterns = ("*.csv", "*.yaml", "*.html")
+        run.keep(sorted(path for pattern in patterns for path in folder.glob(pattern)))
+        print(output.summary(search, found, folder, run.link(search.name)))
+        if prefix := self.settings.registered_model:
+            objective = ", ".join(settings.objectives(self.settings))
+            direction = ", ".join(settings.directions(self.settings))
+            told = registry.register(run, prefix, found, search.name, objective, direction)
+            print(*told, sep="\n")
+        if not search.states()["COMPLETE"] and not search.states()["PRUNED"]:
+            raise UserError(f"study {search.name}: no trial came to its end")
+
+
+def _ignore(metrics: Mapping[str, float], step: int) -> None:
+    del metrics, step

@@ -1,0 +1,90 @@
+"""A trial as its task function sees it: Optuna's, which knows its sweep."""
+
+from collections.abc import Mapping
+from typing import Self
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from hydrasweep.errors import raise_received
+from hydrasweep.liveness import is_dead
+
+# A sweep searches, trains the best again on fresh seeds, and scores the winners once.
+SEARCH, CONFIRM, FINAL = PHASES = ("search", "confirm", "final")
+MARK = "hydrasweep."  # begins the names of our own user attributes
+STEP = f"{MARK}step"  # the last one that was reported, where Optuna keeps none
+
+
+class SweepTrial(Trial):
+    """An ``optuna.Trial`` with what its sweep knows of it.
+
+    ``sweep`` is the sweep's name, ``phase`` one of search, confirm and final, ``stratum`` the
+    value of ``stratify`` or "", ``name`` what its folder is called, ``parent_run_id`` the sweep's
+    run in MLflow. Outside a sweep all are None.
+    """
+
+    sweep: str | None = None
+    phase: str | None = None
+    stratum: str | None = None
+    name: str | None = None
+    parent_run_id: str | None = None
+    launched_by: Mapping[str, str] | None = None  # the process whose end ends this one
+    was_stopped = False  # by the last report
+    was_pruned = False  # by an exception
+    _last_step: int | None = None
+
+    @classmethod
+    def adopt(cls, trial: Trial, **facts: object) -> Self:
+        """A trial that was asked for, with facts beside it."""
+        adopted = cls.__new__(cls)  # the constructor would have the sampler suggest once more
+        adopted.__dict__.update(trial.__dict__, **facts)
+        return adopted
+
+    @classmethod
+    def outside(cls, **facts: object) -> Self:
+        """A trial that belongs to no sweep."""
+        level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(pruner=optuna.pruners.NopPruner())
+        optuna.logging.set_verbosity(level)
+        return cls.adopt(study.ask(), **facts)
+
+    def stops_at(self, value: float, step: int) -> bool:
+        """Report a value, and say whether the trial is to stop.
+
+        Raises:
+            KeyboardInterrupt: the sweep's own process died; nobody waits for this trial.
+        """
+        raise_received()
+        if self.launched_by and is_dead(self.launched_by):
+            raise KeyboardInterrupt("the sweep's process died")
+        if len(self.study.directions) > 1:  # Optuna takes no reports on several objectives
+            self.set_user_attr(STEP, step)
+            return False
+        self.report(value, step)
+        self._last_step = step
+        self.was_stopped = self.should_prune()
+        return self.was_stopped
+
+    def is_pruned(self, value: object) -> bool:
+        """Whether a trial that returned ``value`` was stopped before its end.
+
+        One that was told to stop where complete trials of its study end has come to its end.
+        """
+        if self.was_pruned or not self.was_stopped:
+            return self.was_pruned
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        ends = [trial.last_step for trial in complete if trial.last_step is not None]
+        return value is None or not ends or (self._last_step or 0) < max(ends)
+
+
+def n_steps(trial: FrozenTrial) -> int:
+    """How many steps a trial came through, which may count from 0 or from 1."""
+    last = trial.last_step if trial.last_step is not None else trial.user_attrs.get(STEP)
+    return 0 if last is None else last + (0 in trial.intermediate_values)
+
+
+def recorded(trial: FrozenTrial) -> dict[str, float]:
+    """The numbers that a task function recorded."""
+    attrs = trial.user_attrs.items()
+    return {k: v for k, v in attrs if isinstance(v, float) and not k.startswith(MARK)}

@@ -1,0 +1,227 @@
+"""Who wins: the best trials of a search, trained again on fresh seeds, then scored once."""
+
+import json
+import os
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import IntDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hydrasweep import files
+from hydrasweep.stratum import Given, Stratum, label
+from hydrasweep.studies import Studies
+from hydrasweep.trials import CONFIRM, FINAL, SEARCH, recorded
+
+SEEDS = IntDistribution(0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number over seeds."""
+
+    values: Sequence[float]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def sd(self) -> float | None:
+        """The sample's standard deviation; None of a single value."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def __str__(self) -> str:
+        sd = f" ± {self.sd:.4f}" if self.sd is not None else ""
+        return f"{self.mean:.4f}{sd} (n={len(self.values)})"
+
+    def record(self) -> dict[str, Any]:
+        """As plain data, for a file."""
+        return {"mean": self.mean, "sd": self.sd, "n": len(self.values), "values": self.values}
+
+
+@dataclass(frozen=True)
+class Winner:
+    """What won a stratum: the searched settings, what the search saw of them, and how they did
+    on fresh seeds and in the final trials, one for each seed."""
+
+    stratum: str
+    params: dict[str, Any]
+    found: FrozenTrial
+    confirmed: Score
+    n_failed: int  # seeds on which it failed
+    final: Sequence[FrozenTrial]
+
+    @property
+    def searched(self) -> float:
+        """The objective in the search, of a pruned trial its last report."""
+        return _seen(self.found)
+
+    @property
+    def was_pruned(self) -> bool:
+        """Whether the search pruned it, so that only confirmation trained it to its end."""
+        return self.found.state == TrialState.PRUNED
+
+    def folder(self) -> str:
+        """The name of its first final trial's folder."""
+        return label(self.stratum, FINAL, self.final[0].number)
+
+    @property
+    def recorded(self) -> dict[str, Score]:
+        """The numbers that its final trials recorded, such as a test score."""
+        numbers = [recorded(trial) for trial in self.final]
+        names = dict.fromkeys(name for each in numbers for name in each)
+        return {name: Score([each[name] for each in numbers if name in each]) for name in names}
+
+    def record(self, stratify: str | None) -> dict[str, Any]:
+        """As plain data, for a file."""
+        return {
+            "params": ({stratify: self.stratum} if stratify else {}) | self.params,
+            "search": {"number": self.found.number, "value": self.searched},
+            "confirm": self.confirmed.record() | {"n_failed": self.n_failed},
+            "final": {name: score.record() for name, score in self.recorded.items()},
+        }
+
+
+def candidates(stratum: Stratum, top: int | None = None) -> list[FrozenTrial]:
+    """The best trials with different settings: first those that came to their end, by their
+    value, then the pruned ones that came furthest."""
+
+    def rank(trial: FrozenTrial) -> tuple[bool, int, float]:
+        is_complete = trial.state == TrialState.COMPLETE
+        return (
+            is_complete,
+            0 if is_complete else trial.last_step or 0,
+            _sign(stratum) * _seen(trial),
+        )
+
+    best: dict[str, FrozenTrial] = {}
+    for trial in sorted((t for t in stratum.trials() if t.values), key=rank, reverse=True):
+        best.setdefault(_key(trial.params), trial)
+    return list(best.values())[:top]
+
+
+def confirming(search: Studies, settings: DictConfig, seed: int) -> dict[str, list[Given]]:
+    """What the confirmation tries: the best trials of each stratum on seeds after ``seed``."""
+    return {
+        stratum.value: [
+            _on_seed(trial, settings.seed, seed + 1 + i)
+            for trial in candidates(stratum, settings.top)
+            for i in range(settings.n_seeds)
+        ]
+        for stratum in search.strata
+    }
+
+
+def finals(confirm: Studies, key: str) -> dict[str, list[Given]]:
+    """What the final trials are: the winner of each stratum, on each seed that it was confirmed
+    on; ``key`` is the setting that the seeds were given to."""
+    return {
+        stratum.value: [_on_seed(t, key, t.params[key]) for t in _confirmed(stratum, key)]
+        for stratum in confirm.strata
+    }
+
+
+def winners(phases: Mapping[str, Studies], key: str) -> list[Winner]:
+    """The winner of each stratum that has been confirmed at least once.
+
+    ``phases`` holds the studies of each phase that there is; ``key`` is the setting that the
+    seeds were given to.
+    """
+    if CONFIRM not in phases:
+        return []
+    found = []
+    for i, stratum in enumerate(phases[SEARCH].strata):
+        again = phases[CONFIRM].strata[i]
+        if not (best := _confirmed(again, key)):
+            continue
+        params = _without(best[0].params, key)
+        tried = [t for t in again.trials() if _without(t.params, key) == params]
+        last = phases[FINAL].strata[i].trials() if FINAL in phases else []
+        final = [
+            trial
+            for trial in sorted(last, key=lambda trial: int(trial.params.get(key, 0)))
+            if trial.state == TrialState.COMPLETE and _without(trial.params, key) == params
+        ]
+        origin = next(trial for trial in candidates(stratum) if trial.params == params)
+        n_failed = sum(trial.state == TrialState.FAIL for trial in tried)
+        score = Score([trial.values[0] for trial in best])
+        found.append(Winner(stratum.value, params, origin, score, n_failed, final))
+    return found
+
+
+def overall(found: Sequence[Winner], direction: StudyDirection) -> Winner:
+    """The best of the winners, by their confirmed score."""
+    sign = 1 if direction == StudyDirection.MAXIMIZE else -1
+    return max(found, key=lambda winner: sign * winner.confirmed.mean)
+
+
+def write_recipes(
+    found: Sequence[Winner], last: Studies, folder: Path, name_key: str | None
+) -> None:
+    """Write ``best/NAME.yaml`` for each winner that was trained to its end, and ``overall``:
+    all settings of its first final trial, but for the one that names the study."""
+    trained = [winner for winner in found if winner.final]
+    if not trained:
+        return
+    (folder / "best").mkdir(exist_ok=True)
+    best = overall(trained, last.head.direction)
+    for name, winner in [("overall", best), *((w.stratum or "all", w) for w in trained)]:
+        run = folder / winner.folder() / ".hydra"
+        files.write(folder / "best" / f"{name}.yaml", _recipe(run, name, winner, folder, name_key))
+
+
+def _recipe(run: Path, name: str, winner: Winner, folder: Path, name_key: str | None) -> str:
+    config = DictConfig(OmegaConf.load(run / "config.yaml"))
+    config = OmegaConf.masked_copy(config, [key for key in config if key != name_key])
+    choices = OmegaConf.load(run / "hydra.yaml").hydra.runtime.choices
+    groups = {k: v for k, v in choices.items() if k in config and v}
+    defaults = OmegaConf.create({"defaults": [{f"override /{k}": v} for k, v in groups.items()]})
+    where = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
+    numbers = "".join(f", {key} {score}" for key, score in winner.recorded.items())
+    return (
+        f"# python {sys.argv[0]} --config-dir {where} +best@_global_={name}\n"
+        f"# Trial {winner.found.number} of the search; confirmed {winner.confirmed}{numbers}.\n"
+        f"{OmegaConf.to_yaml(defaults)}\n{OmegaConf.to_yaml(config)}"
+    )
+
+
+def _confirmed(stratum: Stratum, key: str) -> list[FrozenTrial]:
+    """The confirming trials of the settings with the best mean, among those that came through
+    most seeds: a seed on which a setting failed counts against it."""
+    groups: dict[str, list[FrozenTrial]] = defaultdict(list)
+    for trial in stratum.trials():
+        if trial.state == TrialState.COMPLETE:
+            groups[_key(_without(trial.params, key))].append(trial)
+
+    def rank(group: Sequence[FrozenTrial]) -> tuple[int, float]:
+        return len(group), _sign(stratum) * statistics.fmean(map(_seen, group))
+
+    return max(groups.values(), key=rank, default=[])
+
+
+def _on_seed(trial: FrozenTrial, key: str, seed: int) -> Given:
+    return Given(trial.params | {key: seed}, trial.distributions | {key: SEEDS})
+
+
+def _seen(trial: FrozenTrial) -> float:
+    return float(trial.values[0])  # of a pruned trial, Optuna makes it the last report
+
+
+def _sign(stratum: Stratum) -> int:
+    return 1 if stratum.study.direction == StudyDirection.MAXIMIZE else -1
+
+
+def _without(params: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if name != key}
+
+
+def _key(params: dict[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True, default=str)

@@ -1,0 +1,166 @@
+"""What the composed config must satisfy, and what others derive from it.
+
+Nothing heavy is imported here, so that a wrong setting is refused at once.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import UNSAFE_DISABLE_EXECUTION_CHECKS, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+import hydrasweep
+from hydrasweep import UserError
+from mnist import seal
+from mnist.text import root_cause
+
+# A config is the user's own code, as much as src/train.py is, and users bring classes of
+# their own by _target_: so no list of allowed targets. Passed to Hydra wherever it asks.
+TRUSTED = UNSAFE_DISABLE_EXECUTION_CHECKS
+
+GROUPS = ("model", "optimizer", "scheduler", "data", "augmentation", "task")
+SWITCHES = ("score_test", "artifacts", "checkpoint")
+WHOLE = {  # smallest and largest
+    "epochs": (0, 2**31 - 1),
+    "seed": (0, 2**63 - 1),
+    "n_threads": (1, 1024),
+    "data.batch_size": (1, 2**31 - 1),
+}
+RUN_DIRECTIONS = {"time/train_seconds": "minimize", "n_parameters": "minimize"}
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse settings that can't work, before anything is spent on them. Classes check their own.
+
+    Raises:
+        UserError: naming the setting, its value and what is allowed.
+    """
+    for key in (*GROUPS, "tracking"):
+        if not OmegaConf.is_dict(cfg[key]) or "_target_" not in cfg[key]:
+            raise UserError(f"{key}={cfg[key]}: must be one of its group, as in model=lenet5")
+    for key in SWITCHES:
+        if not isinstance(cfg[key], bool):
+            raise UserError(f"{key}={cfg[key]}: must be true or false")
+    for key, (low, high) in WHOLE.items():
+        value = OmegaConf.select(cfg, key)
+        if value is None and key == "n_threads":  # torch's own choice
+            continue
+        if type(value) is not int or not low <= value <= high:
+            raise UserError(f"{key}={value}: must be a whole number from {low} to {high}")
+    directions = OmegaConf.select(cfg, "task.directions") or {}
+    if not directions or not {*directions.values()} <= {"maximize", "minimize"}:
+        raise UserError(f"task.directions={directions}: must give each metric its direction")
+    part, _, metric = str(cfg.score_train).rpartition("/")
+    if cfg.score_train is not None and not (part.isidentifier() and metric in directions):
+        known = ", ".join(f"a/{metric}" for metric in directions)
+        raise UserError(f"score_train={cfg.score_train}: must be null or a name such as {known}")
+    known = ", ".join(metric_directions(cfg))
+    for metric in objectives(cfg) or [None]:
+        if metric not in metric_directions(cfg):
+            why = "" if cfg.epochs else " (epochs=0 trains nothing)"
+            why += "" if _has_val(cfg) else " (data.n_val=0 leaves nothing to validate on)"
+            raise UserError(f"objective={cfg.objective}: must be of {known}{why}")
+
+
+def metric_directions(cfg: DictConfig) -> dict[str, str]:
+    """Every metric that can be an objective, and whether to maximize or to minimize it."""
+    parts = {"train": cfg.epochs > 0, "val": _has_val(cfg)}
+    of_task = {
+        f"{part}/{metric}": direction
+        for part, is_measured in parts.items()
+        for metric, direction in cfg.task.directions.items()
+        if is_measured
+    }
+    return of_task | RUN_DIRECTIONS
+
+
+def _has_val(cfg: DictConfig) -> bool:
+    return OmegaConf.select(cfg, "data.n_val") != 0
+
+
+def objectives(cfg: DictConfig) -> list[Any]:
+    """The metrics that a search improves: usually one."""
+    return list(cfg.objective) if OmegaConf.is_list(cfg.objective) else [cfg.objective]
+
+
+def resolve_run(cfg: DictConfig) -> tuple[DictConfig, Path]:
+    """The config and output folder that this Hydra job works with.
+
+    ``resume=DIR`` gives those of the run in DIR. A multirun never sees the test images, since
+    who looks at many runs would choose by them; but for the final phase of a sweep, whose
+    settings have been chosen.
+
+    Raises:
+        UserError: there is no run in DIR, or other settings come with resume=.
+    """
+    job = HydraConfig.get()
+    output_dir, modes = Path(job.runtime.output_dir), [job.mode]
+    if cfg.resume is not None:
+        output_dir = Path(str(cfg.resume)).resolve()
+        if others := [word for word in job.overrides.task if not word.startswith("resume=")]:
+            raise UserError(
+                f"resume= resumes a run with its own settings: leave out {' '.join(others)}"
+            )
+        cfg, mode = _recorded(output_dir)
+        modes.append(mode)
+    is_sealed = RunMode.MULTIRUN in modes and hydrasweep.trial().phase != "final"
+    seal.set_sealed(is_sealed)
+    if is_sealed:
+        cfg.score_test = False
+    return cfg, output_dir
+
+
+def _recorded(output_dir: Path) -> tuple[DictConfig, RunMode]:
+    """The config that Hydra recorded in an output folder, and what kind of run it was."""
+    folder = output_dir / ".hydra"
+    if not folder.exists():
+        raise UserError(f"resume={output_dir}: no run there (no {folder})")
+    try:
+        cfg = DictConfig(OmegaConf.load(folder / "config.yaml"))
+        mode = RunMode[OmegaConf.load(folder / "hydra.yaml").hydra.mode]
+    except Exception as error:  # a kill may have cut them short
+        raise UserError(
+            f"resume={output_dir}: the settings in {folder} can't be read "
+            f"({root_cause(error)}): start the training anew"
+        ) from error
+    OmegaConf.set_struct(cfg, True)
+    return cfg, mode
+
+
+def is_in_sweep() -> bool:
+    """Whether this Hydra job is a trial of a sweep."""
+    is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN  # spares others Optuna's import
+    return is_multirun and hydrasweep.trial().sweep is not None
+
+
+def choices(cfg: DictConfig, output_dir: Path) -> dict[str, str]:
+    """What was chosen of each group, such as lenet5 for model; else the name of the class."""
+    job, recorded = HydraConfig.instance().cfg, output_dir / ".hydra" / "hydra.yaml"
+    chosen: Any = {}
+    if job and str(output_dir) == job.hydra.runtime.output_dir:
+        chosen = job.hydra.runtime.choices
+    elif recorded.exists():  # a resumed run's
+        chosen = OmegaConf.load(recorded).hydra.runtime.choices
+    classes = {group: cfg[group]._target_.rpartition(".")[2].lower() for group in GROUPS}
+    return {group: str(chosen.get(group) or name) for group, name in classes.items()}
+
+
+def build(node: DictConfig, *args: Any) -> Any:
+    """Hydra's ``instantiate``; what it gives is called with ``args`` where there are any.
+
+    Raises:
+        UserError: the class's own, or that it can't be made with these settings.
+    """
+    try:
+        built = instantiate(node, _execution_whitelist_=TRUSTED)
+        return built(*args) if args else built
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{node._target_} can't be made with these settings ({root_cause(error)}); "
+            "HYDRA_FULL_ERROR=1 shows where"
+        ) from error

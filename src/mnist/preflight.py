@@ -1,0 +1,52 @@
+"""Before a sweep's trials: whether a config works, and how long its training would take."""
+
+import math
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from hydrasweep import UserError
+from mnist import config, seal
+from mnist.assembly import assemble
+from mnist.data import Split
+from mnist.training import NonFiniteLossError, fit
+
+N_TIMED = 3  # batches
+
+
+def check(cfg: DictConfig) -> float:
+    """Train a few batches of ``cfg``; give the seconds that all of it is estimated to take.
+
+    Raises:
+        UserError: it can't work, or the sweep would improve its objective backwards.
+    """
+    seal.set_sealed(True)
+    config.check(cfg)
+    _check_directions(cfg)
+    job = assemble(cfg)
+    size = cfg.data.batch_size
+    few = Split(*(tensor[: size * N_TIMED] for tensor in job.train))
+    nothing = Split(*(tensor[:0] for tensor in job.val))
+    seconds, n_steps = 0.0, math.ceil(len(few.targets) / size)
+    epochs = min(2, job.n_steps // n_steps) if cfg.epochs else 0  # the first warms up
+    try:
+        for metrics in fit(job.training, few, nothing, epochs=epochs, batch_size=size):
+            seconds = metrics["time/epoch_seconds"] / n_steps * job.n_steps
+    except NonFiniteLossError:
+        pass  # such a trial fails alone; the search learns to avoid it
+    return seconds
+
+
+def _check_directions(cfg: DictConfig) -> None:
+    given = HydraConfig.get().sweeper.direction
+    names = [getattr(d, "name", d) for d in (given if OmegaConf.is_list(given) else [given])]
+    metrics = config.objectives(cfg)
+    if len(names) != len(metrics):
+        raise UserError(
+            f"hydra.sweeper.direction={given}: must have one for each metric of "
+            f"objective={cfg.objective}"
+        )
+    for name, metric in zip(names, metrics, strict=True):
+        fitting = config.metric_directions(cfg)[metric]
+        if name != fitting:
+            raise UserError(f"hydra.sweeper.direction={name}: must be {fitting} for {metric}")

@@ -1,0 +1,67 @@
+"""Augmentation: each image its own small change, drawn from the seed, within its bounds."""
+
+import torch
+from torch import Tensor
+
+from mnist.augmentation import RandomAffine
+
+
+def affine(**settings: float) -> RandomAffine:
+    return RandomAffine(**{"degrees": 0, "translate": 0, "scale": 0, "shear": 0, **settings})
+
+
+def crosses(n: int) -> Tensor:
+    """``n`` times the same image, 28x28, of a centred cross with a longer right arm."""
+    images = torch.zeros(n, 1, 28, 28)
+    images[:, :, 13:15, 6:26] = 255.0
+    images[:, :, 6:22, 13:15] = 255.0
+    return images
+
+
+def centres(images: Tensor) -> Tensor:
+    """Rows (n, 2): where the mass of each image lies, down and right, in pixels."""
+    weights = images[:, 0] / images[:, 0].sum((1, 2), keepdim=True)
+    places = torch.arange(28.0)
+    return torch.stack([weights.sum(2) @ places, weights.sum(1) @ places], dim=1)
+
+
+def test_zero_settings_change_nothing() -> None:
+    images = torch.rand(4, 3, 28, 20) * 255
+    torch.testing.assert_close(affine()(images), images, rtol=0, atol=1e-2)
+
+
+def test_each_image_is_changed_in_its_own_way_and_by_the_seed() -> None:
+    augment = RandomAffine(degrees=10, translate=0.07, scale=0.1, shear=8)
+    torch.manual_seed(0)
+    first = augment(crosses(50))
+    assert first.shape == (50, 1, 28, 28)
+    assert len({image.numpy().tobytes() for image in first}) == 50
+    torch.manual_seed(0)
+    assert torch.equal(augment(crosses(50)), first)
+    assert not torch.equal(augment(crosses(50)), first)
+
+
+def test_shift_goes_every_way_and_no_further_than_its_share_of_the_image() -> None:
+    moved = centres(affine(translate=0.05)(crosses(500))) - centres(crosses(500))
+    assert moved.abs().max() <= 0.05 * 28 + 0.05
+    assert (moved.amax(0) > 0.04 * 28).all()
+    assert (moved.amin(0) < -0.04 * 28).all()
+
+
+def test_scale_goes_both_ways_and_no_further_than_its_share() -> None:
+    squares = torch.zeros(500, 1, 28, 28)
+    squares[:, :, 7:21, 7:21] = 1
+    widths = affine(scale=0.1)(squares).sum((1, 2, 3)).sqrt() / 14
+    assert 0.89 < widths.min() < 0.92
+    assert 1.08 < widths.max() < 1.11
+
+
+def test_rotation_and_shear_turn_both_ways_about_the_middle() -> None:
+    for settings in ({"degrees": 10}, {"shear": 10}):
+        turned = affine(**settings)(crosses(500))
+        # Where the ends of the horizontal arm, or of the vertical one, have gone.
+        right = centres(turned * (torch.arange(28) > 20))[:, 0] - 13.5
+        upper = centres(turned * (torch.arange(28) < 9)[:, None])[:, 1] - 13.5
+        bent = torch.stack([right, upper]).abs().amax(0)
+        assert 1 < bent.max() < 2.5
+        assert min(right.min() * right.max(), upper.min() * upper.max()) < -1

@@ -1,0 +1,357 @@
+"""Data: decoded once, split by a seed, refused with a sentence when it does not fit."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, Compose, MakesFolder, write_digits, write_idx
+from omegaconf import OmegaConf
+
+from mnist import config
+from mnist.data import ImageData, Normalize
+from mnist.errors import UserError
+
+# A user's own data set, as one would write it next to this package: 12x10 pixels, three
+# channels, images in one file of bytes.
+USERS_MODULE = dedent(
+    """
+    from pathlib import Path
+    import numpy as np
+
+    N = {True: 120, False: 30}
+
+    class Stripes:
+        def __init__(self, root, train):
+            with (Path(root) / "decoded.log").open("a") as file:
+                print(train, file=file)
+            values = np.frombuffer((Path(root) / "stripes.bin").read_bytes(), dtype=np.uint8)
+            images = values.reshape(150, 12, 10, 3)
+            self.images = images[:120] if train else images[120:]
+
+        def __len__(self):
+            return len(self.images)
+
+        def __getitem__(self, index):
+            if index >= len(self):
+                raise IndexError(index)
+            return self.images[index], index % 3
+    """
+)
+
+
+@pytest.fixture
+def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageData:
+    """The user's data set, by the node that a file under conf/data holds."""
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "stripes_module.py").write_text(USERS_MODULE)
+    monkeypatch.syspath_prepend(tmp_path / "user")
+    (tmp_path / "data").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, size=(150, 12, 10, 3), dtype=np.uint8)
+    (tmp_path / "data" / "stripes.bin").write_bytes(pixels.tobytes())
+    return stripes_data(tmp_path)
+
+
+def stripes_data(folder: Path, **changes: object) -> ImageData:
+    node = {
+        "_target_": "mnist.data.ImageData",
+        "_recursive_": False,
+        "name": "stripes",
+        "dataset": {"_target_": "stripes_module.Stripes", "root": str(folder / "data")},
+        "raw": "stripes.bin",
+        "n_classes": 3,
+        "n_channels": 3,
+        "image_size": [12, 10],
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.2, 0.2],
+        "n_train": None,
+        "n_val": 30,
+        "split_seed": 0,
+        "batch_size": 16,
+        **changes,
+    }
+    data = config.build(OmegaConf.create(node))
+    assert isinstance(data, ImageData)
+    return data
+
+
+def n_decoded(folder: Path) -> int:
+    return len((folder / "data" / "decoded.log").read_text().splitlines())
+
+
+def test_users_own_data_set_with_three_channels_is_one_node(
+    stripes: ImageData, tmp_path: Path
+) -> None:
+    train, val = stripes.development()
+    raw = np.frombuffer((tmp_path / "data" / "stripes.bin").read_bytes(), dtype=np.uint8)
+    expected = torch.from_numpy(raw.reshape(150, 12, 10, 3).copy()).permute(0, 3, 1, 2)
+    assert train.images.shape == (90, 3, 12, 10)
+    assert train.images.dtype == torch.uint8
+    assert val.labels.bincount().tolist() == [10, 10, 10]
+    assert torch.equal(stripes.test().images, expected[120:])
+    assert torch.equal(stripes.first(4).images, expected[:4])
+    assert stripes.first(4).labels.tolist() == [0, 1, 2, 0]
+
+
+def test_decoding_happens_once_until_the_raw_files_change(
+    stripes: ImageData, tmp_path: Path
+) -> None:
+    before = stripes.development()[0]
+    again = stripes_data(tmp_path).development()[0]
+    assert n_decoded(tmp_path) == 1
+    assert torch.equal(before.images, again.images)
+    raw = tmp_path / "data" / "stripes.bin"
+    raw.write_bytes(bytes(reversed(raw.read_bytes())))
+    changed = stripes_data(tmp_path).development()[0]
+    assert n_decoded(tmp_path) == 2
+    assert not torch.equal(before.images, changed.images)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"not a cache", None], ids=["empty", "other", "cut"])
+def test_damaged_cache_is_made_again(
+    stripes: ImageData, tmp_path: Path, damaged: bytes | None
+) -> None:
+    expected = stripes.development()[0].images.clone()
+    (cache,) = (tmp_path / "data" / ".cache").glob("*.pt")
+    cache.write_bytes(cache.read_bytes()[:-1000] if damaged is None else damaged)
+    assert torch.equal(stripes_data(tmp_path).development()[0].images, expected)
+    assert n_decoded(tmp_path) == 2
+
+
+def test_digest_tells_contents_not_places(stripes: ImageData, tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / "data", tmp_path / "elsewhere" / "data")
+    assert stripes_data(tmp_path / "elsewhere").digest == stripes.digest
+    raw = tmp_path / "data" / "stripes.bin"
+    raw.write_bytes(b"\0" + raw.read_bytes()[1:])
+    assert stripes_data(tmp_path).digest != stripes.digest
+
+
+def test_two_processes_may_build_the_cache_at_once(stripes: ImageData, tmp_path: Path) -> None:
+    build = dedent(
+        f"""
+        import sys
+        sys.path[:0] = [{str(REPOSITORY / "tests" / "hydrasweep")!r}, {str(tmp_path / "user")!r}]
+        sys.path.insert(0, {str(REPOSITORY / "tests")!r})
+        from pathlib import Path
+        from test_data import stripes_data
+        train, val = stripes_data(Path({str(tmp_path)!r})).development()
+        print(int(train.images.sum()))
+        """
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", build], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    sums = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sums == [f"{int(stripes.development()[0].images.sum())}\n"] * 2
+    assert n_decoded(tmp_path) == 1
+    assert not list((tmp_path / "data" / ".cache").glob("*.tmp"))
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["decoded now", "from the cache"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_classes": 2}, ["data.n_classes=2", "0 to 2"]),
+        ({"image_size": [10, 12]}, ["data.image_size", "(3, 12, 10)", "(3, 10, 12)"]),
+        ({"n_channels": 1}, ["data.n_channels", "(3, 12, 10)", "(1, 12, 10)"]),
+        ({"n_val": 120}, ["data.n_val=120", "120 images"]),
+        ({"n_train": 91}, ["data.n_train=91", "data.n_val=30", "120 images"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_the_data_do_not_fit_are_refused(
+    stripes: ImageData, tmp_path: Path, cached: bool, changes: dict[str, object], words: list[str]
+) -> None:
+    if cached:
+        stripes.development()
+    with pytest.raises(UserError) as refused:
+        stripes_data(tmp_path, **changes).development()
+    assert all(word in str(refused.value) for word in words)
+
+
+def test_file_cut_short_is_named(stripes: ImageData, tmp_path: Path) -> None:
+    raw = tmp_path / "data" / "stripes.bin"
+    raw.write_bytes(raw.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"stripes\.bin") as refused:
+        stripes.development()
+    assert "delete it" in str(refused.value)
+
+
+@pytest.fixture
+def mnist_copy(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, ImageData]:
+    """The repository's MNIST in a folder of its own, and no way to download another."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for archive in (REPOSITORY / "data" / "MNIST" / "raw").glob("*.gz"):
+        shutil.copy(archive, raw)
+    return raw, config.build(compose(f"paths.data={tmp_path / 'data'}").data)
+
+
+def test_altered_unpacked_file_is_unpacked_again(
+    mnist_copy: tuple[Path, ImageData], tmp_path: Path
+) -> None:
+    raw, data = mnist_copy
+    expected = data.test().labels.clone()
+    assert expected[:5].tolist() == [7, 2, 1, 0, 4]
+    for cache in (tmp_path / "data" / ".cache").glob("*.pt"):
+        cache.unlink()
+    labels = raw / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:8] + bytes(10_000))
+    assert torch.equal(data.test().labels, expected)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "swapped"])
+def test_damaged_archive_is_named_with_the_way_to_get_it_back(
+    mnist_copy: tuple[Path, ImageData], damage: str
+) -> None:
+    raw, data = mnist_copy
+    test_labels = raw / "t10k-labels-idx1-ubyte.gz"
+    if damage == "cut short":
+        test_labels.write_bytes(test_labels.read_bytes()[:-100])
+    else:
+        shutil.copy(raw / "train-labels-idx1-ubyte.gz", test_labels)
+    with pytest.raises(UserError) as refused:
+        data.test()
+    message = str(refused.value)
+    assert "t10k-labels-idx1-ubyte.gz" in message.partition("Files:")[0]
+    assert "git checkout -- data" in message
+
+
+# As torchvision reads them where there is no archive: unpacked, and trusted unread.
+DAMAGES = {
+    "images cut short": lambda raw: cut(raw / "train-images-idx3-ubyte", -100),
+    "labels cut short": lambda raw: cut(raw / "train-labels-idx1-ubyte", -1),
+    "header alone": lambda raw: cut(raw / "train-images-idx3-ubyte", 16),
+    "part of a header": lambda raw: cut(raw / "train-labels-idx1-ubyte", 6),
+    "images for labels": lambda raw: shutil.copy(
+        raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
+    ),
+    "labels for images": lambda raw: shutil.copy(
+        raw / "train-labels-idx1-ubyte", raw / "train-images-idx3-ubyte"
+    ),
+    "test images for train images": lambda raw: shutil.copy(
+        raw / "t10k-images-idx3-ubyte", raw / "train-images-idx3-ubyte"
+    ),
+    "test labels for train labels": lambda raw: shutil.copy(
+        raw / "t10k-labels-idx1-ubyte", raw / "train-labels-idx1-ubyte"
+    ),
+    "smaller images": lambda raw: write_idx(
+        raw / "train-images-idx3-ubyte", np.zeros((60, 14, 14))
+    ),
+    "fewer dimensions": lambda raw: write_idx(raw / "train-images-idx3-ubyte", np.zeros((60, 784))),
+    "another class": lambda raw: write_idx(raw / "train-labels-idx1-ubyte", np.full(60, 10)),
+    "nothing": lambda raw: cut(raw / "train-images-idx3-ubyte", 0),
+    "no images": lambda raw: write_idx(raw / "train-images-idx3-ubyte", np.zeros((0, 28, 28))),
+}
+
+
+def cut(path: Path, end: int) -> None:
+    path.write_bytes(path.read_bytes()[:end])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_or_swapped_file_is_refused(compose: Compose, tmp_path: Path, damage: str) -> None:
+    raw = write_digits(tmp_path / "data")
+    cfg = compose(f"paths.data={tmp_path / 'data'}", "data.n_train=40", "data.n_val=9").data
+    assert len(config.build(cfg).development()[0].labels) == 40
+    DAMAGES[damage](raw)
+    with pytest.raises(UserError, match=r"^data=mnist: "):
+        config.build(cfg).development()
+
+
+def test_cache_is_read_without_running_code(stripes: ImageData, tmp_path: Path) -> None:
+    expected = stripes.development()[0].images.clone()
+    (cache,) = (tmp_path / "data" / ".cache").glob("*.pt")
+    torch.save(MakesFolder(tmp_path / "made"), cache)
+    assert torch.equal(stripes_data(tmp_path).development()[0].images, expected)
+    assert not (tmp_path / "made").exists()
+
+
+def test_missing_files_are_told(mnist_copy: tuple[Path, ImageData]) -> None:
+    raw, data = mnist_copy
+    shutil.rmtree(raw)
+    with pytest.raises(UserError, match="none was found"):
+        data.test()
+
+
+def test_cached_data_need_no_torchvision(compose: Compose, tmp_path: Path) -> None:
+    config.build(compose().data).development()
+    look = dedent(
+        """
+        import sys
+        from mnist import config
+        from omegaconf import OmegaConf
+        data = config.build(OmegaConf.load(sys.argv[1]))
+        data.development(), data.first(16)
+        print([name for name in ("torchvision", "PIL", "mlflow") if name in sys.modules])
+        """
+    )
+    node = tmp_path / "data.yaml"
+    OmegaConf.save(compose().data, node, resolve=True)
+    seen = subprocess.run(
+        [sys.executable, "-c", look, str(node)], capture_output=True, text=True, check=True
+    )
+    assert seen.stdout == "[]\n"
+
+
+def test_validation_is_class_balanced_seeded_and_apart_from_training(compose: Compose) -> None:
+    def split(seed: int) -> ImageData:
+        data = config.build(compose(f"data.split_seed={seed}", small=False).data)
+        assert isinstance(data, ImageData)
+        return data
+
+    train, val = split(0).development()
+    assert len(train.labels) == 50_000
+    assert val.labels.bincount().tolist() == [1000] * 10
+    again_train, again_val = split(0).development()
+    assert torch.equal(val.images, again_val.images)
+    assert torch.equal(train.labels, again_train.labels)
+    assert not torch.equal(val.images, split(1).development()[1].images)
+
+    def rows(images: torch.Tensor) -> set[bytes]:
+        return {image.tobytes() for image in images.numpy()}
+
+    assert not rows(train.images) & rows(val.images)
+    everything = config.build(compose(small=False).data).first(60_000).images
+    assert rows(train.images) | rows(val.images) == rows(everything)
+
+
+def test_parts_are_class_balanced_first_parts_of_the_whole(compose: Compose) -> None:
+    whole, _ = config.build(compose("data.n_train=null").data).development()
+    train, val = config.build(compose("data.n_train=100", "data.n_val=50").data).development()
+    assert len(whole.labels) == 59_800
+    assert train.labels.bincount().tolist() == [10] * 10
+    assert val.labels.bincount().tolist() == [5] * 10
+    _, nothing = config.build(compose("data.n_val=0").data).development()
+    assert nothing.images.shape == (0, 1, 28, 28)
+
+
+@pytest.mark.parametrize("group", ["mnist", "mnist_tutorial"])
+def test_normalising_equals_torchvisions_transforms(compose: Compose, group: str) -> None:
+    from torchvision import transforms
+
+    cfg = compose(f"data={group}").data
+    images = torch.randint(0, 256, (5, 28, 28), dtype=torch.uint8)
+    plain = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize(tuple(cfg.mean), tuple(cfg.std))]
+    )
+    expected = torch.stack([plain(image.numpy()) for image in images])
+    ours = Normalize(cfg.mean, cfg.std)(images.unsqueeze(1))
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_tutorials_scaling_is_a_128th(compose: Compose) -> None:
+    normalize = config.build(compose("data=mnist_tutorial").data).normalize()
+    white = torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)
+    assert normalize(white).item() == pytest.approx(1 / 128)

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mnist.data import Split
+from mnist.figures import draw_confusion, draw_images, draw_mistakes
+
+LABELS = torch.arange(20) % 10
+IMAGES = torch.full((20, 1, 28, 28), 100, dtype=torch.uint8)
+
+
+def grey(path: Path, level: int) -> int:
+    """How many pixels of a picture have exactly this grey."""
+    with Image.open(path) as picture:
+        return int((np.asarray(picture.convert("L")) == level).sum())
+
+
+def test_every_image_is_drawn(tmp_path: Path) -> None:
+    areas = []
+    for n in (1, 4, 16):
+        draw_images(IMAGES[:n], ["a"] * n, "title", tmp_path / "images.png")
+        areas.append(grey(tmp_path / "images.png", 100) / n)
+    assert min(areas) > 5000
+    assert max(areas) < 1.3 * min(areas)
+
+
+def test_only_mistakes_are_drawn_and_the_worst_of_them(tmp_path: Path) -> None:
+    logits = torch.nn.functional.one_hot(LABELS, 10) * 8.0
+    logits[3, 5] = 20.0  # label 3, taken for 5
+    logits[4, 5] = 9.0  # a milder one
+    split = Split(IMAGES.clone(), LABELS)
+    split.images[3] = 50
+    split.images[4] = 150
+    draw_mistakes(logits, split, "title", tmp_path / "all.png")
+    assert grey(tmp_path / "all.png", 50) > 5000
+    assert grey(tmp_path / "all.png", 150) > 5000
+    assert grey(tmp_path / "all.png", 100) < 500
+    draw_mistakes(logits, split, "title", tmp_path / "worst.png", n=1)
+    assert grey(tmp_path / "worst.png", 50) > 5000
+    assert grey(tmp_path / "worst.png", 150) < 500
+
+
+def test_a_model_without_mistakes_and_one_with_many_classes_can_be_drawn(tmp_path: Path) -> None:
+    logits = torch.nn.functional.one_hot(LABELS, 47) * 8.0
+    draw_mistakes(logits, Split(IMAGES, LABELS), "title", tmp_path / "none.png")
+    draw_confusion(logits, LABELS, "title", tmp_path / "confusion.png")
+    assert grey(tmp_path / "none.png", 100) < 500
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.size[0] > 2000
