@@ -19,7 +19,7 @@ from hydrasweep.errors import Outage
 from hydrasweep.output import as_duration, short
 from hydrasweep.stratum import WHY, Stratum
 from hydrasweep.studies import Studies
-from hydrasweep.trials import n_steps
+from hydrasweep.trials import SEARCH, n_steps
 
 POLL_SECONDS = 1.0
 REST = 50.0  # the files of a long study take a while: they are left alone for so many times that
@@ -109,7 +109,7 @@ class Monitor:
             self._seen.add(trial._trial_id)
             if not self.console.is_terminal or trial.state == TrialState.FAIL:
                 self.say(event_line(stratum, trial))
-            if trial.state == TrialState.COMPLETE:
+            if trial.state == TrialState.COMPLETE and stratum.phase == SEARCH:
                 value = results.best(stratum)[0].values[0]
                 self.record({f"best/{stratum.value or 'all'}": value}, trial.number)
             self._is_written = False

@@ -49,5 +49,5 @@ class HydraSweepSweeper(Sweeper):
 
 
 ConfigStore.instance().store(
-    group="hydra/sweeper", name="hydrasweep", node=SweeperConf, provider="hydrasweep"
+    group="hydra/sweeper", name="hydrasweep", node=SweeperConf, provider="hydrasweep", replace=True
 )

@@ -57,7 +57,13 @@ class Stratum:
 
     def n_new(self, trials: Sequence[FrozenTrial]) -> int:
         """How many are to come to ``trials``, which are those that count."""
+        if self.phase != SEARCH:  # no others than those that are given
+            return len(self._untried(trials))
         return max(0, self.study.user_attrs.get(N_TRIALS, 0) - len(trials))
+
+    def _untried(self, trials: Sequence[FrozenTrial]) -> list[Given]:
+        known = [trial.params.items() for trial in trials]
+        return [g for g in self.given if not any(g.params.items() <= other for other in known)]
 
     def n_to_do(self, trials: Sequence[FrozenTrial]) -> int:
         """How many are still to begin, the new ones and of ``trials`` those that wait."""
@@ -67,23 +73,21 @@ class Stratum:
         """The name of a trial's folder."""
         return label(self.value, self.phase, number)
 
-    def turn(self) -> tuple[int, float]:
+    def turn(self, trials: Sequence[FrozenTrial]) -> tuple[int, float]:
         """What strata are served by: how many trials have begun, and minus their mean seconds."""
-        begun = [trial for trial in self.trials() if trial.state != TrialState.WAITING]
+        begun = [trial for trial in trials if trial.state != TrialState.WAITING]
         seconds = [trial.duration.total_seconds() for trial in begun if trial.duration]
         return len(begun), -sum(seconds) / max(1, len(seconds))
 
-    def ask(self, distributions: Mapping[str, BaseDistribution]) -> Trial | None:
-        """Begin the next trial; None: there is none to begin."""
-        trials = self.trials()
+    def ask(
+        self, distributions: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]
+    ) -> Trial | None:
+        """Begin the next trial after ``trials``; None: there is none to begin."""
         if not any(trial.state == TrialState.WAITING for trial in trials):
             if not self.n_new(trials):
                 return None
-            known = [trial.params for trial in trials]
-            for given in self.given:
-                if not any(given.params.items() <= params.items() for params in known):
-                    self._enqueue(given)
-                    break
+            for given in self._untried(trials)[:1]:
+                self._enqueue(given)
         return self.study.ask(dict(distributions))
 
     def _enqueue(self, given: Given) -> None:

@@ -114,6 +114,11 @@ class Studies:
             share = (n_trials + len(self.strata) - 1 - i) // len(self.strata)
             stratum.study.set_user_attr(N_TRIALS, share)
 
+    def fill_with_given(self) -> None:
+        """Let each stratum have the trials that are given, and no others."""
+        for stratum in self.strata:
+            stratum.study.set_user_attr(N_TRIALS, len(stratum.given))
+
     def give(self, given: Mapping[str, Sequence[Given]]) -> None:
         """Let each stratum try these settings first."""
         for stratum in self.strata:
@@ -125,8 +130,9 @@ class Studies:
         if self.stop_reason():
             return None
         with self.lock:
-            for stratum in sorted(self.strata, key=Stratum.turn):
-                if trial := stratum.ask(distributions):
+            counted = [(stratum, stratum.trials()) for stratum in self.strata]
+            for stratum, trials in sorted(counted, key=lambda each: each[0].turn(each[1])):
+                if trial := stratum.ask(distributions, trials):
                     trial.set_user_attr(OWNER, {**identity(), SECONDS: self.heartbeat})
                     return stratum, trial
         return None

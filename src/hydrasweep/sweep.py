@@ -3,7 +3,7 @@
 import functools
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +28,6 @@ from hydrasweep.studies import RUN, Studies
 from hydrasweep.tracking import SweepRun
 from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH, SweepTrial
 
-MAX_BARREN_LAUNCHES = 8  # in a row that broke before any trial had ended
-SECONDS_TO_END = 5  # that interrupted workers have to close their trials themselves
-
 
 class Sweep:
     """What ``HydraSweepSweeper.sweep`` runs."""
@@ -42,6 +39,8 @@ class Sweep:
         self.settings: DictConfig = config.hydra.sweeper
         self.hydra_context = hydra_context
         self.task_function = task_function
+        # The app's setting that takes fresh seeds.
+        self.seed = self.settings.confirm.seed if settings.confirms(self.settings) else ""
 
     def run(self, arguments: Sequence[str]) -> None:
         """Run the sweep that config and overrides describe, or resume it."""
@@ -72,25 +71,19 @@ class Sweep:
         searched = [f"{key}={value}" for key, value in (chosen.params or {}).items()]
         plan = Plan(
             name=settings.study_name(chosen.study_name),
+            settings=chosen,
             space=Space.parse([*searched, *arguments], chosen.stratify),
             storage=storage.shareable(self.config),
-            directions=settings.directions(chosen),
-            sampler=chosen.sampler,
-            pruner=chosen.pruner,
-            custom_search_space=chosen.custom_search_space,
-            max_failures=chosen.max_failures,
-            max_failure_rate=chosen.max_failure_rate,
+            parent=identity(),
             # Slurm and Ray give each worker its own.
             gpus=settings.gpus() if "n_jobs" in self.config.hydra.launcher else (),
-            parent=identity(),
-            heartbeat=chosen.heartbeat,
         )
         return replace(plan, given=self._given(plan))
 
     def _given(self, plan: Plan) -> dict[str, list[Given]]:
         """The settings that each stratum tries first: those to enqueue, and a grid's points."""
         enqueued: Any = OmegaConf.to_container(self.settings.enqueue)
-        if not plan.custom_search_space:  # which knows more names
+        if not self.settings.custom_search_space:  # which knows more names
             plan.space.check(enqueued)
         points = plan.space.grid() if settings.is_grid(self.settings) else []
         return {
@@ -115,7 +108,7 @@ class Sweep:
         """
         for part, make in (("sampler", make_sampler), ("pruner", make_pruner)):
             try:
-                make(getattr(plan, part))
+                make(self.settings[part])
             except Exception as error:  # of its class or of Hydra's
                 raise UserError(f"hydra.sweeper.{part}: {error}") from error
         composer = Composer(self.hydra_context.config_loader, self.config)
@@ -158,45 +151,41 @@ class Sweep:
         folder.mkdir(parents=True, exist_ok=True)
         storage.prepare(plan.storage)
         search = self._prepare(plan, folder)
-        timeout = self.settings.timeout
-        plan = replace(
-            plan, start=search.start, deadline=time.time() + timeout if timeout else None
+        n_trials, confirm, timeout = (
+            self._n_trials(plan),
+            self.settings.confirm,
+            self.settings.timeout,
         )
-        again = settings.confirms(self.settings)
+        ends_with = OmegaConf.to_yaml(OmegaConf.create({"n": n_trials, "c": confirm}))
         phases = {SEARCH: search}
-        ends_with = OmegaConf.to_yaml(
-            OmegaConf.create({"n": self._n_trials(plan), "c": self.settings.confirm})
-        )
         if search.is_concluded(ends_with):
-            phases |= {phase: plan.in_phase(phase).open() for phase in PHASES[1:] if again}
+            phases |= {p: plan.in_phase(p, {}).open() for p in PHASES[1:] if self.seed}
             print(f"Study {plan.name} is finished: {search.n_finished()} trials.")
-            print(output.summary(search, winners.winners(phases, self._seed), folder, None))
+            print(output.summary(search, winners.winners(phases, self.seed), folder, None))
             return
         with self._recorded(plan, search) as run:
-            plan = replace(plan, mlflow=run.context)
-            for phase in PHASES if again else (SEARCH,):
-                phases[phase] = self._run_phase(phase, plan, phases, n_workers, run)
-                if not phases[phase].is_done():
-                    break  # its time is over
+            until = time.time() + timeout if timeout else None
+            plan = replace(plan, start=search.start, deadline=until, mlflow=run.context)
+            self._run_phase(plan, phases, n_workers, run)
+            if self.seed:
+                base = int(OmegaConf.select(self.config, self.seed))
+                given = winners.confirming(search, confirm, base)
+                self._run_phase(plan.in_phase(CONFIRM, given), phases, n_workers, run)
+                given = winners.finals(phases[CONFIRM], self.seed)
+                plan = plan.in_phase(FINAL, given, confirm.final)
+                self._run_phase(plan, phases, n_workers, run)
             self._conclude(phases, folder, run)
-        if all(studies.is_done() for studies in phases.values()):
+        if search.is_done():  # not ended by the time
             search.conclude(ends_with)
-
-    @property
-    def _seed(self) -> str:
-        """The setting that takes fresh seeds."""
-        return str(self.settings.confirm.seed) if settings.confirms(self.settings) else ""
 
     def _prepare(self, plan: Plan, folder: Path) -> Studies:
         """Open the search, set right what an earlier start left, and say what is to do."""
         search = plan.open()
         record = plan.space.record(output.name_key(self.config))
-        record |= {"direction": ", ".join(plan.directions)}
+        record |= {"direction": ", ".join(settings.directions(self.settings))}
         record |= {"objective": ", ".join(settings.objectives(self.settings))}
         search.agree(record)
         search.join()
-        search.stop("")
-        search.settle()
         search.fill(self._n_trials(plan))
         kept: Any = OmegaConf.to_container(self.config, enum_to_str=True)  # no secret resolved
         kept["hydra"]["sweeper"]["study_name"] = plan.name
@@ -221,57 +210,40 @@ class Sweep:
         run.end("FINISHED")
 
     def _run_phase(
-        self, phase: str, plan: Plan, phases: Mapping[str, Studies], n_workers: int, run: SweepRun
-    ) -> Studies:
-        """Have all trials of a phase done; give its studies.
+        self, plan: Plan, phases: dict[str, Studies], n_workers: int, run: SweepRun
+    ) -> None:
+        """Have all trials of a phase done, and add its studies to ``phases``.
 
         Raises:
             Outage: something stopped it.
         """
-        studies = phases.get(phase)
-        if studies is None:
-            added = self.settings.confirm.final if phase == FINAL else ()
-            plan = plan.in_phase(phase, added)
-            studies = plan.open()
-            studies.stop("")
-            studies.settle()
-            if phase == CONFIRM:
-                base = int(OmegaConf.select(self.config, self._seed))
-                given = winners.confirming(phases[SEARCH], self.settings.confirm, base)
-            else:
-                given = winners.finals(phases[CONFIRM], self._seed)
-            plan = replace(plan, given=given)
-            studies.give(given)
-        write = functools.partial(
-            results.write_all,
-            {**phases, phase: studies},
-            Path(self.config.hydra.sweep.dir),
-            plan.space.stratify,
-            self._seed,
-        )
-        record = run.log if phase == SEARCH else _ignore
-        with Monitor(studies, n_workers, write, record) as monitor:
+        studies = phases[plan.phase] = phases.get(plan.phase) or plan.open()
+        if plan.phase != SEARCH:
+            studies.fill_with_given()
+        studies.stop("")
+        studies.settle()
+        folder = Path(self.config.hydra.sweep.dir)
+        write = functools.partial(results.write_all, phases, folder, plan.space.stratify, self.seed)
+        with Monitor(studies, n_workers, write, run.log) as monitor:
             try:
-                self._launch(plan, studies, n_workers, monitor.say)
+                launch(
+                    plan,
+                    studies,
+                    n_workers,
+                    monitor.say,
+                    self.config,
+                    self.hydra_context,
+                    self.task_function,
+                )
             finally:
                 run.settle(studies.lost())
         if reason := studies.stop_reason():
             raise Outage(f"the sweep was stopped: {reason}")
-        return studies
 
-    @property
-    def _launch(self) -> Callable[[Plan, Studies, int, Callable[[str], None]], None]:
-        return functools.partial(
-            launch,
-            config=self.config,
-            hydra_context=self.hydra_context,
-            task_function=self.task_function,
-        )
-
-    def _conclude(self, phases: Mapping[str, Studies], folder: Path, run: SweepRun) -> None:
+    def _conclude(self, phases: dict[str, Studies], folder: Path, run: SweepRun) -> None:
         """Keep and tell who won."""
         search = phases[SEARCH]
-        found = winners.winners(phases, self._seed)
+        found = winners.winners(phases, self.seed)
         metrics, tags = output.outcome(search, found)
         run.log(metrics)
         run.tag(tags)
@@ -292,7 +264,3 @@ class Sweep:
             print(*told, sep="\n")
         if not search.states()["COMPLETE"] and not search.states()["PRUNED"]:
             raise UserError(f"study {search.name}: no trial came to its end")
-
-
-def _ignore(metrics: Mapping[str, float], step: int) -> None:
-    del metrics, step

@@ -136,7 +136,7 @@ def run_trial(
             config = compose(stratum, seen, plan, composer)
             value = run_quietly(task_function, hydra_context, config, seen)
             seen.was_pruned = seen.is_pruned(value)
-            values = None if seen.was_pruned else as_values(value, len(plan.directions))
+            values = None if seen.was_pruned else as_values(value, len(stratum.study.directions))
         state = TrialState.PRUNED if values is None else TrialState.COMPLETE
         stratum.study.tell(trial, values, state)
     except (KeyboardInterrupt, Terminated):
@@ -173,8 +173,8 @@ def fail(stratum: Stratum, trial: Trial, error: BaseException) -> None:
 
 def compose(stratum: Stratum, trial: SweepTrial, plan: Plan, composer: Composer) -> DictConfig:
     """The config of the trial's job."""
-    if plan.custom_search_space and plan.phase == SEARCH:
-        get_method(plan.custom_search_space)(composer.config, trial)
+    if plan.settings.custom_search_space and plan.phase == SEARCH:
+        get_method(plan.settings.custom_search_space)(composer.config, trial)
     overrides = [*plan.space.overrides(stratum.value, trial.params), *plan.overrides]
     return composer.compose(overrides, stratum.label(trial.number), trial.number)
 
@@ -244,7 +244,7 @@ def too_many_failures(studies: Studies, plan: Plan) -> str:
     failed.sort(key=lambda trial: trial.datetime_complete or datetime.max)
     places = {trial.user_attrs.get(WHERE, "") for trial in failed}
     last = failed[-1].user_attrs.get(WHY, "") if failed else ""
-    limit, rate, why = plan.max_failures, plan.max_failure_rate, ""
+    limit, rate, why = plan.settings.max_failures, plan.settings.max_failure_rate, ""
     if limit is rate is None and len(finished) == len(failed) >= N_ALIKE and len(places) == 1:
         return f"the first {len(failed)} trials failed alike: {last}"
     if limit is not None and len(failed) > limit:

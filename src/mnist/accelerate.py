@@ -1,4 +1,4 @@
-"""A built model, the user's own as well, computes the same in less time on a CPU."""
+"""A built model, a user's own as well, computes the same in less time on a CPU."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,14 +8,15 @@ from torch import nn
 
 from mnist import layers
 
+AVERAGE, MAXIMUM = nn.AvgPool2d(2), nn.MaxPool2d(2, stride=1)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def accelerate(model: nn.Module) -> nn.Module:
-    """Give the modules of ``model`` whose class is known here a faster class; return the model.
+    """Give each module whose class is known here a faster one, as torch's ``parametrize`` does,
+    and return the model: its modules, parameters and names stay the objects that they are.
 
-    Modules, parameters and names stay the objects that they are, as in torch's
-    ``parametrize``; subclasses and settings that are not known stay as they are too.
+    What is subclassed, or set as is not known here, stays as it is too.
     """
     for module in model.modules():
         if faster := _faster_class(module):
@@ -25,54 +26,33 @@ def accelerate(model: nn.Module) -> nn.Module:
 
 def _faster_class(module: nn.Module) -> type[nn.Module] | None:
     if type(module) is nn.Conv2d:
-        settings = (module.stride, module.dilation, module.groups, module.padding_mode)
-        is_known = settings == ((1, 1), (1, 1), 1, "zeros") and not isinstance(module.padding, str)
+        settings = module.stride, module.dilation, module.groups, module.padding_mode
+        is_known = settings == ((1, 1), (1, 1), 1, "zeros") and type(module.padding) is tuple
         return layers.Conv2d if is_known else None
     faster = {nn.Linear: layers.Linear, nn.Dropout: layers.Dropout, nn.Sequential: Sequential}
     return faster.get(type(module))
 
 
 class Sequential(nn.Sequential):
-    """``nn.Sequential`` that computes known runs of its modules in one operation."""
+    """``nn.Sequential`` that computes runs of modules that are known here in one operation."""
 
-    def forward(self, input: Any) -> Any:
-        if not layers.is_fast(input):
-            return super().forward(input)
+    def forward(self, x: Any) -> Any:
+        if not layers.is_fast(x):
+            return super().forward(x)
         modules = list(self)
         while modules:
             n_modules, operation = _first_operation(modules)
-            input = operation(input)
+            x = operation(x)
             del modules[:n_modules]
-        return input
+        return x
 
 
 def _first_operation(modules: list[nn.Module]) -> tuple[int, Callable[[Any], Any]]:
     """How many modules from the first on make one operation, and that operation."""
     match [module if _is_plain(module) else None for module in modules[:3]]:
-        case [
-            layers.Conv2d() as conv,
-            nn.Tanh(),
-            nn.AvgPool2d(
-                kernel_size=2 | (2, 2),
-                stride=2 | (2, 2),
-                padding=0 | (0, 0),
-                ceil_mode=False,
-                divisor_override=None,
-            ),
-        ]:
+        case [layers.Conv2d() as conv, nn.Tanh(), nn.AvgPool2d() as pool] if _equals(pool, AVERAGE):
             return 3, partial(layers.conv_tanh_pool, conv=conv)
-        case [
-            nn.MaxPool2d(
-                kernel_size=2 | (2, 2),
-                stride=1 | (1, 1),
-                padding=0 | (0, 0),
-                dilation=1 | (1, 1),
-                ceil_mode=False,
-                return_indices=False,
-            ),
-            nn.ReLU(),
-            *rest,
-        ]:
+        case [nn.MaxPool2d() as pool, nn.ReLU(), *rest] if _equals(pool, MAXIMUM):
             if rest and isinstance(rest[0], nn.Dropout) and rest[0].training:
                 return 3, partial(layers.pool_relu_dropout, p=rest[0].p)
             return 2, partial(layers.pool_relu_dropout, p=0.0)
@@ -80,7 +60,10 @@ def _first_operation(modules: list[nn.Module]) -> tuple[int, Callable[[Any], Any
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether its class is torch's or one from here, and calling it does nothing else."""
-    from_torch = type(module).__module__.startswith(("torch.nn.modules.", layers.__name__))
-    hooks = any(getattr(module, name) for name in HOOKS)
-    return from_torch and not hooks and "forward" not in vars(module)
+    """Whether its class is torch's or one from here, and calling it does nothing beside."""
+    is_known = type(module).__module__.startswith(("torch.nn.modules.", layers.__name__))
+    return is_known and "forward" not in vars(module) and not any(vars(module)[h] for h in HOOKS)
+
+
+def _equals(module: nn.Module, other: nn.Module) -> bool:
+    return vars(module) | {"training": True} == vars(other)

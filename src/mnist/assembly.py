@@ -12,14 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from hydrasweep import UserError
-from mnist import config
 from mnist.accelerate import accelerate
+from mnist.config import build
 from mnist.data import Split
 from mnist.text import root_cause
-from mnist.training import Training
-
-# glibc's options for mallopt, and values above any tensor of ours.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, PLENTY = -1, -3, 2**30
+from mnist.training import Training, as_input
 
 
 @dataclass(frozen=True)
@@ -42,17 +39,16 @@ def assemble(cfg: DictConfig) -> Assembly:
         UserError: settings do not fit each other, the data or the machine.
     """
     _keep_freed_memory()
-    device = resolve_device(cfg.device)
+    device, task = resolve_device(cfg.device), build(cfg.task)
     torch.set_num_threads(cfg.n_threads or torch.get_num_threads())
-    task = config.build(cfg.task)
     data, train, val = _load(_data_settings(cfg), device)
     cfg.n_steps = max(1, cfg.epochs * math.ceil(len(train.targets) / cfg.data.batch_size))
     torch.manual_seed(cfg.seed)
-    model = accelerate(config.build(cfg.model))
-    augment, normalize = config.build(cfg.augmentation), data.normalize()
+    model = accelerate(build(cfg.model))
+    augment, normalize = build(cfg.augmentation), data.normalize()
     _try(nn.Sequential(augment, normalize, model), task, train)
-    optimizer = config.build(cfg.optimizer, model.to(device).parameters())
-    scheduler = config.build(cfg.scheduler, optimizer)
+    optimizer = build(cfg.optimizer, model.to(device).parameters())
+    scheduler = build(cfg.scheduler, optimizer)
     training = Training(model, normalize.to(device), augment, task, optimizer, scheduler)
     return Assembly(data, train, val, training, cfg.n_steps)
 
@@ -63,11 +59,9 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UserError: the name is not one of these, or the machine has no such device.
     """
-    present = ["cpu"]
-    if torch.backends.mps.is_available():
-        present.insert(0, "mps")
-    if n_gpus := torch.cuda.device_count():
-        present = ["cuda", *(f"cuda:{i}" for i in range(n_gpus)), *present]
+    n_gpus = torch.cuda.device_count()
+    present = ["cuda", *(f"cuda:{i}" for i in range(n_gpus))] if n_gpus else []
+    present += ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
     if name != "auto" and name not in present:
         raise UserError(
             f"device={name}: this machine has {', '.join(present)} (or auto, which takes the first)"
@@ -80,8 +74,8 @@ def _keep_freed_memory() -> None:
     """Keep what tensors free for the next batch: to give it back to the kernel and fault it in
     again takes a twentieth of the CNN's step."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            libc.mallopt(option, PLENTY)
+        for option in (-1, -3):  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, above any tensor of ours
+            libc.mallopt(option, 2**30)
 
 
 def _try(parts: nn.Module, task: Any, train: Split) -> None:
@@ -90,14 +84,12 @@ def _try(parts: nn.Module, task: Any, train: Split) -> None:
     Raises:
         UserError: they don't take the inputs, or the task doesn't take what they give.
     """
-    inputs, targets = (tensor[:32].cpu() for tensor in train)
-    if inputs.dtype == torch.uint8:
-        inputs = inputs.float()
+    inputs, targets = (rows[:32].cpu() for rows in train)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():  # training draws anew
-            outputs = parts.eval()(inputs)
-            metrics = task.metrics(outputs, targets)
-            shape = task.loss(outputs, targets).shape
+            outputs = parts.eval()(as_input(inputs))
+            names = task.metrics(outputs, targets).keys()
+            task.loss(outputs, targets).item()
         parts.train()
     except UserError:
         raise
@@ -106,25 +98,21 @@ def _try(parts: nn.Module, task: Any, train: Split) -> None:
             f"augmentation, data, model and task don't fit inputs of the shape "
             f"{tuple(inputs.shape[1:])} ({root_cause(error)}); HYDRA_FULL_ERROR=1 shows where"
         ) from error
-    if shape != () or metrics.keys() != task.directions.keys():
-        raise UserError(
-            f"task: it must give a scalar loss, and the metrics of task.directions: gave "
-            f"{tuple(shape)} and {', '.join(metrics)}"
-        )
+    if names != task.directions.keys():
+        raise UserError(f"task.directions={task.directions}: must name {', '.join(names)}")
 
 
 @functools.lru_cache(maxsize=1)
 def _load(settings: str, device: torch.device) -> tuple[Any, Split, Split]:
     """Read the data once for all trials of a worker."""
-    data = config.build(DictConfig(OmegaConf.create(settings)))
-    train, val = (Split(*(part.to(device) for part in split)) for split in data.development())
+    data = build(DictConfig(OmegaConf.create(settings)))
+    train, val = (Split(*(rows.to(device) for rows in split)) for split in data.development())
     return data, train, val
 
 
 def _data_settings(cfg: DictConfig) -> str:
-    """The data group without what the class and its tensors don't depend on."""
+    """The data group without what the tensors don't depend on."""
     settings = cfg.data.copy()
     OmegaConf.resolve(settings)
-    OmegaConf.set_struct(settings, False)
-    del settings.batch_size
+    settings.batch_size = 0
     return OmegaConf.to_yaml(settings)

@@ -3,7 +3,6 @@
 Nothing heavy is imported here, so that a wrong setting is refused at once.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from mnist.text import root_cause
 TRUSTED = UNSAFE_DISABLE_EXECUTION_CHECKS
 
 GROUPS = ("model", "optimizer", "scheduler", "data", "augmentation", "task")
-SWITCHES = ("score_test", "artifacts", "checkpoint")
-WHOLE = {  # smallest and largest
+WHOLE = {  # the smallest and the largest
     "epochs": (0, 2**31 - 1),
     "seed": (0, 2**63 - 1),
     "n_threads": (1, 1024),
@@ -33,55 +31,45 @@ RUN_DIRECTIONS = {"time/train_seconds": "minimize", "n_parameters": "minimize"}
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuse settings that can't work, before anything is spent on them. Classes check their own.
+    """Refuse settings that can't work, before anything is spent on them; those of a class are
+    checked by the class.
 
     Raises:
         UserError: naming the setting, its value and what is allowed.
     """
-    for key in (*GROUPS, "tracking"):
-        if not OmegaConf.is_dict(cfg[key]) or "_target_" not in cfg[key]:
-            raise UserError(f"{key}={cfg[key]}: must be one of its group, as in model=lenet5")
-    for key in SWITCHES:
+    for key, (low, high) in WHOLE.items():
+        value, null = OmegaConf.select(cfg, key), "null or " if key == "n_threads" else ""
+        if not (type(value) is int and low <= value <= high or value is None and null):
+            raise UserError(f"{key}={value}: must be {null}a whole number from {low} to {high}")
+    for key in ("score_test", "artifacts", "checkpoint"):
         if not isinstance(cfg[key], bool):
             raise UserError(f"{key}={cfg[key]}: must be true or false")
-    for key, (low, high) in WHOLE.items():
-        value = OmegaConf.select(cfg, key)
-        if value is None and key == "n_threads":  # torch's own choice
-            continue
-        if type(value) is not int or not low <= value <= high:
-            raise UserError(f"{key}={value}: must be a whole number from {low} to {high}")
     directions = OmegaConf.select(cfg, "task.directions") or {}
     if not directions or not {*directions.values()} <= {"maximize", "minimize"}:
         raise UserError(f"task.directions={directions}: must give each metric its direction")
     part, _, metric = str(cfg.score_train).rpartition("/")
     if cfg.score_train is not None and not (part.isidentifier() and metric in directions):
-        known = ", ".join(f"a/{metric}" for metric in directions)
-        raise UserError(f"score_train={cfg.score_train}: must be null or a name such as {known}")
-    known = ", ".join(metric_directions(cfg))
-    for metric in objectives(cfg) or [None]:
-        if metric not in metric_directions(cfg):
-            why = "" if cfg.epochs else " (epochs=0 trains nothing)"
-            why += "" if _has_val(cfg) else " (data.n_val=0 leaves nothing to validate on)"
-            raise UserError(f"objective={cfg.objective}: must be of {known}{why}")
+        known = ", ".join(f"NAME/{metric}" for metric in directions)
+        raise UserError(f"score_train={cfg.score_train}: must be null or one of {known}")
+    known = metric_directions(cfg)
+    if not objectives(cfg) or not {*objectives(cfg)} <= known.keys():
+        why = "" if cfg.epochs else " (epochs=0 trains nothing)"
+        why += "" if _has_val(cfg) else " (data.n_val=0 leaves nothing to validate on)"
+        raise UserError(f"objective={cfg.objective}: must be of {', '.join(known)}{why}")
 
 
 def metric_directions(cfg: DictConfig) -> dict[str, str]:
     """Every metric that can be an objective, and whether to maximize or to minimize it."""
-    parts = {"train": cfg.epochs > 0, "val": _has_val(cfg)}
-    of_task = {
-        f"{part}/{metric}": direction
-        for part, is_measured in parts.items()
-        for metric, direction in cfg.task.directions.items()
-        if is_measured
-    }
-    return of_task | RUN_DIRECTIONS
+    parts = ["train"] * (cfg.epochs > 0) + ["val"] * _has_val(cfg)
+    task = cfg.task.directions.items()
+    return {f"{part}/{name}": each for part in parts for name, each in task} | RUN_DIRECTIONS
 
 
 def _has_val(cfg: DictConfig) -> bool:
-    return OmegaConf.select(cfg, "data.n_val") != 0
+    return bool(OmegaConf.select(cfg, "data.n_val") != 0)
 
 
-def objectives(cfg: DictConfig) -> list[Any]:
+def objectives(cfg: DictConfig) -> list[str]:
     """The metrics that a search improves: usually one."""
     return list(cfg.objective) if OmegaConf.is_list(cfg.objective) else [cfg.objective]
 
@@ -89,8 +77,8 @@ def objectives(cfg: DictConfig) -> list[Any]:
 def resolve_run(cfg: DictConfig) -> tuple[DictConfig, Path]:
     """The config and output folder that this Hydra job works with.
 
-    ``resume=DIR`` gives those of the run in DIR. A multirun never sees the test images, since
-    who looks at many runs would choose by them; but for the final phase of a sweep, whose
+    ``resume=DIR`` gives those of the run in DIR. A multirun never sees the test split, since
+    who looks at many runs would choose by it; but for the final phase of a sweep, whose
     settings have been chosen.
 
     Raises:
@@ -99,35 +87,24 @@ def resolve_run(cfg: DictConfig) -> tuple[DictConfig, Path]:
     job = HydraConfig.get()
     output_dir, modes = Path(job.runtime.output_dir), [job.mode]
     if cfg.resume is not None:
-        output_dir = Path(str(cfg.resume)).resolve()
+        output_dir, said = Path(str(cfg.resume)).resolve(), f"resume={cfg.resume}"
+        folder = output_dir / ".hydra"
+        if not folder.exists():
+            raise UserError(f"{said}: no run there (no {folder})")
         if others := [word for word in job.overrides.task if not word.startswith("resume=")]:
-            raise UserError(
-                f"resume= resumes a run with its own settings: leave out {' '.join(others)}"
-            )
-        cfg, mode = _recorded(output_dir)
-        modes.append(mode)
+            raise UserError(f"{said}: a run keeps its settings: leave out {' '.join(others)}")
+        try:
+            cfg = DictConfig(OmegaConf.load(folder / "config.yaml"))
+            modes.append(RunMode[OmegaConf.load(folder / "hydra.yaml").hydra.mode])
+        except Exception as error:  # a kill may have cut them short
+            why = f"the settings in {folder} can't be read ({root_cause(error)})"
+            raise UserError(f"{said}: {why}: start the training anew") from error
+        OmegaConf.set_struct(cfg, True)
     is_sealed = RunMode.MULTIRUN in modes and hydrasweep.trial().phase != "final"
     seal.set_sealed(is_sealed)
     if is_sealed:
         cfg.score_test = False
     return cfg, output_dir
-
-
-def _recorded(output_dir: Path) -> tuple[DictConfig, RunMode]:
-    """The config that Hydra recorded in an output folder, and what kind of run it was."""
-    folder = output_dir / ".hydra"
-    if not folder.exists():
-        raise UserError(f"resume={output_dir}: no run there (no {folder})")
-    try:
-        cfg = DictConfig(OmegaConf.load(folder / "config.yaml"))
-        mode = RunMode[OmegaConf.load(folder / "hydra.yaml").hydra.mode]
-    except Exception as error:  # a kill may have cut them short
-        raise UserError(
-            f"resume={output_dir}: the settings in {folder} can't be read "
-            f"({root_cause(error)}): start the training anew"
-        ) from error
-    OmegaConf.set_struct(cfg, True)
-    return cfg, mode
 
 
 def is_in_sweep() -> bool:
@@ -161,6 +138,6 @@ def build(node: DictConfig, *args: Any) -> Any:
         raise
     except Exception as error:
         raise UserError(
-            f"{node._target_} can't be made with these settings ({root_cause(error)}); "
-            "HYDRA_FULL_ERROR=1 shows where"
+            f"{node._get_full_key(None)}: {node._target_} can't be made with these settings "
+            f"({root_cause(error)}); HYDRA_FULL_ERROR=1 shows where"
         ) from error

@@ -6,6 +6,7 @@ the data and mapped from there by every later process.
 
 import hashlib
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,23 +14,24 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from hydrasweep import Outage, UserError
 from mnist import files, seal
-from mnist.errors import Outage, UserError, is_outage
 
 
 class Split(NamedTuple):
-    """Images, uint8 of shape (n, channels, height, width), and their labels, int64 (n,)."""
+    """Inputs (n, ...) and the target of each (n, ...)."""
 
-    images: Tensor
-    labels: Tensor
+    inputs: Tensor
+    targets: Tensor
 
     def to(self, device: torch.device) -> "Split":
         """The same on ``device``."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return Split(self.inputs.to(device), self.targets.to(device))
 
 
 class Normalize(nn.Module):
@@ -39,15 +41,14 @@ class Normalize(nn.Module):
     multiplication and one addition.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        shape = (1, len(mean), 1, 1)
-        self.scale: Tensor
-        self.shift: Tensor
-        scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
-        shift = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
-        self.register_buffer("scale", scale.float().view(shape))
-        self.register_buffer("shift", shift.float().view(shape))
+        m, s = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (mean, std))
+        self.register_buffer("scale", (1 / (255 * s)).float())
+        self.register_buffer("shift", (-m / s).float())
 
     def forward(self, pixels: Tensor) -> Tensor:
         return (pixels.float() * self.scale).add_(self.shift)
@@ -58,8 +59,10 @@ class ImageData:
     """An image classification data set and how it is split; one file under conf/data.
 
     ``dataset`` holds the ``_target_`` of a class with torchvision's signature
-    ``(root, train, download)`` and its arguments; ``raw`` is a glob below the root that
-    matches the files it is read from.
+    ``(root, train, download)`` and its arguments. Inputs are uint8 of shape
+    (n, channels, height, width), targets are labels, int64 (n,).
+
+    Another data set has ``name``, ``root``, ``digest`` and the methods that follow them here.
 
     Raises:
         UserError: files are missing, damaged, or not what the settings say.
@@ -67,7 +70,6 @@ class ImageData:
 
     name: str
     dataset: Mapping[str, Any]
-    raw: str
     n_classes: int
     n_channels: int
     image_size: Sequence[int]
@@ -76,7 +78,26 @@ class ImageData:
     n_train: int | None
     n_val: int
     split_seed: int
-    batch_size: int
+    batch_size: int  # of the training, which is all that it is for
+    raw: str | None = None
+
+    def __post_init__(self) -> None:
+        n = self.n_channels
+        is_group = isinstance(self.dataset, Mapping) and {"_target_", "root"} <= set(self.dataset)
+        for key, holds, allowed in (
+            ("name", _is_name(self.name), "1 to 100 letters, digits, '_', '+', '.' or '-'"),
+            ("dataset", is_group, "a group with a class's _target_ and a folder's root"),
+            ("n_classes", _is_whole(self.n_classes, 1), "a whole number, 1 or more"),
+            ("n_channels", _is_whole(n, 1), "a whole number, 1 or more"),
+            ("image_size", _are_whole(self.image_size), "height and width, 1 or more"),
+            ("mean", _are_numbers(self.mean, n), f"{n} numbers, one for each channel"),
+            ("std", _are_numbers(self.std, n, 0), f"{n} numbers above 0, one for each channel"),
+            ("split_seed", _is_whole(self.split_seed, 0), "a whole number, 0 or more"),
+            ("n_train", self.n_train is None or _is_whole(self.n_train, 1), "null or 1 or more"),
+            ("n_val", _is_whole(self.n_val, 0), "a whole number, 0 or more"),
+        ):
+            if not holds:
+                raise UserError(f"data.{key}={getattr(self, key)}: must be {allowed}")
 
     @property
     def root(self) -> Path:
@@ -84,14 +105,8 @@ class ImageData:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the data set's settings, file names and bytes, wherever they lie."""
-        settings = sorted((key, value) for key, value in self.dataset.items() if key != "root")
-        sha = hashlib.sha256(repr(settings).encode())
-        for path in self._raw_files():
-            sha.update(path.name.encode())
-            with path.open("rb") as file:
-                sha.update(hashlib.file_digest(file, "sha256").digest())
-        return sha.hexdigest()
+        """16 hexadecimal digits that tell the official training images from all others."""
+        return self._read(train=True)[1]
 
     def development(self) -> tuple[Split, Split]:
         """The images to train on and the images to validate on.
@@ -99,7 +114,7 @@ class ImageData:
         Both come from the official training images, in one seeded order that goes round
         the classes; so any first part of either is as class-balanced as the data allow.
         """
-        images, labels = self._tensors(train=True)
+        images, labels = self._checked(train=True)
         n_train = len(labels) - self.n_val if self.n_train is None else self.n_train
         if n_train < 1 or self.n_val + n_train > len(labels):
             raise UserError(
@@ -110,15 +125,6 @@ class ImageData:
         val, train = order[: self.n_val], order[self.n_val : self.n_val + n_train]
         return Split(images[train], labels[train]), Split(images[val], labels[val])
 
-    def first(self, n: int) -> Split:
-        """The first ``n`` official training images."""
-        images, labels = self._tensors(train=True)
-        return Split(images[:n], labels[:n])
-
-    def normalize(self) -> Normalize:
-        """From pixels 0..255 to what a model takes."""
-        return Normalize(self.mean, self.std)
-
     def test(self) -> Split:
         """The official test images; only the code that reports on them asks for them.
 
@@ -126,84 +132,122 @@ class ImageData:
             UserError: this process takes part in a search.
         """
         seal.check()
-        return self._tensors(train=False)
+        return self._checked(train=False)
 
-    def _tensors(self, train: bool) -> Split:
-        cache = self._cache(train)
-        if not (split := _load(cache)):
-            lock = self.root / ".cache" / "lock"
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(lock):  # two processes would unpack into the same files
-                if not (split := _load(self._cache(train))):
-                    split = self._decode(train)
-                    files.save(self._cache(train), tuple(split))
-        return self._checked(split)
+    def first(self, n: int) -> Split:
+        """The first ``n`` official training images."""
+        images, labels = self._checked(train=True)
+        return Split(images[:n], labels[:n])
 
-    def _cache(self, train: bool) -> Path:
-        part = "train" if train else "test"
-        return self.root / ".cache" / f"{self.name}-{part}-{self.digest[:16]}.pt"
+    def normalize(self) -> Normalize:
+        """From pixels 0..255 to what a model takes."""
+        return Normalize(self.mean, self.std)
 
-    def _raw_files(self) -> list[Path]:
-        """The files that everything is derived from: an unpacked copy of one is left out."""
-        files = sorted(path for path in self.root.glob(self.raw) if path.is_file())
-        archives = {path.with_suffix("") for path in files if path.suffix == ".gz"}
-        return [path for path in files if path not in archives]
-
-    def _decode(self, train: bool) -> Split:
-        for path in self._raw_files():
-            if path.suffix == ".gz":
-                # torchvision checks the archive's md5 but trusts an unpacked file unread.
-                path.with_suffix("").unlink(missing_ok=True)
-        arguments = {key: value for key, value in self.dataset.items() if key != "_target_"}
-        try:
-            cls = resolve_name(self.dataset["_target_"])
-            if "download" in inspect.signature(cls).parameters:
-                arguments["download"] = True
-            dataset = cls(**arguments, train=train)
-            images, labels = zip(*dataset, strict=True)
-            # A file in another's place: iteration ends with the shorter of the two.
-            for n in (len(dataset), len(getattr(dataset, "targets", labels))):
-                if n != len(images):
-                    raise ValueError(f"{n:,} and {len(images):,} images and labels do not match")
-            split = Split(torch.stack([_pixels(image) for image in images]), torch.tensor(labels))
-        except Exception as error:
-            if is_outage(error):
-                raise Outage(f"{self.root} can't be written ({error})") from error
-            raise Outage(self._damage(error)) from error
-        self.__dict__.pop("digest", None)  # a download has just brought the files
-        return split
-
-    def _checked(self, split: Split) -> Split:
-        shape = (self.n_channels, *self.image_size)
-        if split.images.shape[1:] != shape:
+    def _checked(self, train: bool) -> Split:
+        """The official training or test images, where they are as the settings say."""
+        (images, labels), _ = self._read(train)
+        found, said = tuple(images.shape[1:]), (self.n_channels, *self.image_size)
+        if found != said:
             raise UserError(
-                f"data={self.name}: the images have the shape {tuple(split.images.shape[1:])}, "
-                f"but data.n_channels and data.image_size say {shape}"
+                f"data={self.name}: the images have the shape {found}, but data.n_channels and "
+                f"data.image_size say {said}"
             )
-        low, high = int(split.labels.min()), int(split.labels.max())
+        low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= self.n_classes:
             raise UserError(
                 f"data={self.name}: labels run from {low} to {high}, "
                 f"but data.n_classes={self.n_classes} allows 0 to {self.n_classes - 1}"
             )
-        return split
+        return Split(images, labels)
 
-    def _damage(self, error: Exception) -> str:
-        files = ", ".join(str(path) for path in self._raw_files()) or "none was found"
-        return (
-            f"data={self.name}: {self.dataset['_target_']} could not read its files below "
-            f"{self.root} ({type(error).__name__}: {error}). Files: {files}. "
-            "To get back one that is damaged, delete it and run again with a network, "
-            "or, if it belongs to the repository: git checkout -- data"
-        )
+    def _read(self, train: bool) -> tuple[Split, str]:
+        """The images and their digest, decoded where the cache is older than the files."""
+        arguments = sorted((key, value) for key, value in self.dataset.items() if key != "root")
+        key = hashlib.sha256(repr(arguments).encode()).hexdigest()[:8]
+        part = "train" if train else "test"
+        cache = self.root / ".cache" / f"{self.name}-{part}-{key}.pt"
+        if not (cached := _load(cache, self._state())):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache.parent / "lock"):  # two processes would unpack into the same files
+                if not (cached := _load(cache, self._state())):
+                    split = self._decode(train)
+                    cached = split, _digest(split)
+                    files.save(cache, (*split, cached[1], self._state()))
+        return cached
+
+    def _state(self) -> str:
+        """What changes when one of the data set's files does."""
+        stats = ((str(path.relative_to(self.root)), path.stat()) for path in self._files())
+        return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+    def _files(self) -> list[Path]:
+        """All below the folder that torchvision names after the class, or else below the root."""
+        own = self.root / self.dataset["_target_"].rpartition(".")[2]
+        paths = (own if own.is_dir() else self.root).rglob("*")
+        return sorted(p for p in paths if p.is_file() and self.root / ".cache" not in p.parents)
+
+    def _decode(self, train: bool) -> Split:
+        arguments = {key: value for key, value in self.dataset.items() if key != "_target_"}
+        try:
+            cls = resolve_name(self.dataset["_target_"])
+            if "download" in inspect.signature(cls).parameters:
+                arguments.setdefault("download", True)
+            dataset = cls(**arguments, train=train)
+            images, labels = zip(*(dataset[i] for i in range(len(dataset))), strict=True)
+            if (n := len(getattr(dataset, "targets", labels))) != len(labels):
+                raise ValueError(f"{len(labels):,} images and {n:,} labels")
+            return Split(self._as_pixels(images), self._as_labels(labels))
+        except UserError:
+            raise
+        except Exception as error:
+            found = ", ".join(map(str, self._files()[:8])) or "none was found"
+            raise Outage(
+                f"data={self.name}: {self.dataset['_target_']} could not read its files below "
+                f"{self.root} ({type(error).__name__}: {' '.join(str(error).split())}). Files: "
+                f"{found}. To get back one that is damaged, delete it and run again with a "
+                "network, or, if it belongs to the repository: git checkout -- data"
+            ) from error
+
+    def _as_pixels(self, images: Sequence[Any]) -> Tensor:
+        """Of PIL images and arrays (height, width[, channels]), and of tensors with channels
+        first."""
+        pixels = np.stack([np.asarray(image) for image in images])
+        if pixels.dtype != np.uint8:
+            raise UserError(
+                f"data={self.name}: the images are {pixels.dtype} from {pixels.min()} to "
+                f"{pixels.max()}, and must be uint8 from 0 to 255"
+            )
+        if pixels.ndim == 3:
+            pixels = pixels[:, None]
+        elif pixels.ndim == 4 and not isinstance(images[0], Tensor):
+            pixels = pixels.transpose(0, 3, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(pixels))
+
+    def _as_labels(self, labels: Sequence[Any]) -> Tensor:
+        numbers = np.asarray(labels)
+        if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+            raise UserError(
+                f"data={self.name}: labels must be whole numbers, one for each image, and the "
+                f"first is {labels[0]!r}"
+            )
+        return torch.from_numpy(numbers.astype(np.int64))
 
 
-def _pixels(image: Any) -> Tensor:
-    """One image, as a PIL image or an array (height, width[, channels]), as uint8 (c, h, w)."""
-    import numpy as np
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[\w+.-]{1,100}", value) is not None
 
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
-    return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+def _is_whole(value: Any, low: int) -> bool:
+    return type(value) is int and low <= value < 2**63
+
+
+def _are_whole(values: Any) -> bool:
+    return _are_numbers(values, 2) and all(_is_whole(value, 1) for value in values)
+
+
+def _are_numbers(values: Any, n: int, above: float = -(2**63)) -> bool:
+    is_list = isinstance(values, Sequence) and len(values) == n
+    return is_list and all(type(v) in (int, float) and above < v < 2**63 for v in values)
 
 
 def _balanced_order(labels: Tensor, seed: int) -> Tensor:
@@ -216,10 +260,17 @@ def _balanced_order(labels: Tensor, seed: int) -> Tensor:
     return shuffled[rank.argsort(stable=True)]
 
 
-def _load(path: Path) -> Split | None:
+def _digest(split: Split) -> str:
+    sha = hashlib.sha256(repr([part.shape for part in split]).encode())
+    for part in split:
+        sha.update(part.numpy().data)
+    return sha.hexdigest()[:16]
+
+
+def _load(path: Path, state: str) -> tuple[Split, str] | None:
+    """What a cache holds of files in this state."""
     try:
-        images, labels = torch.load(path, mmap=True, weights_only=True)
-        fits = len(images) == len(labels) and images.dtype == torch.uint8
-        return Split(images, labels) if fits else None
+        images, labels, digest, made_of = torch.load(path, mmap=True, weights_only=True)
+        return (Split(images, labels), digest) if made_of == state else None
     except Exception:
         return None  # not there, cut short or altered: it is made again

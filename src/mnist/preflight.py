@@ -23,11 +23,9 @@ def check(cfg: DictConfig) -> float:
     seal.set_sealed(True)
     config.check(cfg)
     _check_directions(cfg)
-    job = assemble(cfg)
-    size = cfg.data.batch_size
-    few = Split(*(tensor[: size * N_TIMED] for tensor in job.train))
-    nothing = Split(*(tensor[:0] for tensor in job.val))
-    seconds, n_steps = 0.0, math.ceil(len(few.targets) / size)
+    job, size, seconds = assemble(cfg), cfg.data.batch_size, 0.0
+    few, nothing = Split(*(rows[: size * N_TIMED] for rows in job.train)), Split(*(rows[:0] for rows in job.val))
+    n_steps = math.ceil(len(few.targets) / size)
     epochs = min(2, job.n_steps // n_steps) if cfg.epochs else 0  # the first warms up
     try:
         for metrics in fit(job.training, few, nothing, epochs=epochs, batch_size=size):
@@ -41,12 +39,9 @@ def _check_directions(cfg: DictConfig) -> None:
     given = HydraConfig.get().sweeper.direction
     names = [getattr(d, "name", d) for d in (given if OmegaConf.is_list(given) else [given])]
     metrics = config.objectives(cfg)
-    if len(names) != len(metrics):
+    fitting = [config.metric_directions(cfg)[metric] for metric in metrics]
+    if names != fitting:
         raise UserError(
-            f"hydra.sweeper.direction={given}: must have one for each metric of "
-            f"objective={cfg.objective}"
+            f"hydra.sweeper.direction={','.join(names)}: must be {','.join(fitting)} for "
+            f"objective={','.join(metrics)}"
         )
-    for name, metric in zip(names, metrics, strict=True):
-        fitting = config.metric_directions(cfg)[metric]
-        if name != fitting:
-            raise UserError(f"hydra.sweeper.direction={name}: must be {fitting} for {metric}")

@@ -14,9 +14,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,11 @@ import psutil
 from filelock import FileLock
 
 from hydrasweep import Outage, UserError
-from mnist import files
 from mnist.text import root_cause, without_password
 
 log = logging.getLogger(__name__)
 
 LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
-TRACEBACK = "traceback.txt"
 RETRY_SECONDS = 1.0  # after which a call of MLflow is tried a second time, and no more
 SETTINGS = {
     "MLFLOW_EXPERIMENT_NAME": "hydrasweep",
@@ -61,10 +58,41 @@ class Description:
     dataset: tuple[str, str, str]  # name, digest, where it is read from
 
 
+@dataclass(frozen=True)
+class Recorder:
+    """Records runs; with ``mlflow`` there too, in ``root`` where the environment says nothing."""
+
+    root: str
+    mlflow: bool
+
+    @contextmanager
+    def run(self, output_dir: Path, about: Description) -> Iterator["Run"]:
+        """Open the run that ``output_dir`` belongs to, or a new one, and close it at its end.
+
+        Raises:
+            Outage: MLflow can't be used; or it went away, and results wait in ``output_dir``.
+        """
+        if not self.mlflow:
+            yield Run(output_dir)
+            return
+        use_store(Path(self.root).resolve())
+        with ThreadPoolExecutor(1) as thread:
+            run = MLflowRun(output_dir, thread)
+            try:
+                run.open(about)
+                yield run
+                run.wait()
+            except BaseException as error:
+                run.close(error)
+                raise
+            run.close()
+
+
 class Run:
     """A run that is recorded in its output folder."""
 
-    link: str | None = None  # to the table of runs in MLflow
+    link: str | None = None  # to the table of runs in MLflow's UI
+    ui: str | None = None  # the command that starts it
 
     def __init__(self, output_dir: Path) -> None:
         self.output_dir, self._file = output_dir, output_dir / "metrics.jsonl"
@@ -79,6 +107,11 @@ class Run:
             why = root_cause(error)
             raise UserError(f"{self._file} is damaged ({why}): delete what follows it") from error
 
+    @property
+    def last(self) -> dict[str, float]:
+        """The metrics of the last epoch that was recorded."""
+        return {key: value for line in self.history[-1:] for key, value in line.items() if key != "step"}
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record the metrics of an epoch, once: a resumed run may come by it again."""
         if step not in {line["step"] for line in self.history}:
@@ -92,7 +125,7 @@ class Run:
         self.send(lambda mlflow: mlflow.log_metrics(dict(metrics), step))
 
     def send(self, call: Callable[[Any], object]) -> None:
-        """Have ``call(mlflow)`` done in MLflow, where the run is recorded there."""
+        """Have ``call(mlflow)`` done, where the run is recorded in MLflow."""
 
 
 class MLflowRun(Run):
@@ -100,31 +133,53 @@ class MLflowRun(Run):
 
     From the first failure of MLflow on it only writes to the folder, so that a store that goes
     away never ends a training.
-
-    Raises:
-        Outage: the store can't be used.
     """
 
-    def __init__(self, output_dir: Path, about: Description, thread: ThreadPoolExecutor) -> None:
+    _id = ""
+    _lost = ""  # why MLflow is left alone
+
+    def __init__(self, output_dir: Path, thread: ThreadPoolExecutor) -> None:
         super().__init__(output_dir)
+        self._thread, self._id_file = thread, output_dir / "mlflow_run_id"
         uri = os.environ["MLFLOW_TRACKING_URI"]
         file = re.match(r"sqlite:///([^?]+)", uri)
-        self.uri, self.database = without_password(uri), file and Path(file[1]).resolve()
-        self._thread, self._id, self._id_file = thread, "", output_dir / "mlflow_run_id"
-        self._lost = ""  # why MLflow is left alone
-        if self.database:
-            self._try_database(self.database)
-        self.send(lambda mlflow: self._open(mlflow, about))
+        self._uri, self._database = without_password(uri), file and Path(file[1]).resolve()
+        # One process makes the store where several come at once.
+        self._lock: Any = FileLock(f"{self._database}.lock") if file else nullcontext()
+
+    def open(self, about: Description) -> None:
+        """Make the run in MLflow, or open it again where the output folder belongs to one.
+
+        Raises:
+            Outage: the store can't be used, as is known at once.
+        """
+        if self._database:
+            self._try_database()
+        self.send(lambda mlflow: self._start(mlflow, about))
         self.send(lambda mlflow: self._describe(mlflow, about))
-        if not self.database:  # a server may not answer
-            self._wait()
-            if self._lost:
-                raise Outage(self._unusable(self._lost))
+        if not self._database:  # a server may not answer
+            self.wait()
+        if self._lost:
+            raise Outage(
+                f"MLflow's store at {self._uri} can't be used: make it answer, point "
+                f"MLFLOW_TRACKING_URI to another, or train with tracking=none ({self._lost})"
+            )
+
+    def _try_database(self) -> None:
+        """Find out at once that it is locked, which would take MLflow itself minutes."""
+        try:
+            with self._lock, closing(sqlite3.connect(self._database, timeout=20)) as opened:
+                # Readers and one writer side by side; the database remembers it.
+                opened.execute("PRAGMA journal_mode=WAL")
+                opened.execute("BEGIN IMMEDIATE")
+        except (sqlite3.Error, OSError) as error:
+            self._lost = root_cause(error)
 
     def send(self, call: Callable[[Any], object]) -> None:
         self._thread.submit(self._attempt, call)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until MLflow has been told all so far."""
         self._thread.submit(str).result()
 
     def _attempt(self, call: Callable[[Any], object]) -> None:
@@ -142,52 +197,34 @@ class MLflowRun(Run):
             self._lost = root_cause(error)
             log.warning("MLflow stopped answering (%s): keeping results locally", self._lost)
 
-    def _unusable(self, why: str) -> str:
-        return (
-            f"MLflow's store at {self.uri} can't be used: make it answer, point "
-            f"MLFLOW_TRACKING_URI to another, or train with tracking=none ({why})"
-        )
-
-    def _lock(self) -> AbstractContextManager[Any]:
-        """One process makes the store where several come at once."""
-        return FileLock(f"{self.database}.lock") if self.database else nullcontext()
-
-    def _try_database(self, path: Path) -> None:
-        """Find out at once that it is locked, which MLflow would try for minutes."""
-        try:
-            with self._lock(), closing(sqlite3.connect(path, timeout=20)) as opened:
-                # Readers and one writer side by side; the database remembers it.
-                opened.execute("PRAGMA journal_mode=WAL")
-                opened.execute("BEGIN IMMEDIATE")
-        except (sqlite3.Error, OSError) as error:
-            raise Outage(self._unusable(root_cause(error))) from error
-
-    def _open(self, mlflow: Any, about: Description) -> None:
-        """Make the run in MLflow, or open it again where the output folder belongs to one."""
+    def _start(self, mlflow: Any, about: Description) -> None:
         for library in ("urllib3", "alembic", "mlflow.store.db.utils", "mlflow.utils.git_utils"):
             logging.getLogger(library).setLevel(logging.CRITICAL)  # we tell what fails
         experiment = os.environ["MLFLOW_EXPERIMENT_NAME"]
-        with self._lock():
+        with self._lock:
             if not mlflow.get_experiment_by_name(experiment):
-                root = self.database and (self.database.parent / "mlruns").as_uri()
-                mlflow.create_experiment(experiment, root)
+                place = self._database and (self._database.parent / "mlruns").as_uri()
+                mlflow.create_experiment(experiment, place)
         known = self._id_file.read_text() if self._id_file.exists() else None
-        # A sweep has a name for each run.
+        # A sweep has a name for the run.
         name = None if known or "MLFLOW_RUN_CONTEXT" in os.environ else about.name
         run = mlflow.start_run(known, run_name=name, tags={**_identity(), **about.tags})
-        self._id = run.info.run_id
-        base = self.uri.rstrip("/") if self.uri.startswith("http") else LOCAL_UI
-        self.link = f"{base}/#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning"
+        self._id, ui = run.info.run_id, self._uri.rstrip("/")
+        if not ui.startswith("http"):
+            ui, self.ui = LOCAL_UI, f"mlflow ui --backend-store-uri {self._uri}"
+        if self._database and self._database.name == "mlflow.db":
+            self.ui = f"cd {self._database.parent} && mlflow ui"
+        self.link = f"{ui}/#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning"
 
     def _describe(self, mlflow: Any, about: Description) -> None:
-        from mlflow.data.dataset_source_registry import resolve_dataset_source
+        from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
 
         if self._id_file.exists():
             self._catch_up(mlflow)
-        files.write(self._id_file, self._id)
-        name, digest, place = about.dataset
-        dataset = MetaDataset(resolve_dataset_source(place), name, digest[:8])
+        self._id_file.write_text(self._id)
+        name, digest, path = about.dataset
+        dataset = MetaDataset(CodeDatasetSource({"path": path}), name, digest[:8])
         mlflow.log_input(dataset, context="training")
         mlflow.log_params(dict(about.params))
         mlflow.log_artifact(str(self.output_dir / "config.yaml"))
@@ -198,15 +235,12 @@ class MLflowRun(Run):
         """Send a resumed run the epochs that it lacks, and take back how it failed."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        kept = get_artifact_repository(mlflow.get_artifact_uri())
-        if any(file.path == TRACEBACK for file in kept.list_artifacts()):
-            kept.delete_artifacts(TRACEBACK)
+        get_artifact_repository(mlflow.get_artifact_uri()).delete_artifacts("traceback.txt")
         history = mlflow.MlflowClient().get_metric_history(self._id, "train/loss")
         sent = {point.step for point in history}
         for line in self.history:
             if line["step"] not in sent:
-                metrics = {key: value for key, value in line.items() if key != "step"}
-                mlflow.log_metrics(metrics, int(line["step"]))
+                mlflow.log_metrics({k: line[k] for k in line.keys() - {"step"}}, int(line["step"]))
 
     def close(self, error: BaseException | None = None) -> None:
         """End the run with the status that tells what happened.
@@ -216,51 +250,42 @@ class MLflowRun(Run):
         """
         status = "FINISHED" if error is None else "KILLED"  # by Ctrl-C or a signal
         if isinstance(error, Exception):
-            status, path = "FAILED", self.output_dir / TRACEBACK
+            status, path = "FAILED", self.output_dir / "traceback.txt"
             with suppress(OSError):  # a full disk may be the error
                 path.write_text(without_password("".join(traceback.format_exception(error))))
                 self.send(lambda mlflow: mlflow.log_artifact(str(path)))
-        self._wait()
-
-        def end(mlflow: Any) -> None:
-            # Not mlflow.end_run, which forgets the run first and could not be tried again.
-            mlflow.MlflowClient().set_terminated(self._id, "FAILED" if self._lost else status)
-
-        if self._lost and self._id:  # MLflow may be back
-            ...
-        self.send(end)
-        self._wait()
-        if self._lost and error is None:
+        self.wait()
+        lost, self._lost = self._lost, ""  # MLflow may be back
+        if self._id:
+            # mlflow.end_run forgets the run first, and could not be tried again.
+            end = "FAILED" if lost else status
+            self.send(lambda mlflow: mlflow.MlflowClient().set_terminated(self._id, end))
+            self.wait()
+        if (lost := lost or self._lost) and error is None:
             raise Outage(
-                f"MLflow at {self.uri} stopped answering ({self._lost}). Nothing is lost: metrics, "
+                f"MLflow at {self._uri} stopped answering ({lost}). Nothing is lost: metrics, "
                 f"pictures and weights are in {self.output_dir}"
             )
 
 
-@dataclass(frozen=True)
-class Recorder:
-    """Records runs; with ``mlflow`` there too, in ``root`` where the environment says nothing."""
+def _identity() -> dict[str, str]:
+    """Host, pid and start time of this process; the time tells a reused pid from its owner."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": str(pid), "process_started": f"{_started(pid)}"}
 
-    root: str
-    mlflow: bool
 
-    @contextmanager
-    def run(self, output_dir: Path, about: Description) -> Iterator[Run]:
-        """Open the run that ``output_dir`` belongs to, or a new one, and close it at the end.
+def _started(pid: int) -> float:
+    """In seconds since the machine began; -1 where there is no such process."""
+    try:
+        return round(psutil.Process(pid).create_time() - psutil.boot_time(), 2)
+    except psutil.NoSuchProcess:
+        return -1.0
 
-        Raises:
-            Outage: MLflow can't be used; or it went away, and results wait in ``output_dir``.
-        """
-        if not self.mlflow:
-            yield Run(output_dir)
-            return
-        use_store(Path(self.root).resolve())
-        with ThreadPoolExecutor(1) as thread:
-            run = MLflowRun(output_dir, about, thread)
-            try:
-                yield run
-                run.wait()
-            except BaseException as error:
-                run.close(error)
-                raise
-            run.close()
+
+def _fail_dead(mlflow: Any) -> None:
+    """Mark the runs FAILED whose process on this machine has died without a word."""
+    words = f"attributes.status = 'RUNNING' AND tags.host = '{socket.gethostname()}'"
+    for run in mlflow.search_runs(filter_string=words, output_format="list"):
+        tags = run.data.tags
+        if abs(_started(int(tags["pid"])) - float(tags["process_started"])) > 1.5:
+            mlflow.MlflowClient().set_terminated(run.info.run_id, "FAILED")

@@ -1,6 +1,6 @@
 """Whether this process may see the test images: never while it takes part in a search."""
 
-from mnist.errors import UserError
+from hydrasweep import UserError
 
 _is_sealed = False
 

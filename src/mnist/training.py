@@ -1,8 +1,8 @@
 """Training and evaluation: torch, and nothing else."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,6 @@ class NonFiniteLossError(UserError):
 
 
 @dataclass
-class Meter:
-    """Where training stands within an epoch, for a display to read while it runs.
-
-    ``losses`` holds the loss of each batch so far, on the training device; only a display
-    that reads them waits for the device.
-    """
-
-    epoch: int = 0
-    n_steps: int = 0  # in the epoch
-    started: float = 0.0
-    losses: list[Tensor] = field(default_factory=list)
-
-
-@dataclass
 class Training:
     """What is trained, with what: the objects that a stopped training needs again."""
 
@@ -52,10 +38,6 @@ class Training:
     seconds: float = 0.0  # spent on them, without validation
 
     @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
     def n_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
@@ -65,14 +47,9 @@ class Training:
         Raises:
             Outage: it can't be written.
         """
-        state: dict[str, Any] = {
-            "epoch": self.epoch,
-            "seconds": self.seconds,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "generator": torch.get_rng_state(),
-        }
+        state: dict[str, Any] = {"epoch": self.epoch, "seconds": self.seconds}
+        state |= {name: getattr(self, name).state_dict() for name in STATEFUL}
+        state["generator"] = torch.get_rng_state()
         if torch.cuda.is_available():
             state["cuda_generators"] = torch.cuda.get_rng_state_all()
         files.save(path, state)
@@ -85,9 +62,8 @@ class Training:
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
+            for name in STATEFUL:
+                getattr(self, name).load_state_dict(state[name])
             torch.set_rng_state(state["generator"])
             if "cuda_generators" in state:
                 torch.cuda.set_rng_state_all(state["cuda_generators"])
@@ -99,6 +75,9 @@ class Training:
             ) from error
 
 
+STATEFUL = ("model", "optimizer", "scheduler")
+
+
 def fit(
     training: Training,
     train: Split,
@@ -106,34 +85,30 @@ def fit(
     *,
     epochs: int,
     batch_size: int,
-    meter: Meter | None = None,
+    watch: Callable[[Sequence[Tensor]], Iterable[Tensor]] = iter,
 ) -> Iterator[dict[str, float]]:
     """Train up to ``epochs`` epochs and yield one flat dict of metrics after each.
 
     Times are in seconds; ``train/*`` is measured over the epoch as the weights move, its loss
     being the one that is minimized; ``val/*`` belongs to the weights at the epoch's end and is
-    left out where there is nothing to validate on.
+    left out where there is nothing to validate on. ``watch`` passes the batches of an epoch on,
+    as a progress bar does.
 
     Raises:
         NonFiniteLossError: naming the epoch and the step, both counted from 1.
     """
-    model, task, device = training.model, training.task, train.targets.device
-    meter = meter or Meter()
+    model, task = training.model, training.task
     parameters, n_rows = list(model.parameters()), len(train.targets)
     while training.epoch < epochs:
         started = time.perf_counter()
         model.train()
-        order = torch.randperm(n_rows, device=device)
+        order = torch.randperm(n_rows, device=train.targets.device)
         batches = order.split(batch_size)
         losses: list[Tensor] = []
         outputs: list[Tensor] = []
-        meter.epoch, meter.n_steps = training.epoch + 1, len(batches)
-        meter.losses, meter.started = losses, started
-        for index in batches:
+        for index in watch(batches):
             targets = train.targets.index_select(0, index)
-            inputs = train.inputs.index_select(0, index)
-            if inputs.dtype == torch.uint8:  # pixels
-                inputs = inputs.float()
+            inputs = as_input(train.inputs.index_select(0, index))
             output = model(training.normalize(training.augment(inputs)))
             loss = task.loss(output, targets)
             lr = training.optimizer.param_groups[0]["lr"]
@@ -163,27 +138,30 @@ def fit(
         }
 
 
+def as_input(rows: Tensor) -> Tensor:
+    """Pixels as floats, everything else as it is."""
+    return rows.float() if rows.dtype == torch.uint8 else rows
+
+
 def evaluate(name: str, training: Training, split: Split) -> dict[str, float]:
-    """The task's metrics of every row in evaluation mode, as ``name/metric``."""
+    """The task's metrics of every row in evaluation mode, each as ``name/metric``."""
     outputs = predict(training, split)
     return _named(name, training.task.metrics(outputs, split.targets.to(outputs.device)))
 
 
 def predict(training: Training, split: Split) -> Tensor:
     """The model's output for every row, in order, in evaluation mode."""
-    model, device = training.model, training.device
+    model, device = training.model, next(training.model.parameters()).device
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        outputs = [
-            model(training.normalize(inputs.to(device)))
-            for inputs in split.inputs.split(EVALUATION_BATCH)
-        ]
+        batches = split.inputs.split(EVALUATION_BATCH)
+        outputs = [model(training.normalize(inputs.to(device))) for inputs in batches]
     model.train(was_training)
     return torch.cat(outputs)
 
 
-def _named(name: str, metrics: Any) -> dict[str, float]:
+def _named(name: str, metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
     return {f"{name}/{metric}": float(value) for metric, value in metrics.items()}
 
 

@@ -10,29 +10,62 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from hydrasweep import search
-from hydrasweep.search.compose import Composer
+from hydrasweep.compose import Composer
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
-SWEEP = ("hparams_search=optuna", "seed=3")
+CONF = {
+    "config": """
+        defaults:
+          - _self_
+          - model: cnn
+          - optimizer: adam
+          - preset: null
+          - override hydra/sweeper: hydrasweep
+          - override hydra/job_logging: none
+        seed: 0
+        epochs: 5
+        label_smoothing: 0.1
+        name: ${model.name} ${optimizer.lr}
+        objective: val/accuracy
+        data: {batch_size: 64}
+        hydra:
+          sweep: {dir: "sweeps/${name}"}
+          sweeper: {study_name: "${name}", params: {optimizer.lr: "interval(0, 1)"}}
+    """,
+    "model/cnn": "{name: cnn, dropout: 0.5, width: '${data.batch_size}'}",
+    "model/lenet5": "{name: lenet5, dropout: 0.0}",
+    "optimizer/adam": "{lr: 0.001}",
+    "optimizer/sgd": "{lr: 0.1, momentum: 0.9}",
+    "preset/small": """
+        # @package _global_
+        defaults:
+          - override /model: lenet5
+        epochs: 1
+    """,
+}
+SWEEP = ("preset=small", "seed=3")
 TRIALS = {
-    "values": ("model=lenet5", "optimizer.lr=0.001", "data.batch_size=64", "phase=search"),
-    "other values": ("model=lenet5", "optimizer.lr=0.002", "data.batch_size=32", "phase=final"),
+    "values": ("model=lenet5", "optimizer.lr=0.001", "data.batch_size=64"),
+    "other values": ("model=lenet5", "optimizer.lr=0.002", "data.batch_size=32"),
     "another model": ("model=cnn", "optimizer.lr=0.002", "model.dropout=0.25"),
     "groups among values": ("model=cnn", "epochs=3", "optimizer=sgd", "optimizer.lr=0.5"),
     "added and removed": ("model=cnn", "+new.key=[1,a]", "~label_smoothing", "epochs=3"),
-    "words": ("model=baseline", "tracking.run_name='base #1 lr=2'", "objective=val/loss"),
-    "a value twice": ("model=baseline", "epochs=3", "epochs=4"),
+    "words": ("model=lenet5", "name='base #1 lr=2'", "objective=val/loss"),
+    "a value twice": ("model=cnn", "epochs=3", "epochs=4"),
+    "settings of Hydra": ("epochs=3", "hydra.verbose=true", "hydra.job.chdir=true"),
 }
 
 
 @pytest.fixture
-def sweep(monkeypatch: pytest.MonkeyPatch) -> Iterator[DictConfig]:
-    monkeypatch.setenv("HYDRASWEEP_ROOT", str(CONF.parent))
-    search.register()
-    with initialize_config_dir(str(CONF)):
+def sweep(tmp_path: Path) -> Iterator[DictConfig]:
+    for name, content in CONF.items():
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        lines = content.strip("\n").splitlines()
+        indent = len(lines[0]) - len(lines[0].lstrip())
+        path.write_text("\n".join(line[indent:] for line in lines))
+    with initialize_config_dir(str(tmp_path)):
         loader = GlobalHydra.instance().config_loader()
-        yield loader.load_configuration("train", list(SWEEP), run_mode=RunMode.MULTIRUN)
+        yield loader.load_configuration("config", list(SWEEP), run_mode=RunMode.MULTIRUN)
 
 
 def by_hydra(sweep: DictConfig, words: Sequence[str], label: str, number: int) -> str:

@@ -17,7 +17,7 @@ from optuna.distributions import (
 )
 
 from hydrasweep.errors import UserError
-from hydrasweep.search.space import Space
+from hydrasweep.space import Space
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,15 @@ def test_record_tells_spaces_apart(words: list[str], stratify: str | None) -> No
 def test_record_is_the_same_for_the_same_space() -> None:
     words = ["model=cnn,lenet5", "lr=interval(1,2)", "epochs=3"]
     record = Space.parse(words, "model").record()
-    assert Space.parse([*words[::-1], "study=other"], "model").record() == record
+    assert Space.parse(words[::-1], "model").record() == record
     assert json.loads(json.dumps(record)) == record
+
+
+def test_record_leaves_out_the_setting_that_names_the_study() -> None:
+    space = Space.parse(["x=interval(0,1)", "name=first", "epochs=3"], None)
+    other = Space.parse(["x=interval(0,1)", "name=second", "epochs=3"], None)
+    assert space.record("name") == other.record("name")
+    assert space.record() != other.record()  # of an app to which it means something else
 
 
 def _is_no_word(text: str) -> bool:

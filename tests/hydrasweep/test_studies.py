@@ -1,58 +1,67 @@
-"""The queue of trials: how many, in which order, for whom, and after a death."""
+"""What is to be tried: how many, in which order, for whom, and after a death."""
 
 import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
-from optuna.distributions import FloatDistribution
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.errors import UserError
-from hydrasweep.search.queue import DROPPED, MAX_RETRIES, OWNER, RETRIES, Queue
+from hydrasweep.liveness import OWNER
+from hydrasweep.storage import close_storages
+from hydrasweep.stratum import RETRIES, RETRY_OF, Given
+from hydrasweep.studies import MAX_RETRIES, Studies
+from hydrasweep.trials import CONFIRM
 
 SPACE = {"x": FloatDistribution(0.0, 1.0)}
 SAMPLER = OmegaConf.create({"_target_": "optuna.samplers.RandomSampler", "seed": 1})
 fork = multiprocessing.get_context("fork")
 
-Open = Callable[..., Queue]
+Open = Callable[..., Studies]
+
+
+def sqlite(path: Path) -> DictConfig:
+    """As ``hydra/sweeper/storage=sqlite``."""
+    url = f"sqlite:///{path}?timeout=60"
+    return OmegaConf.create({"_target_": "hydrasweep.storage.database", "url": url})
 
 
 def journal(path: Path) -> DictConfig:
-    """``storage=journal``."""
+    """As ``hydra/sweeper/storage=journal``."""
     backend = {"_target_": "optuna.storages.journal.JournalFileBackend", "file_path": str(path)}
     return OmegaConf.create({"_target_": "optuna.storages.JournalStorage", "log_storage": backend})
 
 
-@pytest.fixture(params=["sqlite", "journal"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str | DictConfig:
-    if request.param == "journal":
-        return journal(tmp_path / "study.journal")
-    return f"sqlite:///{tmp_path}/study.db?timeout=60"
+@pytest.fixture(params=[sqlite, journal])
+def open_studies(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """``open_studies(*strata)`` opens the same studies as often as it is called."""
+    storage = request.param(tmp_path / "study")
+
+    def opened(*strata: str, **kwargs: Any) -> Studies:
+        return Studies.open("s", storage, strata or [""], ["maximize"], SAMPLER, None, **kwargs)
+
+    yield opened
+    close_storages()
 
 
-@pytest.fixture
-def open_queue(storage: str | DictConfig) -> Open:
-    """``open_queue(*strata)`` opens the same studies as often as it is called."""
-
-    def opened(*strata: str, **kwargs: Any) -> Queue:
-        return Queue.open("s", storage, strata or [""], ["maximize"], SAMPLER, None, **kwargs)
-
-    return opened
+def given(*xs: float, stratum: str = "") -> dict[str, list[Given]]:
+    return {stratum: [Given({"x": x}) for x in xs]}
 
 
-def n_to_do(queue: Queue) -> list[int]:
-    return [stratum.n_to_do(stratum.trials()) for stratum in queue.strata]
+def n_to_do(studies: Studies) -> list[int]:
+    return [stratum.n_to_do(stratum.trials()) for stratum in studies.strata]
 
 
-def finish(queue: Queue) -> FrozenTrial:
+def finish(studies: Studies) -> FrozenTrial:
     """Take the next trial and complete it."""
-    taken = queue.take(SPACE)
+    taken = studies.take(SPACE)
     assert taken is not None
     stratum, trial = taken
     return stratum.study.tell(trial, trial.params["x"])
@@ -71,98 +80,178 @@ def in_process(function: Callable[[], object]) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+# How many
+
+
 @pytest.mark.parametrize(
     ("n_trials", "shares"), [(6, [2, 2, 2]), (7, [3, 2, 2]), (8, [3, 3, 2]), (2, [1, 1, 0])]
 )
-def test_fill_divides_equally(open_queue: Open, n_trials: int, shares: list[int]) -> None:
-    queue = open_queue("a", "b", "c")
-    queue.fill(n_trials)
-    assert n_to_do(queue) == shares
+def test_fill_divides_equally(open_studies: Open, n_trials: int, shares: list[int]) -> None:
+    studies = open_studies("a", "b", "c")
+    studies.fill(n_trials)
+    assert n_to_do(studies) == shares
 
 
-def test_larger_total_adds_what_is_missing_and_a_smaller_drops_what_waits(open_queue: Open) -> None:
-    queue = open_queue("a", "b")
-    queue.fill(4)
-    done = finish(queue)
-    queue.fill(4)
-    assert n_to_do(queue) == [1, 2]
-    queue.fill(7)
-    assert n_to_do(queue) == [3, 3]
-    queue.fill(2)
-    assert n_to_do(queue) == [0, 1]
-    assert [trial.state for trial in queue.strata[0].trials()] == [done.state]
-    queue.fill(0)
-    assert n_to_do(queue) == [0, 0]
-    assert queue.n_finished() == 1
-    queue.fill(4)
-    assert n_to_do(queue) == [1, 2]
+def test_total_may_grow_and_shrink(open_studies: Open) -> None:
+    studies = open_studies("a", "b")
+    studies.fill(4)
+    done = finish(studies)
+    studies.fill(4)
+    assert n_to_do(studies) == [1, 2]
+    studies.fill(7)
+    assert n_to_do(studies) == [3, 3]
+    studies.fill(2)
+    assert n_to_do(studies) == [0, 1]
+    assert [trial.state for trial in studies.strata[0].trials()] == [done.state]
+    studies.fill(0)
+    assert n_to_do(studies) == [0, 0]
+    assert studies.is_done()
+    assert studies.n_finished() == 1
+    studies.fill(4)
+    assert n_to_do(studies) == [1, 2]
 
 
-def test_take_serves_the_stratum_that_has_begun_the_fewest(open_queue: Open) -> None:
-    queue = open_queue("a", "b", "c")
-    queue.fill(8)
+def test_take_serves_the_stratum_that_has_begun_the_fewest(open_studies: Open) -> None:
+    studies = open_studies("a", "b", "c")
+    studies.fill(8)
     begun = []
-    while taken := queue.take(SPACE):
+    while taken := studies.take(SPACE):
         begun.append(taken[0].value)
     assert begun == ["a", "b", "c"] * 2 + ["a", "b"]
 
 
-def test_take_gives_none_when_none_is_left_and_begins_none(open_queue: Open) -> None:
-    queue = open_queue()
-    assert queue.take(SPACE) is None
-    queue.fill(1)
-    finish(queue)
-    assert queue.take(SPACE) is None
-    assert len(queue.trials()) == 1
+def test_take_gives_none_when_none_is_left_and_begins_none(open_studies: Open) -> None:
+    studies = open_studies()
+    assert studies.take(SPACE) is None
+    studies.fill(1)
+    finish(studies)
+    assert studies.take(SPACE) is None
+    assert len(studies.trials()) == 1
 
 
-def test_suggestions_are_tried_first(open_queue: Open) -> None:
-    queue = open_queue()
-    queue.fill(2)
-    queue.suggest([{"x": 0.25}, {"x": 0.75}], None)
-    queue.fill(3)
-    assert [finish(queue).params["x"] for _ in range(2)] == [0.25, 0.75]
-    assert n_to_do(queue) == [1]
+def test_stop_lets_no_further_trial_begin(open_studies: Open) -> None:
+    studies = open_studies()
+    studies.fill(2)
+    open_studies().stop("because")
+    assert studies.take(SPACE) is None
+    assert studies.is_idle()
+    studies.stop("")
+    assert not studies.is_idle()
+    assert finish(studies).number == 0
 
 
-def test_suggestions_are_queued_once(open_queue: Open) -> None:
-    queue = open_queue()
-    queue.suggest([{"x": 0.25}], None)
-    finish(queue)
-    queue.suggest([{"x": 0.25}, {"x": 0.5}], None)
-    queue.suggest([{"x": 0.5}], None)
-    assert n_to_do(queue) == [1]
-    assert finish(queue).params["x"] == 0.5
+def test_start_that_leaves_stops_its_own_workers_only(open_studies: Open) -> None:
+    first, second = open_studies(), open_studies()
+    first.join()
+    second.join()
+    first.fill(2)
+    first.leave()
+    assert first.take(SPACE) is None
+    assert finish(second).number == 0
 
 
-def test_fewer_trials_drop_suggestions_last(open_queue: Open) -> None:
-    queue = open_queue()
-    queue.fill(3)
-    queue.suggest([{"x": 0.5}], None)
-    queue.fill(1)
-    assert finish(queue).params["x"] == 0.5
+# In which order
 
 
-def test_suggestion_goes_to_the_stratum_that_it_names_or_to_all(open_queue: Open) -> None:
-    queue = open_queue("a", "b")
-    queue.suggest([{"m": "b", "x": 0.25}, {"x": 0.5}], "m")
-    assert n_to_do(queue) == [1, 2]
-    taken = []
-    while found := queue.take(SPACE):
-        taken.append((found[0].value, found[1].params["x"]))
-    assert taken == [("a", 0.5), ("b", 0.25), ("b", 0.5)]
+def test_given_settings_are_tried_first(open_studies: Open) -> None:
+    studies = open_studies()
+    studies.give(given(0.25, 0.75))
+    studies.fill(3)
+    assert n_to_do(studies) == [3]  # they are among these
+    assert [finish(studies).params["x"] for _ in range(2)] == [0.25, 0.75]
+    assert finish(studies).params["x"] not in (0.25, 0.75)
+    assert studies.take(SPACE) is None
 
 
-def test_four_processes_take_each_trial_once(open_queue: Open, tmp_path: Path) -> None:
+def test_given_settings_are_tried_once_however_often_they_are_given(open_studies: Open) -> None:
+    studies = open_studies()
+    studies.give(given(0.25, 0.25))
+    studies.fill(4)
+    first = finish(studies)
+    again = open_studies()  # as another worker, or the next start
+    again.give(given(0.25, 0.5))
+    xs = [finish(again).params["x"] for _ in range(3)]
+    assert first.params["x"] == 0.25
+    assert xs[0] == 0.5
+    assert 0.25 not in xs
+
+
+def test_given_settings_that_name_some_parameters_have_the_others_suggested(
+    open_studies: Open,
+) -> None:
+    studies = open_studies()
+    studies.give(given(0.25))
+    studies.fill(2)
+    space = SPACE | {"y": FloatDistribution(0.0, 1.0)}
+    first, second = studies.take(space), studies.take(space)
+    assert first is not None
+    assert second is not None
+    assert first[1].params.keys() == {"x", "y"}
+    assert first[1].params["x"] == 0.25
+    assert second[1].params["x"] != 0.25
+
+
+def test_given_settings_are_a_strata_own(open_studies: Open) -> None:
+    studies = open_studies("a", "b")
+    studies.give(given(0.25, stratum="b"))
+    studies.fill(2)
+    values = {t[0].value: t[1].params["x"] for t in [studies.take(SPACE), studies.take(SPACE)] if t}
+    assert values["b"] == 0.25
+    assert values["a"] != 0.25
+
+
+def test_settings_may_be_given_whole_with_parameters_that_the_space_has_not(
+    open_studies: Open,
+) -> None:
+    studies = open_studies()
+    space = {"x": FloatDistribution(0.0, 1.0), "c": CategoricalDistribution(["[1]", "null", 2])}
+    points = [{"x": 0.5, "c": "[1]"}, {"x": 0.5, "c": "null"}, {"x": 0.5, "c": 2}]
+    studies.give({"": [Given(point, space) for point in points]})
+    studies.fill(3)
+    taken = [studies.take({}) for _ in points]
+    assert [trial[1].params for trial in taken if trial] == points
+
+
+def test_phase_after_the_search_has_what_is_given_and_nothing_else(open_studies: Open) -> None:
+    studies = open_studies("a", "b", phase=CONFIRM)
+    assert studies.is_done()
+    studies.give({"a": [Given({"x": x}, SPACE) for x in (0.25, 0.5)]})
+    assert n_to_do(studies) == [2, 0]
+    assert [finish(studies).params["x"] for _ in range(2)] == [0.25, 0.5]
+    assert studies.take({}) is None
+    studies.give({"a": [Given({"x": x}, SPACE) for x in (0.75, 0.25)]})  # by a longer search
+    assert n_to_do(studies) == [1, 0]
+    assert finish(studies).params["x"] == 0.75
+    assert studies.is_done()
+
+
+def test_seed_offset_changes_what_is_proposed(tmp_path: Path) -> None:
+    proposed = {}
+    for name, offset in (("first", 0), ("again", 0), ("other", 1)):
+        storage = sqlite(tmp_path / name)
+        studies = Studies.open("s", storage, [""], ["maximize"], SAMPLER, None, offset)
+        studies.fill(2)
+        proposed[name] = [finish(studies).params["x"] for _ in range(2)]
+    close_storages()
+    assert proposed["first"] == proposed["again"]
+    assert proposed["first"] != proposed["other"]
+
+
+# For whom
+
+
+def test_four_processes_take_each_trial_once(open_studies: Open, tmp_path: Path) -> None:
     n_trials, n_workers = 40, 4
-    open_queue("a", "b", "c").fill(n_trials)
+    open_studies("a", "b", "c").fill(n_trials)
+    close_storages()  # no connection goes into another process
     start = fork.Barrier(n_workers)
 
     def work(i: int) -> None:
-        queue = open_queue("a", "b", "c", seed_offset=i)
+        studies = open_studies("a", "b", "c", seed_offset=i)
+        studies.give({value: [Given({"x": 0.25}), Given({"x": 0.5})] for value in "abc"})
         start.wait()
         with (tmp_path / f"taken.{i}").open("w") as file:
-            while taken := queue.take(SPACE):
+            while taken := studies.take(SPACE):
                 stratum, trial = taken
                 trial.report(0.5, 1)
                 stratum.study.tell(trial, trial.params["x"])
@@ -174,49 +263,58 @@ def test_four_processes_take_each_trial_once(open_queue: Open, tmp_path: Path) -
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * n_workers
-    queue = open_queue("a", "b", "c")
+    studies = open_studies("a", "b", "c")
     taken = [line for path in tmp_path.glob("taken.*") for line in path.read_text().split()]
-    labels = [stratum.label(trial.number) for stratum, trial in queue.trials()]
+    labels = [stratum.label(trial.number) for stratum, trial in studies.trials()]
     assert len(taken) == n_trials
     assert sorted(taken) == sorted(labels)
     assert len(set(labels)) == n_trials
-    assert {trial.state for _, trial in queue.trials()} == {TrialState.COMPLETE}
+    assert {trial.state for _, trial in studies.trials()} == {TrialState.COMPLETE}
+    for stratum in studies.strata:
+        xs = [trial.params["x"] for trial in stratum.trials()]
+        assert (xs.count(0.25), xs.count(0.5)) == (1, 1)
 
 
-def test_trial_of_a_dead_process_is_dropped_and_its_parameters_tried_first(
-    open_queue: Open,
+# After a death
+
+
+def test_trial_of_a_dead_process_is_lost_and_its_settings_are_tried_next(
+    open_studies: Open,
 ) -> None:
-    queue = open_queue("a", "b")
-    queue.fill(4)
-    in_process(lambda: open_queue("a", "b").take(SPACE))
-    assert queue.settle() == ["a-000"]
-    (lost,) = (t for t in queue.strata[0].study.trials if DROPPED in t.user_attrs)
-    assert (lost.number, lost.state) == (0, TrialState.FAIL)
-    assert n_to_do(queue) == [2, 2]
-    again = finish(queue)
+    studies = open_studies("a", "b")
+    studies.fill(4)
+    in_process(lambda: open_studies("a", "b").take(SPACE))
+    assert studies.settle() == ["a-000"]
+    assert studies.lost() == {"a-000"}
+    lost = studies.strata[0].study.trials[0]
+    assert lost.state == TrialState.FAIL
+    assert n_to_do(studies) == [2, 2]
+    assert studies.n_finished() == 0
+    again = finish(studies)
     assert again.number == 1
     assert again.params == lost.params
-    assert queue.settle() == []
+    assert again.user_attrs[RETRY_OF] == lost.number
+    assert studies.settle() == []
 
 
-def test_trial_that_died_before_its_parameters_were_drawn_is_queued_again(
-    open_queue: Open,
+def test_trial_that_died_before_its_parameters_were_drawn_is_tried_again(
+    open_studies: Open,
 ) -> None:
-    queue = open_queue()
-    queue.fill(1)
-    in_process(lambda: open_queue().take({}))
-    assert queue.settle() == ["000"]
-    assert finish(queue).params.keys() == {"x"}
-    assert queue.take(SPACE) is None
+    studies = open_studies()
+    studies.fill(1)
+    in_process(lambda: open_studies().take({}))
+    assert studies.settle() == ["000"]
+    assert finish(studies).params.keys() == {"x"}
+    assert studies.take(SPACE) is None
 
 
-def test_trial_of_a_living_process_is_left_alone(open_queue: Open) -> None:
-    queue = open_queue()
-    queue.fill(1)
+def test_trial_of_a_living_process_is_left_alone(open_studies: Open) -> None:
+    studies = open_studies()
+    studies.fill(1)
     taken, end = fork.Event(), fork.Event()
 
     def work() -> None:
-        open_queue().take(SPACE)
+        open_studies().take(SPACE)
         taken.set()
         end.wait()
 
@@ -224,99 +322,89 @@ def test_trial_of_a_living_process_is_left_alone(open_queue: Open) -> None:
     worker.start()
     with contextlib.closing(worker):
         taken.wait()
-        assert queue.settle() == []
-        ((_, trial),) = queue.trials()
+        assert studies.settle() == []
+        ((_, trial),) = studies.trials()
         assert trial.state == TrialState.RUNNING
         assert trial.user_attrs[OWNER]["pid"] == str(worker.pid)
         end.set()
         worker.join()
-    assert queue.settle() == ["000"]
+    assert studies.settle() == ["000"]
 
 
-def test_trial_that_kills_its_process_each_time_fails_and_counts(open_queue: Open) -> None:
-    queue = open_queue()
-    queue.fill(1)
+def test_trial_that_kills_its_process_each_time_fails_and_counts(open_studies: Open) -> None:
+    studies = open_studies()
+    studies.fill(1)
     for _ in range(MAX_RETRIES):
-        in_process(lambda: open_queue().take(SPACE))
-        queue.settle()
-        assert (queue.n_finished(), n_to_do(queue)) == (0, [1])
-    in_process(lambda: open_queue().take(SPACE))
-    queue.settle()
-    assert (queue.n_finished(), n_to_do(queue)) == (1, [0])
-    ((_, trial),) = queue.trials()
+        in_process(lambda: open_studies().take(SPACE))
+        studies.settle()
+        assert (studies.n_finished(), n_to_do(studies)) == (0, [1])
+    in_process(lambda: open_studies().take(SPACE))
+    studies.settle()
+    assert (studies.n_finished(), n_to_do(studies)) == (1, [0])
+    ((_, trial),) = studies.trials()
     assert trial.state == TrialState.FAIL
-    assert len({tuple(trial.params.items()) for trial in queue.strata[0].study.trials}) == 1
+    assert trial.user_attrs[RETRIES] == MAX_RETRIES
+    assert len({tuple(trial.params.items()) for trial in studies.strata[0].study.trials}) == 1
 
 
-def test_trials_lost_again_and_again_run_one_at_a_time_and_the_most_suspect_last(
-    open_queue: Open,
-) -> None:
-    queue = open_queue()
-    queue.fill(4)
+def test_two_who_find_a_dead_process_queue_its_trial_once(open_studies: Open) -> None:
+    studies = open_studies()
+    studies.fill(1)
+    in_process(lambda: open_studies().take(SPACE))
+    stratum = studies.strata[0]
+    add = stratum.study.add_trial
 
-    def take(n: int = 1) -> list[Trial]:
-        return [taken[1] for taken in (open_queue().take(SPACE) for _ in range(n)) if taken]
+    def meanwhile(trial: FrozenTrial) -> None:  # the first dies between its two steps
+        add(trial)
+        raise KeyboardInterrupt
 
-    for _ in range(2):  # which of the two is to blame?
-        in_process(lambda: take(2))
-        assert len(queue.settle()) == 2
-    suspect, fresh = take(2)
-    assert suspect.user_attrs[RETRIES] == 2
-    assert RETRIES not in fresh.user_attrs
-    in_process(take)
-    assert len(queue.settle()) == 1
-    assert [trial.user_attrs[RETRIES] for trial in take(2)] == [1]
-    queue.strata[0].study.tell(suspect.number, 0.0)
-    assert [trial.user_attrs[RETRIES] for trial in take(2)] == [2]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stratum.study, "add_trial", meanwhile)
+        studies.settle()
+    assert open_studies().settle() == ["000"]
+    assert n_to_do(studies) == [1]
+    assert [trial.state.name for trial in stratum.study.trials] == ["FAIL", "WAITING"]
 
 
-def test_trial_that_was_interrupted_is_tried_again_for_ever(open_queue: Open) -> None:
-    queue = open_queue()
-    queue.fill(1)
+def test_trial_that_was_interrupted_is_tried_again_for_ever(open_studies: Open) -> None:
+    studies = open_studies()
+    studies.fill(1)
     for _ in range(MAX_RETRIES + 2):
-        taken = queue.take(SPACE)
+        taken = studies.take(SPACE)
         assert taken is not None
-        queue.give_up(taken[0], taken[1].number, "it was interrupted", blame=False)
-    assert (queue.n_finished(), n_to_do(queue)) == (0, [1])
+        studies.requeue(taken[0], taken[1].number, "it was interrupted", counts=False)
+    assert (studies.n_finished(), n_to_do(studies)) == (0, [1])
 
 
-def test_trial_that_has_ended_is_not_given_up(open_queue: Open) -> None:
-    queue = open_queue()
-    queue.fill(1)
-    done = finish(queue)
-    queue.give_up(queue.strata[0], done.number, "too late", blame=True)
-    assert (queue.n_finished(), n_to_do(queue)) == (1, [0])
-    assert queue.trials()[0][1].state == TrialState.COMPLETE
+def test_trial_that_has_ended_is_not_requeued(open_studies: Open) -> None:
+    studies = open_studies()
+    studies.fill(1)
+    done = finish(studies)
+    studies.requeue(studies.strata[0], done.number, "too late")
+    assert (studies.n_finished(), n_to_do(studies)) == (1, [0])
+    assert studies.trials()[0][1].state == TrialState.COMPLETE
 
 
-def test_another_space_is_refused_with_the_difference(open_queue: Open) -> None:
-    open_queue().agree({"lr": "0..1", "n": "3"})
-    open_queue().agree({"n": "3", "lr": "0..1"})
+def test_trial_that_this_process_could_not_end_is_tried_again(open_studies: Open) -> None:
+    studies = open_studies()
+    studies.fill(1)
+    studies.take(SPACE)
+    assert studies.settle() == []  # its process lives
+    studies.requeue_own()
+    assert n_to_do(studies) == [1]
+    assert finish(studies).user_attrs[RETRIES] == 0  # it was nobody's fault
+
+
+# What is refused
+
+
+def test_another_space_is_refused_with_the_difference(open_studies: Open) -> None:
+    open_studies().agree({"lr": "0..1", "n": "3"})
+    open_studies().agree({"n": "3", "lr": "0..1"})
     with pytest.raises(UserError) as error:
-        open_queue().agree({"lr": "0..2", "m": "1", "n": "3"})
+        open_studies().agree({"lr": "0..2", "m": "1", "n": "3"})
     shown = str(error.value)
+    assert "study s exists with another search space" in shown
     assert "lr: was 0..1, now 0..2" in shown
     assert "m: was None, now 1" in shown
     assert "n:" not in shown
-
-
-def test_stop_lets_no_further_trial_begin(open_queue: Open) -> None:
-    queue = open_queue()
-    queue.fill(2)
-    open_queue().stop("because")
-    assert queue.take(SPACE) is None
-    assert queue.is_idle()
-    queue.stop("")
-    assert not queue.is_idle()
-    assert finish(queue).number == 0
-
-
-def test_seed_offset_changes_what_is_proposed(tmp_path: Path) -> None:
-    proposed = {}
-    for name, offset in (("first", 0), ("again", 0), ("other", 1)):
-        storage = f"sqlite:///{tmp_path}/{name}.db"
-        queue = Queue.open("s", storage, [""], ["maximize"], SAMPLER, None, offset)
-        queue.fill(2)
-        proposed[name] = [finish(queue).params["x"] for _ in range(2)]
-    assert proposed["first"] == proposed["again"]
-    assert proposed["first"] != proposed["other"]

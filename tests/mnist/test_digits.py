@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from strokes import draw
 
 from mnist import config, digits
-from mnist.errors import UserError
+from hydrasweep import UserError
 
 Pixels = NDArray[np.uint8]
 

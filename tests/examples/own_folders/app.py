@@ -1,0 +1,41 @@
+"""The slope of a line through points; works in a folder of its own for each run."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import hydra
+import hydrasweep
+import points
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig
+
+log = logging.getLogger("line")
+
+
+def set_up_logging() -> None:
+    file = logging.FileHandler("line.log")
+    file.setFormatter(logging.Formatter("%(levelname)s|%(process)d|%(message)s"))
+    log.handlers = [file]
+    log.setLevel(logging.DEBUG)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float:
+    set_up_logging()
+    data = points.read(to_absolute_path(cfg.data))
+    log.info("read %d points, slope %s", len(data), cfg.slope)
+    error = 0.0
+    for step, point in enumerate(data):
+        error += (1 + cfg.slope * point.x - point.y) ** 2
+        log.debug("step %d", step)
+        if hydrasweep.report(error, step):
+            break
+    print("error:", error)
+    Path(cfg.output).write_text(json.dumps({"slope": cfg.slope, "error": error, "pid": os.getpid()}))
+    return error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Tiny apps that the tests sweep, each run as a process of its own through Hydra's command line."""
+
+import csv
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+import hydrasweep.sweep  # noqa: F401  # inherited by all apps, which would each take a second for it
+from hydrasweep.stratum import N_TRIALS, RETRY_OF
+
+fork = multiprocessing.get_context("fork")
+
+APP = """
+import hydra
+import hydrasweep
+import math
+import optuna
+import os
+import signal
+import sys
+import time
+
+@hydra.main(config_path="conf", config_name="config")
+def task(cfg):
+{body}
+
+{more}
+
+if __name__ == "__main__":
+    {main}
+"""
+CONFIG = """
+defaults:
+  - override hydra/sweeper: hydrasweep
+  - override hydra/sweeper/sampler: random
+hydra:
+  sweep:
+    dir: sweep
+  sweeper:
+    sampler:
+      seed: 0
+    study_name: s
+    n_trials: 6
+    params:
+      x: interval(-1.0, 1.0)
+x: 0.0
+y: 0.0
+kind: a
+seed: 0
+"""
+
+
+@dataclass
+class Ended:
+    """How a command ended, and the folder that it ran in."""
+
+    code: int | None
+    out: str
+    err: str
+    folder: Path
+
+    def study(self, name: str = "s") -> Study:
+        (path,) = self.folder.rglob("study.db")
+        return optuna.load_study(study_name=name, storage=f"sqlite:///{path}")
+
+    def trials(self, name: str = "s") -> list[FrozenTrial]:
+        """Those that count."""
+        trials = self.study(name).trials
+        retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+        return [trial for trial in trials if trial.number not in retried]
+
+    def lost(self, name: str = "s") -> list[FrozenTrial]:
+        """Those that were tried again."""
+        kept = self.trials(name)
+        return [trial for trial in self.study(name).trials if trial not in kept]
+
+    def states(self, name: str = "s") -> list[str]:
+        """Of the trials that count, those still to begin as WAITING."""
+        states = [trial.state.name for trial in self.trials(name)]
+        return states + ["WAITING"] * (self.study(name).user_attrs.get(N_TRIALS, 0) - len(states))
+
+    def table(self, name: str = "trials", folder: str = "sweep") -> list[dict[str, str]]:
+        with (self.folder / folder / f"{name}.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    def log(self, trial: str) -> str:
+        return (self.folder / "sweep" / trial / "app.log").read_text()
+
+
+App = Callable[..., Ended]
+
+
+def write(
+    folder: Path, body: str, config: str = CONFIG, more: str = "", main: str = "task()"
+) -> App:
+    """Write an app with that task function; give the command that runs it."""
+    (folder / "conf").mkdir()
+    (folder / "conf" / "config.yaml").write_text(config)
+    text = APP.format(body=textwrap.indent(textwrap.dedent(body), "    "), more=more, main=main)
+    (folder / "app.py").write_text(text)
+    return lambda *arguments, fresh=False: run(folder, arguments, fresh)
+
+
+def run(folder: Path, arguments: tuple[str, ...], fresh: bool = False) -> Ended:
+    """``python app.py -m ARGUMENTS``.
+
+    But for the time that imports take, unless ``fresh``, which joblib's workers need.
+    """
+    out, err = folder / "out.txt", folder / "err.txt"
+    if fresh:
+        done = subprocess.run(
+            [sys.executable, "app.py", "-m", *arguments], cwd=folder, capture_output=True, text=True
+        )
+        return Ended(done.returncode, done.stdout, done.stderr, folder)
+
+    def body() -> None:
+        for path, fd in ((out, 1), (err, 2)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        warnings.simplefilter("default")
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))
+        sys.argv = ["app.py", "-m", *arguments]
+        try:
+            runpy.run_path("app.py", run_name="__main__")
+        finally:
+            sys.stdout.flush()
+
+    process = fork.Process(target=body)
+    process.start()
+    process.join()
+    return Ended(process.exitcode, out.read_text(), err.read_text(), folder)
