@@ -6,22 +6,22 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-os.environ.setdefault("HYDRASWEEP_ROOT", str(Path(__file__).resolve().parents[1]))
+from hydrasweep import plain_exit
+from mnist import config
 
-from mnist import cli, config
+os.environ.setdefault("HYDRASWEEP_ROOT", str(Path(__file__).resolve().parents[1]))
 
 
 @hydra.main(config_path="../conf", config_name="train", execution_whitelist=config.TRUSTED)
 def main(cfg: DictConfig) -> None:
-    with cli.plain_exit():
-        _, output_dir = config.started(cfg)
-        from mnist import figures
+    _, output_dir = config.resolve_run(cfg)
+    from mnist import figures
 
-        path = output_dir / "first_images.png"
-        figures.draw_first(config.build(cfg.data), path)
-        print(path)
+    path = output_dir / "first_images.png"
+    figures.draw_first(config.build(cfg.data), path)
+    print(path)
 
 
 if __name__ == "__main__":
-    with cli.plain_exit():
+    with plain_exit():
         main()

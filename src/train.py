@@ -26,8 +26,8 @@ def train(cfg: DictConfig, output_dir: Path) -> float | list[float]:
         training.load(checkpoint)
     about = outcome.describe(cfg, job, output_dir)
     with config.build(cfg.tracking).run(output_dir, about) as run:
-        display.log.info(display.header(about, job, output_dir))
-        metrics = run.last | outcome.totals(training)
+        display.log.info(display.header(about, job, run))
+        metrics = run.history.get(training.epoch, {}) | outcome.totals(training)
         epochs = fit(
             training, job.train, job.val,
             epochs=cfg.epochs, batch_size=cfg.data.batch_size, watch=display.bar,

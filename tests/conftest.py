@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import chdir, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as RecordedRun
 
 # Before mlflow is imported anywhere: no telemetry, no store of the caller's.
+for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+    del os.environ[name]
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 import numpy as np
 import torch
@@ -30,7 +31,6 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
-from hydrasweep import search
 from mnist.assembly import assemble
 from mnist.data import Split
 from mnist.training import Training
@@ -42,7 +42,6 @@ Compose = Callable[..., DictConfig]
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 torch.set_num_threads(1)
-search.register()
 # A suite started in the background ignores Ctrl-C, and so would every process it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -52,14 +51,24 @@ def repository() -> Path:
     return REPOSITORY
 
 
+@pytest.fixture(autouse=True)
+def _own_mlflow() -> Iterator[None]:
+    """What a run sets of MLflow's environment ends with its test."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that holds no runs; made once, because that takes MLflow seconds."""
-    from mnist.store import open_store
-
-    root = tmp_path_factory.mktemp("store")
-    assert open_store(root).client  # its first use makes the database
-    return root / "mlflow.db"
+    folder = tmp_path_factory.mktemp("store")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with chdir(folder):
+        assert client_of(folder)  # its first use makes the database
+    return folder / "mlflow.db"
 
 
 def copy_store(store: Path, folder: Path) -> None:

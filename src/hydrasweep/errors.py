@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, read-only, broken
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -63,30 +64,11 @@ def plain_exit(resume: str | None = None) -> Iterator[None]:
     ``resume`` is the command that resumes after an interruption. HYDRA_FULL_ERROR=1 shows
     tracebacks.
     """
-    shown = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its errors itself, and exits
-    try:
-        with exit_in_words(resume, traceback_wanted=shown == "1"):
-            yield
-    finally:
-        if shown is None:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = shown
-
-
-@contextmanager
-def exit_in_words(
-    resume: str | None = None, traceback_wanted: bool | None = None
-) -> Iterator[None]:
-    """As ``plain_exit``, of code that Hydra calls."""
-    if traceback_wanted is None:
-        traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     hint = f" To resume: {resume}" if resume else ""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a screen without Unicode
     try:
-        with signals_as_exceptions():
+        with environment(HYDRA_FULL_ERROR="1"), signals_as_exceptions():  # or Hydra prints errors
             try:
                 yield
                 if sys.stdout:
@@ -95,7 +77,7 @@ def exit_in_words(
                 raise_received()
                 raise
     except Exception as error:
-        if traceback_wanted:
+        if WANTS_TRACEBACK:
             raise
         _discard_output()
         if not (words := _in_words(error)):
@@ -108,6 +90,19 @@ def exit_in_words(
     except Terminated as end:
         print(f"Terminated.{hint}", file=sys.stderr)
         sys.exit(end.code)
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Set environment variables, and put back what they were."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
 
 
 @contextmanager

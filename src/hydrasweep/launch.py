@@ -5,8 +5,7 @@ import os
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from hydrasweep.errors import Outage, root_cause
+from hydrasweep.errors import Outage, environment, root_cause
 from hydrasweep.plan import Plan
 from hydrasweep.space import as_word
 from hydrasweep.studies import Studies
@@ -48,7 +47,9 @@ def launch(
     launcher = Plugins.instance().instantiate_launcher(
         config=config, hydra_context=hydra_context, task_function=task
     )
-    jobs = [[*plan.space.fixed, f"hydra.sweep.subdir=workers/{i}"] for i in range(n_workers)]
+    # A worker stays where the sweep was started, which its trials' jobs take for their origin.
+    own = [*plan.space.fixed, "hydra.job.chdir=false"]
+    jobs = [[*own, f"hydra.sweep.subdir=workers/{i}"] for i in range(n_workers)]
     n_barren = 0
     try:
         while not studies.is_idle() and (not plan.deadline or time.time() < plan.deadline):
@@ -78,7 +79,7 @@ def launch(
 def _launch_once(launcher: Any, jobs: Sequence[Sequence[str]]) -> Exception | None:
     """Have workers work until they end; give the error of one that was lost."""
     try:
-        with importable():
+        with environment(PYTHONPATH=python_path()):
             for ret in launcher.launch(jobs, initial_job_idx=0):
                 if ret.status != JobStatus.COMPLETED:
                     raise ret._return_value
@@ -87,20 +88,12 @@ def _launch_once(launcher: Any, jobs: Sequence[Sequence[str]]) -> Exception | No
     return None
 
 
-@contextmanager
-def importable() -> Iterator[None]:
-    """Let new processes find what this one can import, such as a module beside the app."""
+def python_path() -> str:
+    """PYTHONPATH for new processes to find what this one can import, such as a module beside the
+    app."""
     standard = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
     own = [str(Path(path).resolve()) for path in sys.path if not path.startswith(standard)]
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([*own, *filter(None, [before])])
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+    return os.pathsep.join(dict.fromkeys(own))
 
 
 def set_override(config: DictConfig, key: str, value: Any) -> None:

@@ -1,9 +1,12 @@
-"""The report's sections: tables, figures, pictures, and a sentence where something is missing."""
+"""The report of a sweep, or of several side by side: one HTML file that needs nothing else.
+
+Its words stand in ``page.html``.
+"""
 
 import base64
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,240 +17,141 @@ from markupsafe import Markup
 from omegaconf import OmegaConf
 from plotly.offline import get_plotlyjs
 
-from hydrasweep import files
-from hydrasweep.report import plots
-from hydrasweep.report.source import Sweep, read
-from hydrasweep.search import results
-from hydrasweep.search.trial import CONFIRM, FINAL
+from hydrasweep import files, plots, results
+from hydrasweep.output import as_duration, short
+from hydrasweep.snapshot import Sweep, read
+from hydrasweep.trials import n_steps, recorded
+from hydrasweep.winners import overall
 
-FINAL_METRIC = "test/accuracy"
-PICTURES = ("confusion.png", "worst_mistakes.png")
+FONT = "Helvetica Neue, Arial, sans-serif"
 BUTTONS = ["toImage", "zoom2d", "pan2d", "resetScale2d"]  # plotly's others can upload the data
-NONE = "—"
-COUNTED = "A pruned trial counts with the last value that it reported"
+SECRET = re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)|((?:passw\w*|secret|token|api_?key)\W+)\S.*", re.I)
+MAX_PICTURES = 8  # of each winner
+PNG = b"\x89PNG"
 
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page; ``note`` says how to read it, or what is missing."""
-
-    title: str
-    note: str
-    head: Sequence[str] = ()
-    rows: Sequence[Sequence[Any]] = ()
-    figures: Sequence[go.Figure] = ()
-    pictures: Sequence[tuple[str, str]] = ()  # captions, and PNGs in base64
-    text: str = ""
+Table = list[dict[str, Any]]  # a row's cells by their heads
 
 
 def write(folder: Path) -> Path:
     """Write ``report.html`` for the sweep in ``folder``, as it is now; give its path.
 
     Raises:
-        UserError: there is no sweep.
+        UserError: there is no sweep, or it can't be read.
     """
     sweep, path = read(folder), folder / "report.html"
-    files.write(path, render([sweep], sections(sweep)))
+    files.write(path, _render([sweep]))
     return path
 
 
 def compare(folders: Sequence[Path]) -> Path:
-    """Write a page that compares the sweeps in ``folders`` beside the first; give its path.
+    """Write a page that compares sweeps, beside the folder of the first; give its path.
 
     Raises:
-        UserError: one of them is no sweep.
+        UserError: one of them is no sweep, or can't be read.
     """
-    sweeps = [read(folder) for folder in folders]
-    path = folders[0].with_name(f"compare-{'-'.join(folder.name for folder in folders)}.html")
-    files.write(path, render(sweeps, comparison(sweeps)))
+    names = "-".join(folder.resolve().name for folder in folders)
+    path = folders[0].resolve().with_name(f"compare-{names}.html")
+    files.write(path, _render([read(folder) for folder in folders]))
     return path
 
 
-def render(sweeps: Sequence[Sweep], parts: Iterable[Section]) -> str:
-    """A whole HTML page, with plotly's own script in it."""
-    lead = []
-    for sweep in sweeps:
-        counts = []
-        for phase, queue in sweep.phases.items():
-            if n_trials := queue.states().total():
-                counts.append(f"{phase} {queue.n_finished()} of {n_trials}")
-        lead.append(f"{sweep.name}: {', '.join(counts)} trials have ended.")
+def _render(sweeps: Sequence[Sweep]) -> str:
+    views = [plots.View(sweep, i) for sweep in sweeps for i in range(len(sweep.objectives))]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    settings = {"responsive": True, "displaylogo": False, "modeBarButtons": [BUTTONS]}
-    environment.filters["plot"] = lambda figure: Markup(
-        figure.to_html(full_html=False, include_plotlyjs=False, config=settings)
-    )
+    environment.filters |= {"plot": _plot, "masked": _masked, "short": short, "steps": n_steps}
+    found = [{"sweep": sweep.name} | row for sweep in sweeps for row in _results(sweep)]
+    first = sweeps[0]
+    groups = {stratum.value: stratum.trials() for stratum in first.search.strata}
+    groups["all"] = [trial for _, trial in first.search.trials()]
+    kept = first.folder / "environment.yaml"
     return environment.get_template("page.html").render(
-        title=" and ".join(f"Sweep {sweep.name}" for sweep in sweeps), lead=" ".join(lead),
-        made=datetime.now().strftime("%Y-%m-%d %H:%M"), sections=list(parts),
-        plotly=Markup(get_plotlyjs()), font=plots.FONT,
-    )  # fmt: skip
-
-
-def sections(sweep: Sweep) -> Iterator[Section]:
-    """All that there is to say of one sweep."""
-    views, apart = sweep.by_objective(), f"side by side for each {sweep.stratify}"
-    yield result(sweep) if len(views) == 1 else front(sweep)
-    yield drawn(
-        "Optimisation history", map(plots.history, views), "No trial has a value yet.",
-        "Filled: complete; open: pruned, at its last value; line: the best complete so far.",
-    )  # fmt: skip
-    yield drawn(
-        "Learning curves", [plots.curves(sweep)],
-        "No trial has reported values by epoch; of several objectives Optuna takes none.",
-        "A line for each trial; pruned ones are grey, running ones dotted.",
-    )  # fmt: skip
-    yield drawn(
-        "Hyperparameter importance", map(plots.importances, views),
-        "It takes two trials with different values; there are fewer yet.",
-        f"Optuna's PED-ANOVA: what sets the best tenth apart; rough for few trials. {COUNTED}.",
-    )  # fmt: skip
-    yield drawn(
-        "Parallel coordinates", [plots.parallel(sweep)], "No trial has a value yet.",
-        f"A line for each trial through its settings. {COUNTED}.",
-    )  # fmt: skip
-    yield drawn(
-        "Slices", map(plots.slices, views),
-        "It takes two trials with different settings and a value; there are fewer yet.",
-        f"The objective by each parameter, {apart}. {COUNTED}, in grey.",
-    )  # fmt: skip
-    yield drawn(
-        "Contours", map(plots.contours, views),
-        "It takes two numeric parameters, and two trials with a value that differ in both.",
-        f"The objective over pairs of numeric parameters, {apart}; dark is good. {COUNTED}, and "
-        "has a grey dot. Of many trials some are left out.",
-    )  # fmt: skip
-    yield drawn(
-        "Timeline of workers", [plots.timeline(sweep)], "No trial has begun yet.",
-        "What each worker process did when, in each phase.",
-    )  # fmt: skip
-    yield pruning(sweep)
-    yield pictures(sweep)
-    yield configuration(sweep)
-    missing = "" if sweep.versions else "The sweep's folder has no environment.yaml."
-    yield Section("Versions", missing, rows=list(sweep.versions.items()))
-
-
-def drawn(title: str, figures: Iterable[go.Figure], missing: str, note: str) -> Section:
-    """A section of figures, or what is missing where none has anything in it."""
-    some = [figure for figure in figures if figure.data]
-    return Section(title, note if some else missing, figures=some)
-
-
-def result(sweep: Sweep) -> Section:
-    """Who won in each stratum, and how well it really does."""
-    note = (
-        "The search believes the best of many noisy values, which is too good by luck. Confirmed "
-        "is the winner on fresh seeds; the test images are scored by the final models alone."
+        sweeps=sweeps,
+        views=views,
+        plots=plots,
+        saved=results.saved,
+        duration=as_duration,
+        seconds        results=found,
+        verdict=_verdict(first),
+        groups=groups,
+        pictures=_pictures(first),
+        config=_config(first),
+        versions=OmegaConf.load(kept) if kept.exists() else {},
+        made=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        font=FONT,
+        plotly=Markup(get_plotlyjs()),
     )
-    for phase in (CONFIRM, FINAL):
-        if phase not in sweep.phases or not sweep.phases[phase].states()["COMPLETE"]:
-            note += f" There is no complete trial of the {phase} phase."
-    rows = []
-    for stratum in sweep.strata:
-        states = [trial.state.name for trial in stratum.trials()]
-        counts = [states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")]
-        *values, best = scores(sweep, stratum.value)
-        rows.append([stratum.value or "all", *values, *counts, best])
-    *names, last = score_names(sweep)
-    head = [sweep.stratify, *names, "complete", "pruned", "failed", last]
-    return Section("Result", note, head, rows)
 
 
-def score_names(sweep: Sweep) -> list[str]:
-    name = sweep.objectives[0]
-    believed = (f"{name} in the search", "search minus confirmed")
-    return [FINAL_METRIC, f"{name} confirmed", *believed, "best settings"]
+def _plot(figure: go.Figure) -> Markup:
+    figure.update_layout(template="plotly_white", title=None, font_family=FONT)
+    figure.update_layout(margin={"l": 70, "r": 20, "t": 40, "b": 50})
+    settings = {"responsive": True, "displaylogo": False, "modeBarButtons": [BUTTONS]}
+    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=settings))
 
 
-def scores(sweep: Sweep, stratum: str) -> list[str]:
-    """A winner's test, confirmation and search values, how far the search was off, settings."""
-    if winner := sweep.winners.get(stratum):
-        tested, confirmed = str(winner.tested or NONE), winner.confirmed
-        believed = f"{winner.believed:#.4g}" + (" (pruned)" if winner.was_pruned else "")
-        off = f"{winner.believed - confirmed.mean:+#.2g}"
-        return [tested, str(confirmed), believed, off, settings(winner.params)]
-    rows = [(s, trial) for s in sweep.strata if s.value == stratum for trial in s.trials()]
-    for _, trial in results.best(rows):
-        return [NONE, NONE, f"{trial.values[0]:#.4g}", NONE, settings(trial.params)]
-    return [NONE] * 5
+def _masked(text: str) -> str:
+    """The text without passwords, as far as they can be told."""
+    return SECRET.sub(r"\1\2***", text)
 
 
-def settings(params: Mapping[str, Any]) -> Markup:
-    pairs = [(key, f"{v:.4g}" if isinstance(v, float) else v) for key, v in params.items()]
-    return Markup(" ").join(Markup("<span>{}={}</span>").format(*pair) for pair in pairs)
-
-
-def front(sweep: Sweep) -> Section:
-    """What no other trial beats in all objectives."""
-    rows = [
-        [s.value or "all", t.number, *(f"{v:#.4g}" for v in t.values), settings(t.params)]
-        for s in sweep.strata
-        for _, t in results.best([(s, trial) for trial in s.trials()])
-    ]
-    note = "The Pareto front: the trials that no other beats in all objectives."
-    head = [sweep.stratify, "trial", *sweep.objectives, "settings"]
-    figures = [plots.pareto(sweep)] if rows and len(sweep.objectives) == 2 else []
-    return Section("Result", note if rows else "No trial is complete yet.", head, rows, figures)
-
-
-def pruning(sweep: Sweep) -> Section:
-    """The work that pruning saved."""
-    groups = {stratum.value: stratum.trials() for stratum in sweep.strata}
-    groups["all"] = [trial for trials in groups.values() for trial in trials]
-    rows = []
-    for name, trials in groups.items():
-        n_saved, seconds = results.saved(trials)
-        n_epochs, worked = sum(map(results.epochs, trials)), sum(map(results.seconds, trials))
-        share = f"{n_saved / max(1, n_saved + n_epochs):.0%}"
-        minutes = (f"{worked / 60:.1f}", f"{seconds / 60:.1f}")
-        rows += [[name, n_epochs, n_saved, share, *minutes]] if name else []
-    note = "Epochs that pruned trials fell short of the longest, and their time at each one's pace."
-    names = ("epochs trained", "epochs saved", "share saved", "minutes worked", "minutes saved")
-    return Section("Saved by pruning", note, [sweep.stratify, *names], rows)
-
-
-def pictures(sweep: Sweep) -> Section:
-    """Confusions and mistakes of each winner's first final model."""
-    found, notes = [], ["Of each winner's final models, those of the first seed."]
-    for stratum in sweep.strata:
+def _results(sweep: Sweep) -> Table:
+    """The winner of each stratum; with several objectives, what no other trial beats."""
+    names, by = sweep.objectives, sweep.stratify or ""
+    if len(names) > 1:
+        best = plots.merge(sweep.search.trials(), sweep).best_trials
+        return [
+            {"trial": trial.user_attrs["trial"], **dict(zip(names, trial.values, strict=True))}
+            | {"settings": trial.params}
+            for trial in best
+        ]
+    rows: Table = []
+    for stratum in sweep.search.strata:
+        row: dict[str, Any] = {by: stratum.value or "all", f"{names[0]} confirmed": ""}
         winner = sweep.winners.get(stratum.value)
-        if not winner or not winner.final:
-            notes.append(f"{stratum.value or 'The sweep'} has no complete final trial.")
-            continue
-        for name in PICTURES:
-            path = sweep.folder / winner.folder() / "pictures" / name
-            if path.exists():
-                caption = f"{stratum.value} {path.stem.replace('_', ' ')}"
-                found.append((caption, base64.b64encode(path.read_bytes()).decode()))
-            else:
-                notes.append(f"{winner.folder()} has no {name}.")
-    return Section("Confusions and worst mistakes", " ".join(notes), pictures=found)
+        for trial in [winner.found] if winner else results.best(stratum):
+            state = " (pruned)" if winner and winner.was_pruned else ""
+            row |= {f"{names[0]} in the search": trial.values[0], "in trial": f"{trial.number}{state}"}
+            row |= winner.recorded if winner else recorded(trial)
+            row["settings"] = trial.params
+        if winner:
+            failed = f", failed on {winner.n_failed} seeds" if winner.n_failed else ""
+            row[f"{names[0]} confirmed"] = f"{winner.confirmed}{failed}"
+        states = [trial.state.name for trial in stratum.trials()]
+        row |= {state.lower(): states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")}
+        rows.append(row)
+    return rows
 
 
-def configuration(sweep: Sweep) -> Section:
-    """What the sweep was told, without Hydra's own settings."""
-    if not sweep.config:
-        return Section("Configuration", "The sweep's folder has no multirun.yaml.")
+def _verdict(sweep: Sweep) -> str:
+    """Whether the winner's lead over the second is more than chance."""
+    if len(found := list(sweep.winners)) < 2:
+        return ""
+    best = overall(found, sweep.directions[0])
+    second = overall([winner for winner in found if winner is not best], sweep.directions[0])
+    a, b = best.confirmed, second.confirmed
+    told = f"{best.stratum} leads {second.stratum} by {abs(a.mean - b.mean):.4f} on fresh seeds"
+    if a.sd is None or b.sd is None:
+        return f"{told}; single seeds can't tell whether by chance."
+    error = math.hypot(a.sd / len(a.values) ** 0.5, b.sd / len(b.values) ** 0.5)
+    if abs(a.mean - b.mean) < 2 * error:
+        return f"{told}, less than two standard errors of the difference ({error:.4f}): it may be chance."
+    return f"{told}, more than two standard errors of the difference ({error:.4f})."
+
+
+def _pictures(sweep: Sweep) -> dict[str, str]:
+    """The PNG files that each winner's first final trial left, in base64."""
+    found = {}
+    for winner in sweep.winners.values():
+        folder = sweep.folder / winner.folder() if winner.final else None
+        for path in sorted(folder.rglob("*.png"))[:MAX_PICTURES] if folder else ():
+            if (content := path.read_bytes()).startswith(PNG):
+                found[str(path.relative_to(sweep.folder))] = base64.b64encode(content).decode()
+    return found
+
+
+def _config(sweep: Sweep) -> str:
+    """What the sweep was told, with what of Hydra's own settings concerns it."""
     plain: Any = OmegaConf.to_container(sweep.config)
-    of_hydra = plain.pop("hydra", {})
-    plain["hydra"] = {key: of_hydra.get(key) for key in ("overrides", "launcher", "sweeper")}
-    text = re.sub(r"(://[^:/@\s]*:)[^@\s]+@", r"\1***@", OmegaConf.to_yaml(plain))
-    return Section("Configuration", "As composed, before interpolation.", text=text)
-
-
-def comparison(sweeps: Sequence[Sweep]) -> Iterator[Section]:
-    """Sweeps on the same axes, and their tables side by side."""
-    single = [sweep for sweep in sweeps if len(sweep.objectives) == 1]
-    notes = [f"{s.name} has several objectives, so no best." for s in sweeps if s not in single]
-    if len({(sweep.objectives[0], sweep.sign) for sweep in single}) > 1:
-        notes.append("They search for different things: their values can't be compared.")
-    strata = list(dict.fromkeys(stratum.value for sweep in single for stratum in sweep.strata))
-    found = {value: [scores(sweep, value) for sweep in single] for value in strata}
-    head = [f"{sweep.name}: {name}" for sweep in single for name in score_names(sweep)[:-1]]
-    rows = [[v or "all", *(c for cells in f for c in cells[:-1])] for v, f in found.items()]
-    yield Section("Results", " ".join(notes), ["", *head], rows)
-    rows = [[v or "all", *(cells[-1] for cells in f)] for v, f in found.items()]
-    yield Section("Best settings", "", ["", *(sweep.name for sweep in single)], rows)
-    figures = [plots.compared(single)] if single else []
-    yield drawn("Best so far", figures, "No trial of one objective is complete yet.", "")
+    of_hydra = plain.pop("hydra")
+    kept = {key: of_hydra[key] for key in ("overrides", "launcher", "sweeper") if key in of_hydra}
+    return OmegaConf.to_yaml(plain | {"hydra": kept})

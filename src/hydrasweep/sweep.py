@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydrasweep import api, files, output, registry, results, settings, storage, winners
 from hydrasweep.compose import Composer
-from hydrasweep.errors import Outage, UserError, exit_in_words, is_outage, root_cause
+from hydrasweep.errors import Outage, UserError, is_outage, plain_exit, root_cause
 from hydrasweep.launch import launch, set_override
 from hydrasweep.liveness import identity
 from hydrasweep.monitor import Monitor
@@ -47,7 +47,7 @@ class Sweep:
         level = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            with exit_in_words():
+            with plain_exit():
                 settings.check_settings(self.settings, self.config)
                 n_workers = settings.count_workers(self.settings, self.config)
                 plan = self._plan(arguments)
@@ -57,7 +57,7 @@ class Sweep:
                 if self.settings.dry_run or not n_trials:
                     return
             command = output.resume_command(self.config, plan.name)
-            with exit_in_words(command), storage.in_words():
+            with plain_exit(command), storage.in_words():
                 self._run(plan, n_workers)
         finally:
             storage.close_storages()

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 
 from filelock import FileLock
 
-from hydrasweep.errors import Outage, Terminated, root_cause, without_password
+from hydrasweep.errors import Outage, Terminated, environment, root_cause, without_password
 from hydrasweep.trials import SweepTrial
 
 URI, NAME, CONTEXT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_CONTEXT"
@@ -54,18 +54,15 @@ def child_runs(context: Context | None, trial: SweepTrial) -> Iterator[None]:
     given = {CONTEXT: json.dumps(tags)}
     if context.uri and URI not in os.environ:
         given[URI] = context.uri
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
     status = "FAILED"
     try:
-        yield
+        with environment(**given):
+            yield
         status = "KILLED" if trial.was_pruned else "FINISHED"
     except (KeyboardInterrupt, Terminated):
         status = "KILLED"
         raise
     finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
         if "mlflow" in sys.modules:  # else it has begun no run
             with suppress(Exception):  # the trial's result counts, whatever MLflow makes of it
                 _close(context, trial, status)

@@ -9,10 +9,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
@@ -196,6 +196,7 @@ def run_quietly(
     folder.mkdir(parents=True, exist_ok=True)
     with (
         (folder / f"{config.hydra.job.name}.log").open("a", buffering=1) as output,
+        _console_in(output),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
     ):
@@ -209,6 +210,27 @@ def run_quietly(
         if ret.status != JobStatus.COMPLETED:
             raise ret._return_value  # its property would write about it on the screen
     return ret.return_value
+
+
+@contextlib.contextmanager
+def _console_in(output: TextIO) -> Iterator[None]:
+    """Let what is logged to the console go to a trial's file: a handler keeps the stream that it
+    was made with, be it the screen's or a file's that is closed when its trial ends."""
+    moved = {handler: handler.stream for handler in _handlers(sys.stdout, sys.stderr)}
+    for handler in moved:
+        handler.setStream(output)
+    try:
+        yield
+    finally:
+        for handler in _handlers(output):
+            handler.setStream(moved.get(handler, sys.stderr))
+
+
+def _handlers(*streams: TextIO) -> list["logging.StreamHandler[TextIO]"]:
+    """The handlers of all loggers that write to one of these streams."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    handlers = (handler for logger in loggers for handler in getattr(logger, "handlers", ()))
+    return [h for h in handlers if isinstance(h, logging.StreamHandler) and h.stream in streams]
 
 
 def _log_once() -> None:

@@ -16,21 +16,16 @@ def accelerate(model: nn.Module) -> nn.Module:
     """Give each module whose class is known here a faster one, as torch's ``parametrize`` does,
     and return the model: its modules, parameters and names stay the objects that they are.
 
-    What is subclassed, or set as is not known here, stays as it is too.
+    What is subclassed, or set in a way that is not known here, stays as it is too.
     """
     for module in model.modules():
-        if faster := _faster_class(module):
-            module.__class__ = faster
+        if type(module) is nn.Conv2d:
+            settings = module.stride, module.dilation, module.groups, module.padding_mode
+            if settings == ((1, 1), (1, 1), 1, "zeros") and type(module.padding) is tuple:
+                module.__class__ = layers.Conv2d
+        elif type(module) in FASTER:
+            module.__class__ = FASTER[type(module)]
     return model
-
-
-def _faster_class(module: nn.Module) -> type[nn.Module] | None:
-    if type(module) is nn.Conv2d:
-        settings = module.stride, module.dilation, module.groups, module.padding_mode
-        is_known = settings == ((1, 1), (1, 1), 1, "zeros") and type(module.padding) is tuple
-        return layers.Conv2d if is_known else None
-    faster = {nn.Linear: layers.Linear, nn.Dropout: layers.Dropout, nn.Sequential: Sequential}
-    return faster.get(type(module))
 
 
 class Sequential(nn.Sequential):
@@ -47,15 +42,16 @@ class Sequential(nn.Sequential):
         return x
 
 
+FASTER = {nn.Linear: layers.Linear, nn.Dropout: layers.Dropout, nn.Sequential: Sequential}
+
+
 def _first_operation(modules: list[nn.Module]) -> tuple[int, Callable[[Any], Any]]:
     """How many modules from the first on make one operation, and that operation."""
     match [module if _is_plain(module) else None for module in modules[:3]]:
         case [layers.Conv2d() as conv, nn.Tanh(), nn.AvgPool2d() as pool] if _equals(pool, AVERAGE):
             return 3, partial(layers.conv_tanh_pool, conv=conv)
-        case [nn.MaxPool2d() as pool, nn.ReLU(), *rest] if _equals(pool, MAXIMUM):
-            if rest and isinstance(rest[0], nn.Dropout) and rest[0].training:
-                return 3, partial(layers.pool_relu_dropout, p=rest[0].p)
-            return 2, partial(layers.pool_relu_dropout, p=0.0)
+        case [nn.MaxPool2d() as pool, nn.ReLU(), *_] if _equals(pool, MAXIMUM):
+            return 2, layers.pool_relu
     return 1, modules[0]
 
 

@@ -38,9 +38,11 @@ def check(cfg: DictConfig) -> None:
         UserError: naming the setting, its value and what is allowed.
     """
     for key, (low, high) in WHOLE.items():
-        value, null = OmegaConf.select(cfg, key), "null or " if key == "n_threads" else ""
-        if not (type(value) is int and low <= value <= high or value is None and null):
-            raise UserError(f"{key}={value}: must be {null}a whole number from {low} to {high}")
+        value, or_null = OmegaConf.select(cfg, key), "null or " if key == "n_threads" else ""
+        if or_null and value is None:
+            continue
+        if type(value) is not int or not low <= value <= high:
+            raise UserError(f"{key}={value}: must be {or_null}a whole number from {low} to {high}")
     for key in ("score_test", "artifacts", "checkpoint"):
         if not isinstance(cfg[key], bool):
             raise UserError(f"{key}={cfg[key]}: must be true or false")
@@ -51,11 +53,11 @@ def check(cfg: DictConfig) -> None:
     if cfg.score_train is not None and not (part.isidentifier() and metric in directions):
         known = ", ".join(f"NAME/{metric}" for metric in directions)
         raise UserError(f"score_train={cfg.score_train}: must be null or one of {known}")
-    known = metric_directions(cfg)
-    if not objectives(cfg) or not {*objectives(cfg)} <= known.keys():
+    measured = metric_directions(cfg)
+    if not objectives(cfg) or not {*objectives(cfg)} <= measured.keys():
         why = "" if cfg.epochs else " (epochs=0 trains nothing)"
         why += "" if _has_val(cfg) else " (data.n_val=0 leaves nothing to validate on)"
-        raise UserError(f"objective={cfg.objective}: must be of {', '.join(known)}{why}")
+        raise UserError(f"objective={cfg.objective}: must be of {', '.join(measured)}{why}")
 
 
 def metric_directions(cfg: DictConfig) -> dict[str, str]:
@@ -115,10 +117,10 @@ def is_in_sweep() -> bool:
 
 def choices(cfg: DictConfig, output_dir: Path) -> dict[str, str]:
     """What was chosen of each group, such as lenet5 for model; else the name of the class."""
-    job, recorded = HydraConfig.instance().cfg, output_dir / ".hydra" / "hydra.yaml"
-    chosen: Any = {}
-    if job and str(output_dir) == job.hydra.runtime.output_dir:
-        chosen = job.hydra.runtime.choices
+    job = HydraConfig.get().runtime if HydraConfig.initialized() else None
+    recorded, chosen = output_dir / ".hydra" / "hydra.yaml", {}
+    if job and str(output_dir) == job.output_dir:
+        chosen = job.choices
     elif recorded.exists():  # a resumed run's
         chosen = OmegaConf.load(recorded).hydra.runtime.choices
     classes = {group: cfg[group]._target_.rpartition(".")[2].lower() for group in GROUPS}

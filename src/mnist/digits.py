@@ -62,7 +62,9 @@ def as_mnist(picture: Image.Image) -> Array | None:
     """The digit in a grey picture, dark on light or light on dark, as pixels like MNIST's,
     uint8 (28, 28); None where nothing is drawn."""
     picture = picture.reduce(math.ceil(max(picture.size) / LARGEST))
-    blurred = picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 200))  # grain and dust fade
+    blurred = picture.filter(
+        ImageFilter.GaussianBlur(max(picture.size) / 200)
+    )  # grain and dust fade
     grey, soft = np.asarray(picture, np.float32), np.asarray(blurred, np.float32)
     paper = _paper(soft)
     ink, soft = grey - paper, soft - paper

@@ -1,16 +1,12 @@
 """What a person sees of a run: a header, a bar, a line for each epoch, a closing table."""
 
-import io
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rich import box
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from hydrasweep import Outage
 
@@ -31,37 +27,19 @@ class Screen(logging.StreamHandler[TextIO]):
         raise Outage(f"the output can't be written ({error.strerror})") from error
 
 
-class LogFile(logging.FileHandler):
-    """Logs to a file; ends the run when it can't be written."""
-
-    handleError = Screen.handleError
-
-
-def header(about: "Description", job: "Assembly", output_dir: Path) -> str:
+def header(about: "Description", job: "Assembly", run: "Run") -> str:
     """What is about to be trained."""
-    name, digest, _ = about.dataset
+    (name, digest, _), tags = about.dataset, about.tags
     n_train, n_val = (len(split.targets) for split in (job.train, job.val))
     return _lines(
         {
             "Run": about.name,
             "Data": f"{name} ({digest[:8]}), {n_train:,} to train on, {n_val:,} to validate on",
-            "Model": f"{about.tags['architecture']}, {job.training.n_parameters:,} parameters",
-            "Device": f"{about.tags['device']}, {about.tags['n_threads']} threads",
-            "Output": str(output_dir),
+            "Model": f"{tags['architecture']}, {int(tags['n_parameters']):,} parameters",
+            "Device": f"{tags['device']}, {tags['n_threads']} threads",
+            "Output": str(run.output_dir),
         }
     )
-
-
-def footer(metrics: Mapping[str, float], job: "Assembly", run: "Run") -> str:
-    """How a run ended, and what to do next."""
-    table, text = Table("metric", box=box.SIMPLE_HEAD), io.StringIO()
-    table.add_column("value", justify="right")
-    for name, value in sorted(metrics.items()):
-        table.add_row(name, _number(name, value, job))
-    Console(file=text, width=200, color_system=None).print(table)
-    shown = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
-    todo = {"Results": str(run.output_dir), "Compare": run.ui, "Open": run.link}
-    return f"{shown}\n{_lines({name: words for name, words in todo.items() if words})}"
 
 
 def epoch_line(epoch: int, epochs: int, metrics: Mapping[str, float], job: "Assembly") -> str:
@@ -76,14 +54,22 @@ def epoch_line(epoch: int, epochs: int, metrics: Mapping[str, float], job: "Asse
     return f"{line}  {metrics['time/epoch_seconds']:.1f} s  {speed}"
 
 
+def footer(metrics: Mapping[str, float], job: "Assembly", run: "Run") -> str:
+    """How a run ended, and what to do next."""
+    shown = {name: _number(name, value, job) for name, value in sorted(metrics.items())}
+    table = "\n".join(f"  {name:24} {value:>12}" for name, value in shown.items())
+    return f"\n{table}\n\n{_lines({'Results': str(run.output_dir), **run.links})}"
+
+
 def bar(batches: Sequence[Any]) -> Iterable[Any]:
     """Pass the batches of an epoch on, with a bar on the terminal until its line is written."""
     return track(batches, "training", transient=True, disable=not Console().is_terminal)
 
 
 def _number(name: str, value: float, job: "Assembly") -> str:
-    is_share = name.rpartition("/")[2] in job.training.task.shares
-    return f"{value:.2%}" if is_share else f"{value:,.4g}"
+    if name.rpartition("/")[2] in job.training.task.shares:
+        return f"{value:.2%}"
+    return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"
 
 
 def _lines(values: Mapping[str, str]) -> str:

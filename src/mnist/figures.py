@@ -1,14 +1,17 @@
-"""Pictures of digits and of what a model makes of them, as PNG files."""
+"""Pictures of images and of what a model makes of them, as PNG files."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist.data import ImageData, Split
+from mnist.data import Split
+
+MANY_CLASSES = 50  # from which on a confusion matrix is drawn without numbers
 
 
 def draw_images(images: Tensor, captions: Sequence[str], title: str, path: Path) -> None:
@@ -27,7 +30,7 @@ def draw_images(images: Tensor, captions: Sequence[str], title: str, path: Path)
     figure.savefig(path, dpi=100)
 
 
-def draw_first(data: ImageData, path: Path) -> None:
+def draw_first(data: Any, path: Path) -> None:
     """Draw the first 16 training images with their labels."""
     images, labels = data.first(16)
     captions = [str(label) for label in labels.tolist()]
@@ -40,29 +43,27 @@ def draw_confusion(logits: Tensor, labels: Tensor, title: str, path: Path) -> No
     cells = torch.bincount(labels * n_classes + logits.argmax(1), minlength=n_classes**2)
     counts = cells.view(n_classes, n_classes)
     rates = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
-    size = max(5.0, 0.6 * n_classes)
+    size = min(max(5.0, 0.6 * n_classes), 0.6 * MANY_CLASSES)
     figure = Figure(figsize=(size, size), layout="constrained")
     axis = figure.subplots()
     axis.imshow(rates, cmap="Blues", vmin=0, vmax=1)
-    for row, column in counts.nonzero().tolist():
-        shade = "white" if rates[row, column] > 0.5 else "black"
-        text = str(int(counts[row, column]))
-        axis.text(column, row, text, ha="center", va="center", color=shade, fontsize=9)
-    ticks = range(n_classes)
-    axis.set(xlabel="predicted", ylabel="label", title=title, xticks=ticks, yticks=ticks)
+    axis.set(xlabel="predicted", ylabel="label", title=title)
+    if n_classes < MANY_CLASSES:
+        axis.set(xticks=range(n_classes), yticks=range(n_classes))
+        for row, column in counts.nonzero().tolist():
+            shade = "white" if rates[row, column] > 0.5 else "black"
+            text = str(int(counts[row, column]))
+            axis.text(column, row, text, ha="center", va="center", color=shade, fontsize=9)
     figure.savefig(path, dpi=100)
 
 
 def draw_mistakes(logits: Tensor, split: Split, title: str, path: Path, n: int = 25) -> None:
     """Draw the wrongly classified images with the highest loss: label > prediction, how sure."""
-    wrong = torch.nonzero(logits.argmax(1) != split.labels).flatten()
-    losses = F.cross_entropy(logits[wrong], split.labels[wrong], reduction="none")
+    images, labels = split
+    wrong = torch.nonzero(logits.argmax(1) != labels).flatten()
+    losses = F.cross_entropy(logits[wrong], labels[wrong], reduction="none")
     worst = wrong[losses.argsort(descending=True)[:n]]
-    sure, guesses = logits[worst].softmax(1).max(1)
-    captions = [
-        f"{label} > {guess}  {100 * p:.0f}%"
-        for label, guess, p in zip(
-            split.labels[worst].tolist(), guesses.tolist(), sure.tolist(), strict=True
-        )
-    ]
-    draw_images(split.images[worst], captions, title, path)
+    shares, guesses = logits[worst].softmax(1).max(1)
+    rows = zip(labels[worst].tolist(), guesses.tolist(), shares.tolist(), strict=True)
+    captions = [f"{label} > {guess}  {100 * share:.0f}%" for label, guess, share in rows]
+    draw_images(images[worst], captions, title, path)

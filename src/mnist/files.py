@@ -6,36 +6,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hydrasweep import Outage
 
 
-def write(path: Path, content: str | bytes | memoryview) -> None:
-    """Replace a file in one step.
+def save(path: Path, tensors: Any) -> None:
+    """Replace a file in one step by what ``torch.save`` makes of ``tensors``.
 
     Raises:
         Outage: it can't be written; what was there before is there still.
     """
-    data = content.encode() if isinstance(content, str) else content
+    buffer = io.BytesIO()  # given a path, torch has its own words for a full disk
+    torch.save(tensors, buffer)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
+        temporary.write_bytes(buffer.getbuffer())
         temporary.replace(path)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
         raise Outage(f"{path} can't be written ({error.strerror})") from error
-
-
-def save(path: Path, tensors: Any) -> None:
-    """Replace a file by what ``torch.save`` makes of ``tensors``.
-
-    In memory first: given a path, torch has its own words for a full disk.
-
-    Raises:
-        Outage: as ``write``.
-    """
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save(tensors, buffer)
-    write(path, buffer.getbuffer())

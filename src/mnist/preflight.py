@@ -24,7 +24,10 @@ def check(cfg: DictConfig) -> float:
     config.check(cfg)
     _check_directions(cfg)
     job, size, seconds = assemble(cfg), cfg.data.batch_size, 0.0
-    few, nothing = Split(*(rows[: size * N_TIMED] for rows in job.train)), Split(*(rows[:0] for rows in job.val))
+    few, nothing = (
+        Split(*(rows[: size * N_TIMED] for rows in job.train)),
+        Split(*(rows[:0] for rows in job.val)),
+    )
     n_steps = math.ceil(len(few.targets) / size)
     epochs = min(2, job.n_steps // n_steps) if cfg.epochs else 0  # the first warms up
     try:

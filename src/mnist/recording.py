@@ -27,18 +27,17 @@ from mnist.text import root_cause, without_password
 
 log = logging.getLogger(__name__)
 
-LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 RETRY_SECONDS = 1.0  # after which a call of MLflow is tried a second time, and no more
 SETTINGS = {
     "MLFLOW_EXPERIMENT_NAME": "hydrasweep",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # It would print addresses with the password that may be in them.
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # MLflow's own seven tries of two minutes would hold a training up for a quarter of an hour.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # MLflow resets its logger's level
+    # It would print addresses with the password that may be in them.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
@@ -91,33 +90,28 @@ class Recorder:
 class Run:
     """A run that is recorded in its output folder."""
 
-    link: str | None = None  # to the table of runs in MLflow's UI
-    ui: str | None = None  # the command that starts it
+    links: Mapping[str, str] = {}  # to MLflow, for people
 
     def __init__(self, output_dir: Path) -> None:
         self.output_dir, self._file = output_dir, output_dir / "metrics.jsonl"
-        self.history: list[dict[str, float]] = []  # metrics of each epoch, and its "step"
+        self.history: dict[int, dict[str, float]] = {}  # the metrics of each epoch
         if not self._file.exists():
             return
         os.truncate(self._file, self._file.read_bytes().rfind(b"\n") + 1)  # a kill's half line
         try:
             for line in map(json.loads, self._file.read_text().splitlines()):
-                self.history.append({key: float(line[key]) for key in ("step", *line)})
+                step = int(line.pop("step"))
+                self.history[step] = {name: float(value) for name, value in line.items()}
         except Exception as error:  # each kind of damage has its own
             why = root_cause(error)
             raise UserError(f"{self._file} is damaged ({why}): delete what follows it") from error
 
-    @property
-    def last(self) -> dict[str, float]:
-        """The metrics of the last epoch that was recorded."""
-        return {key: value for line in self.history[-1:] for key, value in line.items() if key != "step"}
-
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record the metrics of an epoch, once: a resumed run may come by it again."""
-        if step not in {line["step"] for line in self.history}:
-            self.history.append({"step": step, **metrics})
+        if step not in self.history:
+            self.history[step] = dict(metrics)
             with self._file.open("a") as file:
-                file.write(json.dumps(self.history[-1]) + "\n")
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
             self.log_once(metrics, step)
 
     def log_once(self, metrics: Mapping[str, float], step: int) -> None:
@@ -135,8 +129,7 @@ class MLflowRun(Run):
     away never ends a training.
     """
 
-    _id = ""
-    _lost = ""  # why MLflow is left alone
+    _id = _lost = ""  # in MLflow; why that is left alone
 
     def __init__(self, output_dir: Path, thread: ThreadPoolExecutor) -> None:
         super().__init__(output_dir)
@@ -154,7 +147,7 @@ class MLflowRun(Run):
             Outage: the store can't be used, as is known at once.
         """
         if self._database:
-            self._try_database()
+            self._try(self._database)
         self.send(lambda mlflow: self._start(mlflow, about))
         self.send(lambda mlflow: self._describe(mlflow, about))
         if not self._database:  # a server may not answer
@@ -165,10 +158,10 @@ class MLflowRun(Run):
                 f"MLFLOW_TRACKING_URI to another, or train with tracking=none ({self._lost})"
             )
 
-    def _try_database(self) -> None:
+    def _try(self, database: Path) -> None:
         """Find out at once that it is locked, which would take MLflow itself minutes."""
         try:
-            with self._lock, closing(sqlite3.connect(self._database, timeout=20)) as opened:
+            with self._lock, closing(sqlite3.connect(database, timeout=20)) as opened:
                 # Readers and one writer side by side; the database remembers it.
                 opened.execute("PRAGMA journal_mode=WAL")
                 opened.execute("BEGIN IMMEDIATE")
@@ -182,20 +175,20 @@ class MLflowRun(Run):
         """Wait until MLflow has been told all so far."""
         self._thread.submit(str).result()
 
-    def _attempt(self, call: Callable[[Any], object]) -> None:
+    def _attempt(self, call: Callable[[Any], object], is_retry: bool = False) -> None:
         if self._lost:
             return
         try:
             import mlflow
 
-            try:
-                call(mlflow)
-            except Exception:  # a lock, or a server that is just started again
+            call(mlflow)
+        except Exception as error:
+            if is_retry:  # whatever it is, training goes on
+                self._lost = root_cause(error)
+                log.warning("MLflow stopped answering (%s): keeping results locally", self._lost)
+            else:  # a lock, or a server that is just started again
                 time.sleep(RETRY_SECONDS)
-                call(mlflow)
-        except Exception as error:  # whatever the store's failure is, training goes on
-            self._lost = root_cause(error)
-            log.warning("MLflow stopped answering (%s): keeping results locally", self._lost)
+                self._attempt(call, is_retry=True)
 
     def _start(self, mlflow: Any, about: Description) -> None:
         for library in ("urllib3", "alembic", "mlflow.store.db.utils", "mlflow.utils.git_utils"):
@@ -211,10 +204,10 @@ class MLflowRun(Run):
         run = mlflow.start_run(known, run_name=name, tags={**_identity(), **about.tags})
         self._id, ui = run.info.run_id, self._uri.rstrip("/")
         if not ui.startswith("http"):
-            ui, self.ui = LOCAL_UI, f"mlflow ui --backend-store-uri {self._uri}"
-        if self._database and self._database.name == "mlflow.db":
-            self.ui = f"cd {self._database.parent} && mlflow ui"
-        self.link = f"{ui}/#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning"
+            ui, command = "http://127.0.0.1:5000", f"mlflow ui --backend-store-uri {ui}"
+            self.links = {"Compare": command}
+        link = f"{ui}/#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning"
+        self.links = {**self.links, "Open": link}
 
     def _describe(self, mlflow: Any, about: Description) -> None:
         from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -236,11 +229,9 @@ class MLflowRun(Run):
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         get_artifact_repository(mlflow.get_artifact_uri()).delete_artifacts("traceback.txt")
-        history = mlflow.MlflowClient().get_metric_history(self._id, "train/loss")
-        sent = {point.step for point in history}
-        for line in self.history:
-            if line["step"] not in sent:
-                mlflow.log_metrics({k: line[k] for k in line.keys() - {"step"}}, int(line["step"]))
+        points = mlflow.MlflowClient().get_metric_history(self._id, "train/loss")
+        for step in self.history.keys() - {point.step for point in points}:
+            mlflow.log_metrics(self.history[step], step)
 
     def close(self, error: BaseException | None = None) -> None:
         """End the run with the status that tells what happened.
@@ -277,7 +268,7 @@ def _identity() -> dict[str, str]:
 def _started(pid: int) -> float:
     """In seconds since the machine began; -1 where there is no such process."""
     try:
-        return round(psutil.Process(pid).create_time() - psutil.boot_time(), 2)
+        return psutil.Process(pid).create_time() - psutil.boot_time()
     except psutil.NoSuchProcess:
         return -1.0
 
@@ -286,6 +277,6 @@ def _fail_dead(mlflow: Any) -> None:
     """Mark the runs FAILED whose process on this machine has died without a word."""
     words = f"attributes.status = 'RUNNING' AND tags.host = '{socket.gethostname()}'"
     for run in mlflow.search_runs(filter_string=words, output_format="list"):
-        tags = run.data.tags
-        if abs(_started(int(tags["pid"])) - float(tags["process_started"])) > 1.5:
+        pid, began = run.data.tags.get("pid"), run.data.tags.get("process_started")
+        if pid and began and abs(_started(int(pid)) - float(began)) > 1.5:
             mlflow.MlflowClient().set_terminated(run.info.run_id, "FAILED")

@@ -37,10 +37,6 @@ class Training:
     epoch: int = 0  # epochs done
     seconds: float = 0.0  # spent on them, without validation
 
-    @property
-    def n_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
     def save(self, path: Path) -> None:
         """Write the state to ``path`` in one step.
 

@@ -8,8 +8,8 @@ import torch
 from conftest import REPOSITORY, Compose
 from omegaconf import OmegaConf, open_dict
 
+from hydrasweep import UserError
 from mnist import config
-from mnist.errors import UserError
 
 CONF = REPOSITORY / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
@@ -33,8 +33,8 @@ def command(file: Path) -> list[str]:
 
 def test_all_groups_are_looked_at() -> None:
     assert {file.parent.as_posix() for file in FILES} >= {
-        *(".", "augmentation", "data", "experiment", "model", "optimizer", "scheduler"),
-        "tracking",
+        *(".", "augmentation", "data", "experiment", "hparams_search", "hydra/job_logging"),
+        *("model", "optimizer", "scheduler", "task", "tracking"),
     }
 
 
@@ -61,15 +61,12 @@ def test_every_file_composes_by_its_command_passes_the_check_and_instantiates(
     cfg.n_steps = 10
     OmegaConf.resolve(cfg)
     config.check(cfg)
-    model = config.build(cfg.model)
+    model, task, data = (config.build(cfg[name]) for name in ("model", "task", "data"))
     optimizer = config.build(cfg.optimizer)(model.parameters())
     scheduler = config.build(cfg.scheduler)(optimizer)
-    data = config.build(cfg.data)
     images = torch.zeros(2, data.n_channels, *data.image_size, dtype=torch.uint8)
     augmented = config.build(cfg.augmentation)(images.float())
-    logits = model(data.normalize()(augmented))
-    assert logits.shape == (2, data.n_classes)
-    logits.sum().backward()
+    task.loss(model(data.normalize()(augmented)), torch.tensor([0, 1])).backward()
     optimizer.step()
     scheduler.step()
     assert config.build(cfg.tracking).run
@@ -78,44 +75,26 @@ def test_every_file_composes_by_its_command_passes_the_check_and_instantiates(
 @pytest.mark.parametrize(
     ("override", "allowed"),
     [
-        ("epochs=abc", "a whole number, 0 or more"),
-        ("epochs=-1", "a whole number, 0 or more"),
-        ("epochs=2.5", "a whole number, 0 or more"),
-        ("epochs=true", "a whole number, 0 or more"),
-        ("epochs=null", "a whole number, 0 or more"),
+        ("epochs=abc", "a whole number from 0"),
+        ("epochs=-1", "a whole number from 0"),
+        ("epochs=2.5", "a whole number from 0"),
+        ("epochs=true", "a whole number from 0"),
+        ("epochs=null", "a whole number from 0"),
         ("seed=-1", "a whole number from 0"),
         ("seed=9223372036854775808", "a whole number from 0"),
-        ("label_smoothing=1", "a number from 0 to below 1"),
         ("n_threads=0", "null or a whole number from 1 to 1024"),
         ("n_threads=1000000", "null or a whole number from 1 to 1024"),
-        ("data.batch_size=0", "a whole number, 1 or more"),
-        ("data.batch_size=1e2", "a whole number, 1 or more"),
-        ("data.n_train=0", "null or a whole number, 1 or more"),
-        ("data.n_val=-1", "a whole number, 0 or more"),
-        ("model.dropout=1.5", "a number from 0 to below 1"),
-        ("model.dropout=abc", "a number from 0 to below 1"),
-        ("optimizer.lr=-1", "a number above 0"),
-        ("optimizer.lr=0", "a number above 0"),
-        ("optimizer.lr=nan", "a number above 0"),
-        ("optimizer.lr=inf", "a number above 0"),
-        ("optimizer.weight_decay=-0.1", "a number, 0 or more"),
-        ("optimizer.weight_decay=inf", "a number, 0 or more"),
-        ("data.std=[0.0]", "numbers above 0"),
-        ("data.std=3", "numbers above 0"),
-        ("data.mean=[]", "a list of numbers"),
-        ("data.name=../mnist", "letters, digits"),
-        ("data.raw=", "a pattern of files"),
-        ("data.raw=/etc/*", "a pattern of files"),
-        ("data.image_size=28", "height and width"),
-        ("data.split_seed=null", "a whole number from 0"),
-        ("score_train=a@b", "null or a metric's name"),
-        ("objective=3", "a metric, or a list of them"),
-        ("objective=[]", "a metric, or a list of them"),
-        ("optimizer.weight_decay=100000000000000000000", "a number, 0 or more"),
+        ("data.batch_size=0", "a whole number from 1"),
+        ("data.batch_size=1e2", "a whole number from 1"),
         ("score_test=maybe", "true or false"),
+        ("score_train=a@b", "null or one of NAME/loss, NAME/accuracy"),
+        ("score_train=a/f1", "null or one of NAME/loss, NAME/accuracy"),
+        ("objective=3", "val/accuracy"),
+        ("objective=[]", "val/accuracy"),
         ("objective=foo", "val/accuracy"),
-        ("objective=test/acc", "val/accuracy"),
+        ("objective=test/accuracy", "val/accuracy"),
         ("objective=[val/accuracy,foo]", "val/accuracy"),
+        ("task.directions={loss:down}", "its direction"),
     ],
 )
 def test_wrong_value_is_refused_with_key_value_and_what_is_allowed(
@@ -132,10 +111,38 @@ def test_wrong_value_is_refused_with_key_value_and_what_is_allowed(
     assert "\n" not in message
 
 
-def test_validation_metric_is_no_objective_without_validation_images(compose: Compose) -> None:
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.dropout=1.5", "model: .*has to be between 0 and 1, but got 1.5"),
+        ("optimizer.lr=-1", "optimizer: .*Invalid learning rate: -1"),
+        ("optimizer.lr=nan", "optimizer: .*Invalid learning rate: nan"),
+        ("optimizer.weight_decay=-0.1", "optimizer: .*Invalid weight_decay value: -0.1"),
+        ("scheduler.pct_start=2", "scheduler: .*pct_start"),
+        ("task.label_smoothing=1", r"task\.label_smoothing=1: must be from 0 to below 1"),
+        ("data.std=[0.0]", r"data\.std=\[0\.0\]: must be"),
+        ("data.n_train=0", r"data\.n_train=0: must be"),
+    ],
+)
+def test_class_refuses_its_own_settings(compose: Compose, override: str, words: str) -> None:
+    cfg = compose(override)
+    cfg.n_steps = 10
+    config.check(cfg)
+    with pytest.raises(UserError, match=f"^{words}") as refused:
+        for name in ("model", "task", "data"):
+            config.build(cfg[name])
+        weights = [torch.nn.Parameter(torch.zeros(1))]
+        config.build(cfg.scheduler, config.build(cfg.optimizer, weights))
+    assert "\n" not in str(refused.value)
+
+
+def test_metric_of_what_is_not_measured_is_no_objective(compose: Compose) -> None:
     with pytest.raises(UserError, match=r"data\.n_val=0 leaves nothing to validate on"):
         config.check(compose("data.n_val=0"))
     config.check(compose("data.n_val=0", "objective=train/accuracy"))
+    with pytest.raises(UserError, match="epochs=0 trains nothing"):
+        config.check(compose("epochs=0", "objective=train/accuracy"))
+    config.check(compose("epochs=0"))
 
 
 def test_several_objectives_are_allowed(compose: Compose) -> None:
@@ -145,37 +152,36 @@ def test_several_objectives_are_allowed(compose: Compose) -> None:
     assert config.objectives(compose()) == ["val/accuracy"]
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "gpu", ""])
-def test_device_that_is_not_there_is_refused_with_those_that_are(name: str) -> None:
-    with pytest.raises(UserError, match=f"device={name}: this machine has .*cpu"):
-        config.resolve_device(name)
+def test_task_says_which_way_each_metric_improves(compose: Compose) -> None:
+    known = config.metric_directions(compose())
+    assert known["val/loss"] == known["train/loss"] == known["n_parameters"] == "minimize"
+    assert known["val/accuracy"] == known["train/accuracy"] == "maximize"
+    other = compose("+task.directions.f1=maximize")
+    assert config.metric_directions(other)["val/f1"] == "maximize"
 
 
-def test_auto_takes_the_best_device() -> None:
-    assert config.resolve_device("cpu") == torch.device("cpu")
-    assert (config.resolve_device("auto").type == "cuda") == torch.cuda.is_available()
+def test_identity_is_the_choice_and_else_the_class(compose: Compose, tmp_path: Path) -> None:
+    cfg = compose("model=cnn")
+    assert config.choices(cfg, tmp_path)["model"] == "cnn"
+    assert config.choices(cfg, tmp_path)["optimizer"] == "adamw"
+    (tmp_path / ".hydra").mkdir()
+    recorded = "hydra: {runtime: {choices: {model: cnn_wide}}}"
+    (tmp_path / ".hydra" / "hydra.yaml").write_text(recorded)
+    assert config.choices(cfg, tmp_path)["model"] == "cnn_wide"
 
 
 def test_architectures_have_the_same_settings(compose: Compose) -> None:
-    flat = [config.flatten(compose(f"model={name}")) for name in ("baseline", "cnn", "lenet5")]
-    assert set(flat[0]) == set(flat[1]) == set(flat[2])
-    assert {"model.dropout", "optimizer.lr", "data.batch_size", "epochs"} <= set(flat[0])
-    assert [values["model.dropout"] for values in flat] == [0.0, 0.2, 0.0]
+    names = [compose(f"model={name}").model.keys() for name in ("baseline", "cnn", "lenet5")]
+    assert names[0] == names[1] == names[2]
+    assert "dropout" in names[0]
 
 
-def test_what_a_class_tells_the_user_is_told_as_it_is() -> None:
-    node = OmegaConf.create({"_target_": "hydrasweep.search.storage.database", "url": "no URL"})
-    with pytest.raises(UserError, match=r"^hydra\.sweeper\.storage: its URL must be like"):
-        config.build(node)
+def test_what_a_class_tells_the_user_is_told_as_it_is(compose: Compose) -> None:
+    with pytest.raises(UserError, match=r"^model=lenet5 takes images of 28x28 pixels"):
+        config.build(compose("model=lenet5", "data.image_size=[8,8]").model)
 
 
 def test_error_of_a_users_class_comes_through_with_its_cause() -> None:
-    node = OmegaConf.create({"_target_": "mnist.models.LeNet5", "dropout": 0})
-    with pytest.raises(Exception, match="n_channels"):
-        config.build(node)
-
-
-def test_training_metric_is_no_objective_without_epochs(compose: Compose) -> None:
-    with pytest.raises(UserError, match="epochs=0 trains nothing"):
-        config.check(compose("epochs=0", "objective=train/accuracy"))
-    config.check(compose("epochs=0"))
+    node = OmegaConf.create({"model": {"_target_": "mnist.models.LeNet5", "dropout": 0}})
+    with pytest.raises(UserError, match="^model: .*n_channels"):
+        config.build(node.model)

@@ -7,27 +7,29 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from hydrasweep import Outage
 from mnist import files
-from mnist.errors import Outage
+
+
+def saved(path: Path) -> list[int]:
+    return torch.load(path, weights_only=True).tolist()  # type: ignore[no-any-return]
 
 
 def test_file_is_replaced_with_the_permissions_of_any_other(tmp_path: Path) -> None:
     path, other = tmp_path / "file", tmp_path / "other"
     other.touch()
-    files.write(path, "old")
-    files.write(path, b"new")
-    files.save(tmp_path / "tensors.pt", {"a": torch.arange(3)})
-    assert path.read_bytes() == b"new"
-    assert torch.load(tmp_path / "tensors.pt", weights_only=True)["a"].tolist() == [0, 1, 2]
+    files.save(path, torch.arange(3))
+    files.save(path, torch.arange(2))
+    assert saved(path) == [0, 1]
     assert {p.stat().st_mode for p in tmp_path.iterdir()} == {other.stat().st_mode}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "other", "tensors.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "other"]
 
 
 def test_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    files.write(path, "old")
+    files.save(path, torch.arange(3))
     monkeypatch.setattr(os, "replace", Mock(side_effect=OSError(28, os.strerror(28))))
     with pytest.raises(Outage, match=r"file can't be written \(No space left on device\)"):
-        files.write(path, "new")
+        files.save(path, torch.arange(2))
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
-    assert path.read_text() == "old"
+    assert saved(path) == [0, 1, 2]

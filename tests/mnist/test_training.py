@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
+from hydrasweep import UserError
 from mnist.data import Normalize, Split
-from mnist.errors import UserError
-from mnist.training import NonFiniteLossError, Training, fit, predict, score
+from mnist.tasks import Classification
+from mnist.training import NonFiniteLossError, Training, evaluate, fit, predict
 
 METRICS = {
     "train/loss",
@@ -24,7 +25,8 @@ METRICS = {
     "val/accuracy",
     "lr",
     "time/epoch_seconds",
-    "time/images_per_second",
+    "time/train_seconds",
+    "time/samples_per_second",
 }
 # Dropout, augmentation and momentum: everything that draws numbers or keeps a state.
 LIVELY = ("model.dropout=0.3", "augmentation=affine", "epochs=4", "data.n_train=200")
@@ -36,7 +38,7 @@ def trained(compose: Compose, *overrides: str) -> tuple[Training, History]:
     cfg = compose(*overrides)
     training, train, val = parts(cfg)
     sizes = {"epochs": cfg.epochs, "batch_size": cfg.data.batch_size}
-    return training, list(fit(training, train, val, **sizes, smoothing=cfg.label_smoothing))
+    return training, list(fit(training, train, val, **sizes))
 
 
 def without_times(history: History) -> History:
@@ -104,7 +106,7 @@ def test_each_epoch_gives_one_dict_of_the_same_metrics(compose: Compose) -> None
 
 def test_equals_a_plain_pytorch_loop(compose: Compose) -> None:
     overrides = ("optimizer=adam", "scheduler=cosine", "data.n_train=600", "data.batch_size=50")
-    _, history = trained(compose, *overrides, "epochs=4", "label_smoothing=0.1")
+    _, history = trained(compose, *overrides, "epochs=4", "task.label_smoothing=0.1")
 
     cfg = compose(*overrides, "epochs=4")
     ours, train, val = parts(cfg)
@@ -119,7 +121,7 @@ def test_equals_a_plain_pytorch_loop(compose: Compose) -> None:
     for metrics in history:
         order = torch.randperm(600).tolist()
         loader = DataLoader(
-            TensorDataset(train.images, train.labels),
+            TensorDataset(train.inputs, train.targets),
             batch_size=50,
             sampler=order,
             generator=torch.Generator(),  # without its own it would draw from the global one
@@ -134,21 +136,21 @@ def test_equals_a_plain_pytorch_loop(compose: Compose) -> None:
             losses.append(loss.item())
         assert metrics["train/loss"] == pytest.approx(sum(losses) / 12, rel=1e-4)
         with torch.no_grad():
-            logits = model(inputs(val.images))
+            logits = model(inputs(val.inputs))
         assert metrics["val/loss"] == pytest.approx(
-            F.cross_entropy(logits, val.labels).item(), rel=1e-3
+            F.cross_entropy(logits, val.targets).item(), rel=1e-3
         )
         assert metrics["val/accuracy"] == pytest.approx(
-            (logits.argmax(1) == val.labels).float().mean().item(), abs=0.01
+            (logits.argmax(1) == val.targets).float().mean().item(), abs=0.01
         )
 
 
 def test_training_metrics_weigh_the_short_last_batch_by_its_size(compose: Compose) -> None:
     cfg = compose("data.n_train=70", "optimizer=sgd", "optimizer.lr=1e-30", "scheduler=constant")
     training, train, val = parts(cfg)
-    expected = score(predict(training.model, training.normalize, train), train.labels)
+    expected = evaluate("train", training, train)
     (metrics,) = fit(training, train, val, epochs=1, batch_size=64)
-    assert (metrics["train/loss"], metrics["train/accuracy"]) == pytest.approx(expected)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
 
 
 def test_evaluation_counts_every_row_in_evaluation_mode() -> None:
@@ -156,16 +158,37 @@ def test_evaluation_counts_every_row_in_evaluation_mode() -> None:
     split = Split(
         torch.randint(0, 256, (2345, 1, 2, 2), dtype=torch.uint8), torch.randint(0, 2, (2345,))
     )
-    normalize = Normalize([0.5], [0.5])
-    logits = predict(model, normalize, split)
+    normalize, task = Normalize([0.5], [0.5]), Classification({}, 2, 0.1)
+    training = Training(model, normalize, nn.Identity(), task, *[Any] * 2)  # type: ignore[arg-type]
+    logits = predict(training, split)
     assert model.training
     model.eval()
-    expected = model(normalize(split.images))
+    expected = model(normalize(split.inputs))
     torch.testing.assert_close(logits, expected)
-    loss, accuracy = score(logits, split.labels)
-    n_right = sum(int(expected[i].argmax() == split.labels[i]) for i in range(2345))
-    assert accuracy == n_right / 2345
-    assert loss == pytest.approx(F.cross_entropy(expected, split.labels).item())
+    metrics = evaluate("test", training, split)
+    n_right = sum(int(expected[i].argmax() == split.targets[i]) for i in range(2345))
+    loss = F.cross_entropy(expected, split.targets).item()
+    assert metrics == {"test/loss": pytest.approx(loss), "test/accuracy": n_right / 2345}
+
+
+def test_time_of_training_adds_up_without_validation(compose: Compose) -> None:
+    _, (first, second) = trained(compose, "epochs=2")
+    assert 0 < first["time/train_seconds"] < first["time/epoch_seconds"]
+    seconds = second["time/train_seconds"] - first["time/train_seconds"]
+    assert second["time/samples_per_second"] == pytest.approx(600 / seconds)
+
+
+def test_batches_pass_by_whoever_watches(compose: Compose) -> None:
+    training, train, val = parts(compose("data.n_train=70"))
+    seen = []
+
+    def watch(batches: Any) -> Any:
+        for batch in batches:
+            seen.append(len(batch))
+            yield batch
+
+    list(fit(training, train, val, epochs=2, batch_size=32, watch=watch))
+    assert seen == [32, 32, 6] * 2
 
 
 def test_loss_that_is_not_finite_names_epoch_and_step(compose: Compose) -> None:

@@ -1,7 +1,6 @@
 """A linear classifier, cross-validated; MLflow records each fit by itself."""
 
 import hydra
-import hydrasweep
 import mlflow
 import numpy as np
 from sklearn.datasets import load_wine
@@ -9,6 +8,8 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+import hydrasweep
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")

@@ -1,12 +1,13 @@
 """Gradient boosting with XGBoost, pruned by the callback of optuna-integration."""
 
 import hydra
-import hydrasweep
 import xgboost
 from omegaconf import DictConfig, OmegaConf
 from optuna_integration import XGBoostPruningCallback
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
+
+import hydrasweep
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import hydra
-import hydrasweep
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+
+import hydrasweep
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

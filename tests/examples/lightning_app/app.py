@@ -1,7 +1,6 @@
 """Handwritten digits with Lightning, pruned by the callback of optuna-integration."""
 
 import hydra
-import hydrasweep
 import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
@@ -10,6 +9,8 @@ from optuna_integration import PyTorchLightningPruningCallback
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
+
+import hydrasweep
 
 
 class Digits(pl.LightningDataModule):

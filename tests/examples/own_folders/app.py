@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import hydra
-import hydrasweep
 import points
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig
+
+import hydrasweep
 
 log = logging.getLogger("line")
 
@@ -33,7 +34,9 @@ def main(cfg: DictConfig) -> float:
         if hydrasweep.report(error, step):
             break
     print("error:", error)
-    Path(cfg.output).write_text(json.dumps({"slope": cfg.slope, "error": error, "pid": os.getpid()}))
+    Path(cfg.output).write_text(
+        json.dumps({"slope": cfg.slope, "error": error, "pid": os.getpid()})
+    )
     return error
 
 

@@ -1,11 +1,12 @@
 """Two spirals, told apart by a small network in a training loop of one's own."""
 
 import hydra
-import hydrasweep
 import mlflow
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
+
+import hydrasweep
 
 
 def spirals(n: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -3,12 +3,13 @@
 import logging
 
 import hydra
-import hydrasweep
 from omegaconf import DictConfig
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
+
+import hydrasweep
 
 log = logging.getLogger(__name__)
 

@@ -1,11 +1,12 @@
 """A decision tree on the breast cancer data: accuracy against size."""
 
 import hydra
-import hydrasweep
 from omegaconf import DictConfig
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 from sklearn.tree import DecisionTreeClassifier
+
+import hydrasweep
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")

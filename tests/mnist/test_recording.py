@@ -1,4 +1,4 @@
-"""Tracking: what a run leaves in MLflow, what its status says, and what happens to results
+"""Recording: what a run leaves in MLflow, what its status says, and what happens to results
 when the store does not answer. A real MLflow each time."""
 
 import json
@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -32,10 +31,9 @@ from conftest import (
 )
 from mlflow import MlflowClient
 
-from mnist import config, files, tracking
-from mnist.errors import Outage, UserError
-from mnist.store import experiment_id, open_store
-from mnist.tracking import Description, MLflowTracker, Run
+from hydrasweep import Outage, UserError
+from mnist import config, recording
+from mnist.recording import Description, Recorder, Run
 from mnist.training import NonFiniteLossError
 from train import train
 
@@ -53,17 +51,18 @@ def test_run_is_recorded_in_full(
     assert run.info.status == "FINISHED"
     assert run.info.run_name.startswith("lenet5 lr=0.003")
 
-    # Settings, each under its dotted name.
-    assert run.data.params == {key: str(value) for key, value in config.flatten(cfg).items()}
-    assert run.data.params["optimizer.lr"] == "0.003"
-    assert run.data.params["data.batch_size"] == "64"
+    # Choices, and numbers that people compare; all settings are in config.yaml.
+    params = run.data.params
+    assert (params["model"], params["optimizer"], params["data"]) == ("lenet5", "adamw", "mnist")
+    assert (params["optimizer.lr"], params["data.batch_size"]) == ("0.003", "64")
+    assert (params["epochs"], params["seed"], params["model.dropout"]) == ("3", "7", "0.0")
+    assert len(params) < 25
+    assert not [name for name in params if name.startswith(("paths", "hydra", "tracking"))]
 
     # Metrics, by epoch.
     for metric in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"):
         assert epochs_of(client, run, metric) == [1, 2, 3]
-    accuracies = [p.value for p in client.get_metric_history(run.info.run_id, "val/accuracy")]
-    assert run.data.metrics["best/val_accuracy"] == max(accuracies)
-    assert objective == accuracies[-1]
+    assert objective == run.data.metrics["val/accuracy"]
     assert {"test/accuracy", "test/loss", "n_parameters"} <= set(run.data.metrics)
 
     # Marks.
@@ -75,17 +74,14 @@ def test_run_is_recorded_in_full(
     assert tags["host"] == socket.gethostname()
     assert tags["pid"] == str(os.getpid())
     assert tags["version.torch"] == version("torch")
-    if "mlflow.source.git.commit" in tags:
-        assert len(tags["mlflow.source.git.commit"]) == 40
-        assert tags["git_dirty"] in ("true", "false")
 
     (dataset,) = run.inputs.dataset_inputs
     data = config.build(cfg.data)
     assert dataset.dataset.name == "mnist"
-    assert data.digest.startswith(dataset.dataset.digest)
+    assert dataset.dataset.digest == data.digest[:8]
 
     # Files, below the root whatever the working directory.
-    here = root / "mlruns" / "hydrasweep" / run.info.run_id / "artifacts"
+    here = root / "mlruns" / run.info.run_id / "artifacts"
     assert {path.name for path in (here / "pictures").iterdir()} == {
         *("first_images.png", "confusion.png", "worst_mistakes.png")
     }
@@ -98,15 +94,13 @@ def test_run_is_recorded_in_full(
     model = config.build(cfg.model)
     model.load_state_dict(state)
     model.eval()
-    assert "MLFLOW_TRACKING_URI" not in os.environ  # the next run would take it for the user's
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
     (logged,) = client.search_logged_models([run.info.experiment_id])
     assert logged.status == "READY"
     assert logged.source_run_id == run.info.run_id
-    assert (root / "mlruns" / "hydrasweep" / "models" / logged.model_id).is_dir()
+    assert (root / "mlruns" / "models" / logged.model_id).is_dir()
     loaded = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
     for n in (1, 2, 5):
-        images = data.first(n).images
+        images = data.first(n).inputs
         with torch.inference_mode():
             expected = model(data.normalize()(images)).numpy()
         np.testing.assert_allclose(loaded.predict(images.numpy()), expected, atol=1e-5)
@@ -147,12 +141,14 @@ def test_one_setting_records_nothing_anywhere_else(
     assert [line["step"] for line in lines] == [1, 2, 3]
 
 
-def tracked(
-    root: Path, folder: Path, experiment: str = "hydrasweep", parent: str | None = None
-) -> Any:
-    folder.mkdir()
-    about = Description("a run", {"a": 1}, {"b": "2"}, ("data", "digest", "place"), [])
-    return MLflowTracker(str(root), experiment, None, parent).run(folder, about)
+def about(**params: Any) -> Description:
+    return Description("a run", params, {"b": "2"}, ("data", "digest", "place"))
+
+
+def recorded(root: Path, folder: Path, **params: Any) -> Any:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").touch()
+    return Recorder(str(root), True).run(folder, about(**params))
 
 
 def test_runs_of_dead_processes_are_marked_failed_at_the_next_start(
@@ -163,93 +159,96 @@ def test_runs_of_dead_processes_are_marked_failed_at_the_next_start(
     client = client_of(root)
 
     def status() -> str:
-        return str(client.get_run(run.id).info.status)
+        return str(client.get_run(id).info.status)
 
-    with tracked(root, tmp_path / "alive") as run:
-        with tracked(root, tmp_path / "second"):
+    def begin(name: str) -> None:
+        with recorded(root, tmp_path / name):
             pass
+
+    with recorded(root, tmp_path / "alive") as run:
+        run.wait()
+        ((id, _),) = [(run.info.run_id, run) for run in runs_of(client)]
+        begin("second")
         assert status() == "RUNNING"
-        client.set_tag(run.id, "host", "another-machine")
-        client.set_tag(run.id, "pid", str(gone.pid))
-        with tracked(root, tmp_path / "third"):
-            pass
+        client.set_tag(id, "host", "another-machine")
+        client.set_tag(id, "pid", str(gone.pid))
+        begin("third")
         assert status() == "RUNNING"
-        client.set_tag(run.id, "host", socket.gethostname())
-        with tracked(root, tmp_path / "fourth"):
-            pass
+        client.set_tag(id, "host", socket.gethostname())
+        begin("fourth")
         assert status() == "FAILED"
-        client.update_run(run.id, status="RUNNING")
-        client.set_tag(run.id, "pid", str(os.getpid()))
-        client.set_tag(run.id, "process_started", "12345.67")  # the pid was another's before
-        with tracked(root, tmp_path / "fifth"):
-            pass
+        client.update_run(id, status="RUNNING")
+        client.set_tag(id, "pid", str(os.getpid()))
+        client.set_tag(id, "process_started", "12345.67")  # the pid was another's before
+        begin("fifth")
         assert status() == "FAILED"
+        client.create_run("1", tags={"host": socket.gethostname()})  # somebody else's
+        begin("sixth")
     assert status() == "FINISHED"
 
 
-def test_run_begins_before_it_is_open_in_mlflow_and_is_recorded_from_then_on(
+def test_run_of_a_sweep_has_the_sweeps_name_and_tags_and_leaves_others_alone(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_open = threading.Event()
-    monkeypatch.setattr(
-        tracking, "experiment_id", lambda *words: may_open.wait(60) and experiment_id(*words)
-    )
-    before, began = time.time(), 0.0
+    client = client_of(root)
+    with recorded(root, tmp_path / "parent"):
+        pass
+    (parent,) = runs_of(client)
+    dead = client.create_run("1", tags={"host": socket.gethostname(), "pid": "1"}).info.run_id
+    client.set_tag(dead, "process_started", "12345.67")
+    context = {"mlflow.parentRunId": parent.info.run_id, "mlflow.runName": "cnn-003", "phase": "x"}
+    monkeypatch.setenv("MLFLOW_RUN_CONTEXT", json.dumps(context))
+    with recorded(root, tmp_path / "child"):
+        pass
+    (child,) = [run for run in runs_of(client) if run.info.run_name == "cnn-003"]
+    assert context.items() <= child.data.tags.items()
+    assert child.info.status == "FINISHED"
+    assert client.get_run(dead).info.status == "RUNNING"
 
-    def first_epoch() -> None:
-        nonlocal began
-        began = time.time()
+
+def test_training_begins_before_the_run_is_open_in_mlflow(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_open, start = threading.Event(), mlflow.start_run
+
+    def start_run(*args: Any, **kwargs: Any) -> Any:
+        assert may_open.wait(60)
+        return start(*args, **kwargs)
+
+    monkeypatch.setattr(mlflow, "start_run", start_run)
+    with recorded(root, tmp_path / "run") as run:
+        run.log({"train/loss": 1.0}, step=1)
+        assert runs_of(client_of(root)) == []
         may_open.set()
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError), tracked(root, tmp_path / "run"):
-        first_epoch()
-    (run,) = runs_of(client_of(root))
-    assert run.info.status == "FAILED"
-    assert int(before * 1000) <= run.info.start_time <= began * 1000
+    (only,) = runs_of(client_of(root))
+    assert epochs_of(client_of(root), only) == [1]
 
 
-def test_run_that_cannot_be_opened_ends_when_that_is_known(
+def test_run_that_cannot_be_opened_is_told_at_its_end_and_caught_up_when_resumed(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "experiment_id", Mock(side_effect=OSError("out of order")))
-
-    def refused() -> Any:
-        return pytest.raises(Outage, match=r"mlflow\.db can't be used: .*out of order")
-
-    def first_epoch(run: Run) -> None:
-        with refused():
+    monkeypatch.setattr(recording, "RETRY_SECONDS", 0)
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow, "start_run", Mock(side_effect=OSError("out of order")))
+        with (
+            pytest.raises(Outage, match=r"mlflow\.db stopped answering \(OSError: out of order\)"),
+            recorded(root, tmp_path / "run") as run,
+        ):
             run.log({"train/loss": 1.0}, step=1)
-
-    with refused(), tracked(root, tmp_path / "run") as run:
-        first_epoch(run)
-    with refused():  # a trial does not begin
-        tracked(root, tmp_path / "child", parent="a sweep").__enter__()
-
-
-def test_starts_of_one_sweep_in_several_folders_have_one_run(root: Path, tmp_path: Path) -> None:
-    ids = []
-    for folder, sweep in (("here", "a"), ("there", "a"), ("elsewhere", "b")):
-        (tmp_path / folder).mkdir()
-        about = Description("sweep s", {}, {"sweep.id": sweep}, None, [], unique="sweep.id")
-        with MLflowTracker(str(root), "hydrasweep", None, None).run(
-            tmp_path / folder, about
-        ) as run:
-            ids.append(run.id)
-    assert ids[0] == ids[1] != ids[2]
-    assert {run.info.status for run in runs_of(client_of(root))} == {"FINISHED"}
+    assert runs_of(client_of(root)) == []
+    with recorded(root, tmp_path / "run") as run:
+        assert run.history == {1: {"train/loss": 1.0}}
+    (only,) = runs_of(client_of(root))
+    assert only.info.status == "FINISHED"
+    assert epochs_of(client_of(root), only) == [1]
 
 
-def test_child_run_of_a_lost_trial_is_marked_failed(root: Path, output_dir: Path) -> None:
-    client, about = client_of(root), Description("sweep s", {}, {}, None, [])
-    with MLflowTracker(str(root), "hydrasweep", None, None).run(output_dir, about) as parent:
-        for name in ("cnn-000", "cnn-001"):
-            tags = {"host": "elsewhere", "pid": "1", "output_dir": f"/s/{name}"}
-            tags["mlflow.parentRunId"] = str(parent.id)
-            client.create_run("1", tags=tags, run_name=name)
-        parent.settle(lost={"cnn-000", "lenet5-000"})
-        status = {run.info.run_name: run.info.status for run in runs_of(client)}
-        assert status == {"cnn-000": "FAILED", "cnn-001": "RUNNING", "sweep s": "RUNNING"}
+def test_call_is_tried_twice(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "RETRY_SECONDS", 0)
+    call = Mock(side_effect=[OSError("locked"), None])
+    with recorded(root, tmp_path / "run") as run:
+        run.send(call)
+    assert call.call_count == 2
 
 
 @pytest.mark.parametrize("named", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -260,11 +259,12 @@ def test_four_processes_may_start_at_once_where_there_is_no_store(
         """
         import sys
         from pathlib import Path
-        from mnist.tracking import Description, MLflowTracker
+        from mnist.recording import Description, Recorder
         root, folder = map(Path, sys.argv[1:])
         folder.mkdir()
-        about = Description("a run", {"a": 1}, {}, ("data", "digest", "place"), [])
-        with MLflowTracker(str(root), "hydrasweep", None, None).run(folder, about) as run:
+        (folder / "config.yaml").touch()
+        about = Description("a run", {"a": 1}, {}, ("data", "digest", "place"))
+        with Recorder(str(root), True).run(folder, about) as run:
             for epoch in range(1, 4):
                 run.log({"train/loss": 1 / epoch}, step=epoch)
         """
@@ -286,7 +286,7 @@ def test_four_processes_may_start_at_once_where_there_is_no_store(
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     where = client.get_experiment_by_name("hydrasweep").artifact_location
-    assert where == (tmp_path / "mlruns" / "hydrasweep").as_uri()
+    assert where == (tmp_path / "mlruns").as_uri()
 
 
 def test_store_that_does_not_answer_is_told_before_training(
@@ -369,15 +369,12 @@ def test_store_that_goes_away_in_training_loses_nothing(
 
 
 def test_run_that_was_not_described_is_described_when_resumed(root: Path, tmp_path: Path) -> None:
-    about = Description("a run", {"a": 1}, {}, ("data", "digest", "place"), [])
-    tracker = MLflowTracker(str(root), "hydrasweep", None, None)
-
     refuse(root, "params")
-    with pytest.raises(UserError, match="Nothing is lost"), tracker.run(tmp_path, about):
+    with pytest.raises(Outage, match="Nothing is lost"), recorded(root, tmp_path / "run", a=1):
         pass
     accept(root)
     for _ in range(2):
-        with tracker.run(tmp_path, about):
+        with recorded(root, tmp_path / "run", a=1):
             pass
     (run,) = runs_of(client_of(root))
     assert run.data.params == {"a": "1"}
@@ -396,58 +393,46 @@ def test_finished_run_that_is_resumed_keeps_its_one_model(
     assert run.info.status == "FINISHED"
 
 
-def test_traceback_goes_when_the_run_goes_on(root: Path, tmp_path: Path) -> None:
-    about = Description("a run", {}, {}, None, [])
-    tracker = MLflowTracker(str(root), "hydrasweep", None, None)
+def test_traceback_has_no_password_and_goes_when_the_run_is_resumed(
+    root: Path, tmp_path: Path
+) -> None:
     client = client_of(root)
 
-    def artifacts() -> list[str]:
+    def artifacts() -> set[str]:
         (run,) = runs_of(client)
-        return [file.path for file in client.list_artifacts(run.info.run_id)]
+        return {file.path for file in client.list_artifacts(run.info.run_id)}
 
-    with pytest.raises(RuntimeError), tracker.run(tmp_path, about):
-        raise RuntimeError("for once")
-    assert artifacts() == ["traceback.txt"]
-    with tracker.run(tmp_path, about) as run:
-        assert run.id
-        assert artifacts() == []
+    with pytest.raises(RuntimeError), recorded(root, tmp_path / "run"):
+        raise RuntimeError("no postgresql://me:secret@host/db")
+    assert artifacts() == {"config.yaml", "traceback.txt"}
+    told = (tmp_path / "run" / "traceback.txt").read_text()
+    assert "RuntimeError: no postgresql://host/db" in told
+    assert "me:secret" not in told
+    with recorded(root, tmp_path / "run") as run:
+        run.wait()
+        assert artifacts() == {"config.yaml"}
 
 
-def test_run_whose_folder_fails_is_closed(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["../x", "a b", "ünï", "100%", "#1"])
+def test_experiment_of_any_name_keeps_its_files_below_mlruns(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    about = Description("a run", {}, {}, None, [])
-    monkeypatch.setattr(files, "write", Mock(side_effect=Outage("no room")))
-    with (
-        pytest.raises(Outage, match="no room"),
-        MLflowTracker(str(root), "hydrasweep", None, None).run(tmp_path, about),
-    ):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+    with recorded(root, tmp_path / "run"):
         pass
-    (run,) = runs_of(client_of(root))
-    assert run.info.status == "FAILED"
+    (kept,) = root.rglob("config.yaml")
+    assert kept.parents[2] == root / "mlruns"
+    assert client_of(root).get_experiment_by_name(name)
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "", "/x", "a/.."])
-def test_experiment_that_names_another_folder_is_refused(
-    root: Path, tmp_path: Path, name: str
+def test_environment_of_the_user_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_store(root)  # which brings files of its own
-    before = sorted(root.rglob("*"))
-    with pytest.raises(UserError, match=f"^tracking.experiment={name}: "):
-        tracked(root, tmp_path / "run", name).__enter__()
-    assert sorted(root.rglob("*")) == before
-
-
-@pytest.mark.parametrize("name", ["a b", "it's", "ünï", "100%", "#1", '"', "a..b", "a?b", "%2e"])
-def test_experiment_of_any_other_name_keeps_its_files_in_one_folder(
-    root: Path, tmp_path: Path, name: str
-) -> None:
-    (tmp_path / "file").touch()
-    with tracked(root, tmp_path / "run", name) as run:
-        run.save_artifact(tmp_path / "file")
-    assert run.lost is None
-    (kept,) = root.rglob("file")
-    assert kept.parents[2].parent == root / "mlruns"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:1")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "")
+    recording.use_store(tmp_path)
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://localhost:1"
+    assert os.environ["MLFLOW_EXPERIMENT_NAME"] == "hydrasweep"
 
 
 def test_damaged_history_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""Runs the apps beside this file as their users would, each in a copy of its own."""
+
+import csv
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = Path(__file__).parent
+OURS = ("MLFLOW_", "HYDRA_", "HYDRASWEEP_")  # what a caller's shell may have set
+
+
+@dataclass
+class Project:
+    """A copy of an app."""
+
+    folder: Path
+
+    def run(self, *words: str, app: str = "app.py", fails: bool = False, **variables: str) -> str:
+        """What ``python app.py …`` prints."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
+        done = subprocess.run(
+            [sys.executable, app, *words],
+            cwd=self.folder, capture_output=True, text=True, timeout=240,
+            env=kept | {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"} | variables,
+        )  # fmt: skip
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stdout
+
+    def sweep(self) -> Path:
+        """The folder of its only sweep."""
+        (found,) = self.folder.rglob("trials.csv")
+        return found.parent
+
+    def trials(self, name: str = "trials.csv") -> list[dict[str, str]]:
+        """The table of its only sweep."""
+        with (self.sweep() / name).open() as lines:
+            return list(csv.DictReader(lines))
+
+    def runs(self) -> "list[Run]":
+        """What MLflow has recorded, the oldest first."""
+        with closing(sqlite3.connect(self.folder / "mlflow.db")) as database:
+            known = "SELECT run_uuid, name, status, experiment_id FROM runs ORDER BY start_time"
+            rows = database.execute(known).fetchall()
+
+            def of_run(table: str, run: str) -> dict[str, Any]:
+                read = f"SELECT key, value FROM {table} WHERE run_uuid = ?"
+                return dict(database.execute(read, (run,)).fetchall())
+
+            tables = ("tags", "params", "latest_metrics")
+            return [Run(*row, *(of_run(table, row[0]) for table in tables)) for row in rows]
+
+
+@dataclass
+class Run:
+    """A run in MLflow."""
+
+    id: str
+    name: str
+    status: str
+    experiment: int
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+
+    @property
+    def parent(self) -> str | None:
+        return self.tags.get("mlflow.parentRunId")
+
+
+def copy(name: str, where: Path) -> Project:
+    """A copy of an example in a folder of its own."""
+    shutil.copytree(EXAMPLES / name, where / name, ignore=_made_by_running)
+    return Project(where / name)
+
+
+def _made_by_running(folder: str, names: Iterable[str]) -> set[str]:
+    del folder
+    return {"__pycache__", "multirun", "outputs", "sweeps", "mlruns", "mlflow.db"} & set(names)
