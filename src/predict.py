@@ -4,20 +4,19 @@ import argparse
 import csv
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from hydrasweep import UserError, plain_exit
-from mnist import recording
-from mnist.text import root_cause, without_password
+from mnist.recording import use_store
+from mnist.text import root_cause
 
 ROOT = Path(os.environ.get("HYDRASWEEP_ROOT") or Path(__file__).resolve().parents[1])
+SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def find_champion(model: str | None) -> Any:
-    """The champion among the versions of ``mnist-MODEL``, or of all the one with the best score.
+    """The registered version that is champion: of one ``model``, or the one with the best score.
 
     Raises:
         UserError: there is none, or their scores don't compare.
@@ -40,63 +39,58 @@ def find_champion(model: str | None) -> Any:
     return max(found.values(), key=lambda version: float(version.tags.get("score", "-inf")))
 
 
-def predict(images: Sequence[Any], model: str | None) -> tuple[list[tuple[int, float]], str]:
-    """For each image, uint8 (28, 28), the digit that a champion sees in it and its probability;
-    and the champion's name.
+def predict(pixels: Any, model: str | None) -> tuple[Any, str]:
+    """The probabilities (n, 10) that a champion gives to digits, uint8 (n, 1, 28, 28), and which.
 
     Raises:
         UserError: there is no champion, or MLflow fails.
     """
     import numpy as np
 
-    recording.use_store(ROOT)
+    use_store(ROOT)
     try:
         import mlflow
 
-        version = find_champion(model)
-        champion = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
-        logits = champion.predict(np.stack(images)[:, None])
+        best = find_champion(model)
+        logits = mlflow.pyfunc.load_model(f"models:/{best.name}/{best.version}").predict(pixels)
     except UserError:
         raise
     except Exception as error:
-        uri = without_password(os.environ["MLFLOW_TRACKING_URI"])
-        raise UserError(f"no champion from MLflow at {uri} ({root_cause(error)})") from error
+        raise UserError(f"MLflow gives no champion ({root_cause(error)})") from error
     odds = np.exp(logits - logits.max(1, keepdims=True))
-    shares = odds / odds.sum(1, keepdims=True)
-    answers = zip(shares.argmax(1).tolist(), shares.max(1).tolist(), strict=True)
-    return list(answers), f"{version.name} v{version.version}"
+    return odds / odds.sum(1, keepdims=True), f"{best.name} v{best.version}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Read drawn digits with a sweep's champion.")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="or a folder of them")
     parser.add_argument("--model", help="such as lenet5 (default: the one with the best score)")
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write there, as CSV")
     args = parser.parse_args()
     with plain_exit():
-        if args.out and args.out.suffix != ".csv":
-            raise UserError(f"--out={args.out}: must end with .csv")
+        import numpy as np
+
         from mnist import digits
 
-        paths, images = digits.find(args.images), {}
-        for path in paths:
-            try:
-                images[path] = digits.read(path)
-            except UserError as error:
-                print(f"Error: {error}", file=sys.stderr)
+        images, n_failed = {}, 0
+        for place in args.images:
+            inside = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+            for path in inside or [place]:
+                try:
+                    images[path] = digits.read(path)
+                except UserError as error:
+                    n_failed += 1
+                    print(f"Error: {error}", file=sys.stderr)
         if images:
-            answers, name = predict(list(images.values()), args.model)
-            if paths == args.images[:1] and not args.out:
-                print(f"{answers[0][0]}  {100 * answers[0][1]:.1f} %  ({name})")
+            shares, name = predict(np.stack(list(images.values()))[:, None], args.model)
+            answers = list(zip(images, shares.argmax(1), shares.max(1), strict=True))
+            if [*images] == args.images:
+                print(f"{answers[0][1]}  {100 * answers[0][2]:.1f} %  ({name})")
             else:
                 print(f"Read by {name}", file=sys.stderr)
-                out = args.out.open("w", errors="surrogateescape") if args.out else None
-                with out or nullcontext(sys.stdout) as file:
-                    rows = csv.writer(file, lineterminator="\n")
-                    rows.writerow(["file", "digit", "probability"])
-                    for path, (digit, share) in zip(images, answers, strict=True):
-                        rows.writerow([path, digit, f"{share:.4f}"])
-    sys.exit(len(images) < len(paths))
+                rows = csv.writer(sys.stdout, lineterminator="\n")
+                rows.writerow(["file", "digit", "probability"])
+                rows.writerows((path, digit, f"{share:.4f}") for path, digit, share in answers)
+    sys.exit(n_failed > 0)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,10 @@ def train(cfg: DictConfig, output_dir: Path) -> float | list[float]:
 
 @hydra.main(config_path="../conf", config_name="train", execution_whitelist=config.TRUSTED)
 def main(cfg: DictConfig) -> float | list[float]:
-    cfg, output_dir = config.resolve_run(cfg)
     if config.is_in_sweep():
-        return train(cfg, output_dir)
+        return train(*config.resolve_run(cfg))
+    with hydrasweep.plain_exit():
+        cfg, output_dir = config.resolve_run(cfg)
     with hydrasweep.plain_exit(resume=f"python src/train.py resume={output_dir}"):
         return train(cfg, output_dir)
 

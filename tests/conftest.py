@@ -182,8 +182,8 @@ def script(root: Path, tmp_path: Path) -> Script:
 
 @pytest.fixture
 def stopped(root: Path, tmp_path: Path) -> Callable[..., "tuple[int, str, str]"]:
-    """``stopped(signum, line, *overrides)`` trains until ``line`` is printed, sends the signal
-    and gives exit code, stdout and stderr."""
+    """``stopped(signum, line, *overrides)`` trains until ``line`` is printed and the run is open in
+    MLflow, sends the signal and gives exit code, stdout and stderr."""
 
     def run(signum: int, line: str, *arguments: str) -> tuple[int, str, str]:
         process = subprocess.Popen(
@@ -200,6 +200,8 @@ def stopped(root: Path, tmp_path: Path) -> Callable[..., "tuple[int, str, str]"]
             for text in process.stdout:
                 seen.append(text)
                 if line in text:
+                    while not list(root.rglob("mlflow_run_id")) and process.poll() is None:
+                        time.sleep(0.1)
                     process.send_signal(signum)
                     break
             out, err = process.communicate()

@@ -26,11 +26,12 @@ from omegaconf import OmegaConf
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hydrasweep.processes import is_dead
-from hydrasweep.search.queue import DROPPED, OWNER
+from hydrasweep.liveness import OWNER, is_dead
+from hydrasweep.stratum import ERROR, RETRY_OF
+from hydrasweep.studies import RUN
 
 MODELS = ("baseline", "cnn", "lenet5")
-SWEEP = ("-m", "hparams_search=quick", "epochs=2", "confirm=none")
+SWEEP = ("-m", "hparams_search=quick", "epochs=2", "hydra/sweeper/confirm=none")
 TWO = "hydra.sweeper.n_workers=2"
 ALONE = "hydra.sweeper.n_workers=1"  # in the sweep's own process, which saves imports
 # The second trial of each architecture is far worse than the first.
@@ -72,8 +73,16 @@ class Sweep:
         }
 
     def trials(self) -> dict[str, FrozenTrial]:
-        trials = self.all_trials().items()
-        return {label: trial for label, trial in trials if DROPPED not in trial.user_attrs}
+        """Those that count: all but the lost ones."""
+        trials, lost = self.all_trials(), self.lost()
+        return {label: trial for label, trial in trials.items() if label not in lost}
+
+    def lost(self) -> dict[str, FrozenTrial]:
+        """The trials that were lost and are tried again."""
+        trials = self.all_trials()
+        again = [(k, t.user_attrs[RETRY_OF]) for k, t in trials.items() if RETRY_OF in t.user_attrs]
+        labels = [f"{label.rpartition('-')[0]}-{number:03d}" for label, number in again]
+        return {label: trials[label] for label in labels}
 
     def folders(self) -> list[str]:
         return sorted(path.parent.name for path in self.folder.glob("*/.hydra"))
@@ -93,6 +102,17 @@ class Sweep:
     def parent(self) -> Run:
         (parent,) = self.runs()[0]
         return parent
+
+    def run_id(self) -> str:
+        """The parent's id, which one of the studies keeps."""
+        names = optuna.get_all_study_names(self.storage)
+        studies = [optuna.load_study(study_name=name, storage=self.storage) for name in names]
+        (run_id,) = (s.user_attrs[RUN] for s in studies if RUN in s.user_attrs)
+        return str(run_id)
+
+
+def name_of(run: Run) -> str:
+    return str(run.info.run_name)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +157,7 @@ def test_value_is_what_the_last_epoch_recorded(sweep: Sweep) -> None:
 def test_table_and_results_agree_with_the_study(sweep: Sweep) -> None:
     trials = sweep.trials()
     table = {f"{row['model']}-{int(row['number']):03d}": row for row in sweep.table()}
-    names = "number state value epochs duration_s model optimizer.lr model.dropout data.batch_size"
+    names = "number state value steps duration_s model optimizer.lr model.dropout data.batch_size"
     assert list(next(iter(table.values()))) == names.split()
     assert table.keys() == trials.keys()
     for label, row in table.items():
@@ -162,9 +182,10 @@ def test_mlflow_has_one_parent_with_a_child_for_each_trial(sweep: Sweep) -> None
     assert parent.data.params["n_trials"] == "7"
     assert {"best.baseline", "best.cnn", "best.lenet5"} <= parent.data.tags.keys()
     assert {f"best/{model}" for model in MODELS} <= parent.data.metrics.keys()
+    assert parent.info.run_name == "sweep whole"
+    assert sweep.run_id() == parent.info.run_id
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    folders = [Path(run.data.tags["output_dir"]).name for run in children]
-    assert sorted(folders) == sorted(sweep.trials())
+    assert sorted(map(name_of, children)) == sorted(sweep.trials())
     # The same columns for all architectures.
     assert len({frozenset(run.data.params) for run in children}) == 1
     searched = {"model.dropout", "optimizer.lr", "data.batch_size"}
@@ -172,25 +193,18 @@ def test_mlflow_has_one_parent_with_a_child_for_each_trial(sweep: Sweep) -> None
 
 
 def test_mlflow_says_how_each_trial_ended(sweep: Sweep) -> None:
-    trials = sweep.trials()
+    trials, client = sweep.trials(), MlflowClient(sweep.store)
     for run in sweep.runs()[1]:
-        tags = run.data.tags
-        model, number = Path(tags["output_dir"]).name.split("-")
-        trial = trials[f"{model}-{number}"]
-        assert run.info.run_name.startswith(f"{model} #{int(number)} lr=")
+        tags, trial = run.data.tags, trials[name_of(run)]
+        model = name_of(run).partition("-")[0]
+        named = [tags[key] for key in ("study", "phase", "stratum", "trial")]
+        assert named == ["whole", "search", model, name_of(run)]
+        assert tags["architecture"] == model
         assert float(run.data.params["optimizer.lr"]) == trial.params["optimizer.lr"]
-        if trial.state == TrialState.PRUNED:
-            assert (run.info.status, tags["pruned"], tags["pruned.epoch"]) == (
-                "KILLED",
-                "true",
-                "1",
-            )
-            assert re.fullmatch(
-                r"pruned at epoch 1 with 0\.\d+ by SuccessiveHalvingPruner", tags["pruned.why"]
-            )
-        else:
-            assert run.info.status == "FINISHED"
-            assert "pruned" not in tags
+        is_pruned = trial.state == TrialState.PRUNED
+        assert run.info.status == ("KILLED" if is_pruned else "FINISHED")
+        history = client.get_metric_history(run.info.run_id, "val/accuracy")
+        assert {point.step: point.value for point in history} == trial.intermediate_values
 
 
 def test_nothing_of_the_test_images_is_anywhere(sweep: Sweep) -> None:
@@ -220,8 +234,6 @@ def test_end_names_the_best_and_links_to_the_sweeps_charts(sweep: Sweep) -> None
     (link,) = re.findall(r"http://\S+", end)
     assert "compareRunsMode=CHART" in link
     assert "tags.study%20%3D%20%27whole%27" in link
-    assert {run.data.tags["study"] for run in sweep.runs()[1]} == {"whole"}
-    assert {run.data.tags["phase"] for run in sweep.runs()[1]} == {"search"}
     assert "study" not in sweep.parent().data.tags
 
 
@@ -245,8 +257,8 @@ def test_finished_sweep_says_so_and_does_nothing(sweep: Sweep, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("objective=val/acc", "objective=val/acc: no such metric"),
-        ("hydra.sweeper.direction=minimize", "minimize: must be maximize for val/accuracy"),
+        ("objective=val/acc", "objective=val/acc: must be of train/loss, "),
+        ("hydra.sweeper.direction=minimize", "minimize: must be maximize for objective=val/acc"),
         ("optimizer.lr=tag(log,interval(-1,1))", "optimizer.lr=tag(log,interval(-1,1)): can't be"),
         ("optimizer.lr=interval(-1,1)", "optimizer.lr=-1.0: must be a number above 0"),
         ("model.droput=interval(0,0.5)", "droput"),
@@ -293,10 +305,8 @@ def test_trial_that_raises_fails_alone_with_its_traceback(script: Script, root: 
     sweep = Sweep(root, "bad")
     failed = sweep.trials()["baseline-000"]
     assert failed.state == TrialState.FAIL
-    assert "NonFiniteLossError" in failed.user_attrs["error"]
-    (run,) = (
-        run for run in sweep.runs()[1] if run.data.tags["output_dir"].endswith("baseline-000")
-    )
+    assert "NonFiniteLossError" in failed.user_attrs[ERROR]
+    (run,) = (run for run in sweep.runs()[1] if name_of(run) == "baseline-000")
     assert run.info.status == "FAILED"
     assert "NonFiniteLossError" in (sweep.folder / "baseline-000" / "traceback.txt").read_text()
     assert len(sweep.trials()) == 3
@@ -357,8 +367,8 @@ def assert_whole(sweep: Sweep, n_trials: int) -> None:
     parents, children = sweep.runs()
     assert len(parents) == 1
     assert "RUNNING" not in {run.info.status for run in parents + children}
-    folders = [run.data.tags["output_dir"] for run in children]
-    assert len(set(folders)) == len(folders)
+    names = [name_of(run) for run in children]
+    assert len(set(names)) == len(names)
     assert set(trials) <= set(sweep.folders()) <= set(everything)
     for label in sweep.folders():
         history = sweep.folder / label / "metrics.jsonl"
@@ -382,7 +392,7 @@ def assert_whole(sweep: Sweep, n_trials: int) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_and_prints_the_command_that_goes_on(root: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_and_prints_the_command_that_resumes(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "output.txt"
     process = start(root, "study=stopped", "hydra.sweeper.n_trials=6", output=output)
     wait_until(lambda: re.search("COMPLETE|PRUNED", output.read_text()), process)
@@ -394,7 +404,7 @@ def test_ctrl_c_stops_and_prints_the_command_that_goes_on(root: Path, tmp_path: 
     assert {row["state"] for row in sweep.table()} <= {"COMPLETE", "PRUNED", "RUNNING"}
     shown = output.read_text()
     assert "Traceback" not in shown
-    words = shlex.split(shown.partition("To go on: ")[2])
+    words = shlex.split(shown.partition("To resume: ")[2])
     assert words[0] == "python"
     done = subprocess.run(
         [sys.executable, *words[1:]],
@@ -448,9 +458,8 @@ def test_sweep_that_is_killed_again_and_again_comes_to_its_end(
     assert done.returncode == 0, done.stderr
     assert finished.items() <= sweep.trials().items()
     assert_whole(sweep, 9)
-    lost = {k: t for k, t in sweep.all_trials().items() if DROPPED in t.user_attrs}
-    assert lost
-    for label, trial in lost.items():  # it was tried again
+    assert sweep.lost()
+    for label, trial in sweep.lost().items():  # it was tried again
         assert output.read_text().count(f"{label} lost") <= 1
         again = [t for k, t in sweep.trials().items() if k[:3] == label[:3]]
         assert any(trial.params.items() <= t.params.items() for t in again)

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from typing import Any
 
@@ -76,22 +76,19 @@ class Monitor:
                 self.studies.stop(str(error))  # no trial begins whose results would be lost
 
     def _look_until_closed(self) -> None:
-        if not self.console.is_terminal:
-            while not self._closed.wait(POLL_SECONDS):
-                self._update()
-            self._update()
-            return
-        with Live(
+        live = Live(
             console=self.console,
             refresh_per_second=2,
             redirect_stdout=False,
             redirect_stderr=False,
-        ) as live:
-            closed = False
-            while not closed:
-                closed = self._closed.wait(POLL_SECONDS)
+        )
+        with live if self.console.is_terminal else nullcontext():
+            is_closed = False
+            while not is_closed:
+                is_closed = self._closed.wait(POLL_SECONDS)
                 self._update()
-                live.update(self.table())
+                if self.console.is_terminal:
+                    live.update(self.table())
 
     def _news(self) -> list[results.Row]:
         """The trials that have ended since they were last looked at, lost ones included."""

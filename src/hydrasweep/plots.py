@@ -1,14 +1,19 @@
-"""The report's figures: Optuna's own, of all strata in one study."""
+"""The figures of a report: Optuna's own, of all strata in one study."""
 
 import copy
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 import optuna
 import plotly.colors
 import plotly.graph_objects as go
+from omegaconf import DictConfig
 from optuna import visualization as draw
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -17,9 +22,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.liveness import OWNER
 from hydrasweep.results import Row, settings
-from hydrasweep.snapshot import Sweep
-from hydrasweep.stratum import WHY
-from hydrasweep.trials import recorded
+from hydrasweep.studies import Studies
+from hydrasweep.trials import SEARCH, recorded
+from hydrasweep.winners import Winner
 
 COLOURS = plotly.colors.qualitative.D3
 N_TOP = 5  # so many of the best PED-ANOVA wants at least, to compare them with the others
@@ -28,81 +33,101 @@ MAX_PARAMS = 4  # in a figure
 MAX_CONTOUR_TRIALS = 100  # a browser takes a minute for a few hundred
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was when it was read; ``config`` and ``versions`` may be empty."""
+
+    name: str
+    folder: Path
+    config: DictConfig
+    versions: DictConfig
+    phases: Mapping[str, Studies]  # those that have begun
+    winners: Sequence[Winner]  # of the strata that were confirmed
+    objectives: Sequence[str]
+    stratify: str | None
+
+    @property
+    def search(self) -> Studies:
+        return self.phases[SEARCH]
+
+
 class View:
     """One objective of a sweep's search.
 
-    In ``study`` all trials with a value are complete: Optuna's plots leave out pruned ones, which
-    may be nearly all. Values worse than ``worst`` have become that: one trial that diverged would
-    flatten all others.
+    Optuna's plots leave out pruned trials, which may be nearly all: in ``study`` every trial with
+    a value is complete. One that diverged would flatten all others: it has the value ``worst``.
     """
 
     def __init__(self, sweep: Sweep, i: int = 0) -> None:
-        self.sweep, self.name, self.part = sweep, sweep.objectives[i], slice(i, i + 1)
-        self.sign = 1 if sweep.directions[i] == StudyDirection.MAXIMIZE else -1
-        trials = merge(sweep.search.trials(), sweep, self.part).trials
-        trials = [t for t in trials if t.values and math.isfinite(t.values[0])]
+        self.sweep, self.part, self.name = sweep, slice(i, i + 1), sweep.objectives[i]
+        merged = merge(sweep.search.trials(), sweep, self.part)
+        self.sign = 1 if merged.direction == StudyDirection.MAXIMIZE else -1
+        trials = [t for t in merged.trials if t.values and math.isfinite(t.values[0])]
         self.worst = self.sign * _fence([self.sign * trial.values[0] for trial in trials])
-        self.study = optuna.create_study(directions=sweep.directions[self.part])
+        self.study = optuna.create_study(direction=merged.direction)
         for trial in trials:
             trial.state = TrialState.COMPLETE
-            trial.values = [self.sign * max(self.sign * trial.values[0], self.sign * self.worst)]
+            trial.value = self.sign * max(self.sign * trial.values[0], self.sign * self.worst)
             self.study.add_trial(trial)
+
+    @cached_property
+    def figures(self) -> dict[str, list[go.Figure]]:
+        """All that there are trials enough for."""
+        return {"history": history([self]), "curves": _curves(self), **_by_parameter(self)}
 
     def zoom(self, figure: go.Figure) -> go.Figure:
         """Let the objective's axis end at the worst value shown."""
-        ends = [self.worst, None] if math.isfinite(self.worst) else [None, None]
-        return figure.update_yaxes(title=self.name, range=ends[:: self.sign])
+        end = self.worst if math.isfinite(self.worst) else None
+        return figure.update_yaxes(title=self.name, range=[end, None][:: self.sign])
 
 
 def _fence(values: Sequence[float]) -> float:
-    """Tukey's fence below the values: -inf where none lies beyond it."""
-    low, _, high = quantiles(values, n=4) if len(values) > 3 else (-math.inf,) * 3
-    fence = low - 1.5 * (high - low) if high > low else -math.inf
-    return fence if fence > min(values, default=0.0) else -math.inf
+    """Tukey's lower fence; minus infinity where no value lies below it."""
+    low, _, high = quantiles(values, n=4) if len(values) > 3 else (0.0, 0.0, 0.0)
+    fence = low - 1.5 * (high - low)
+    return fence if high > low and fence > min(values) else -math.inf
 
 
 def merge(
     rows: Sequence[Row], sweep: Sweep, part: slice = slice(None), name: str | None = None
 ) -> Study:
-    """The trials that have begun as one study, in that order, with some of their objectives; what
-    the sweep is stratified by is a parameter."""
-    study = optuna.create_study(study_name=name, directions=sweep.directions[part])
-    values = CategoricalDistribution([stratum.value for stratum in sweep.search.strata])
+    """The trials that have begun as one study, in that order, with some of their objectives; the
+    setting that the sweep is stratified by is a parameter."""
+    study = optuna.create_study(study_name=name, directions=sweep.search.head.directions[part])
+    strata = CategoricalDistribution([stratum.value for stratum in sweep.search.strata])
     clones = []
-    for stratum, trial in sorted(rows, key=lambda row: str(row[1].datetime_start)):
+    for stratum, trial in rows:
         clone, owner = copy.copy(trial), trial.user_attrs.get(OWNER, {})
         clone.values = trial.values[part] if trial.values else None
         clone.params = settings((stratum, trial), sweep.stratify)
-        clone.distributions = {sweep.stratify: values} if sweep.stratify else {}
+        clone.distributions = {sweep.stratify: strata} if sweep.stratify else {}
         clone.distributions |= trial.distributions
         clone.user_attrs = {"trial": stratum.label(trial.number), **recorded(trial)}
-        clone.user_attrs |= {
-            "worker": " ".join([owner.get("host", "unknown"), owner.get("pid", "")])
-        }
+        clone.user_attrs["worker"] = f"{owner.get('host', '')} {owner.get('pid', '')}"
         clones += [clone] if trial.datetime_start else []
-    for key in {key for clone in clones for key in clone.params}:
+    for key in dict.fromkeys(key for clone in clones for key in clone.params):
         _join(key, [clone for clone in clones if key in clone.params])
-    study.add_trials(clones)
+    study.add_trials(sorted(clones, key=lambda clone: clone.datetime_start))
     return study
 
 
 def _join(name: str, trials: Sequence[FrozenTrial]) -> None:
     """Give a parameter one distribution where strata have several."""
     found: list[Any] = [trial.distributions[name] for trial in trials]
-    if all(each == found[0] for each in found):
-        return
-    if any(isinstance(each, CategoricalDistribution) for each in found):
-        for trial in trials:
-            trial.params[name] = str(trial.params[name])
-        joined: Any = CategoricalDistribution(list({trial.params[name]: 0 for trial in trials}))
-    else:
-        low, high = min(each.low for each in found), max(each.high for each in found)
-        joined = FloatDistribution(low, high, log=all(each.log for each in found))
+    joined = found[0]
+    if any(each != joined for each in found):
+        if any(isinstance(each, CategoricalDistribution) for each in found):
+            for trial in trials:
+                trial.params[name] = str(trial.params[name])
+            joined = CategoricalDistribution(list({trial.params[name]: 0 for trial in trials}))
+        else:
+            low, high = min(each.low for each in found), max(each.high for each in found)
+            joined = FloatDistribution(low, high, log=all(each.log for each in found))
     for trial in trials:
         trial.distributions[name] = joined
 
 
-def history(views: Sequence[View]) -> go.Figure:
+def history(views: Sequence[View]) -> list[go.Figure]:
     """The values of complete trials by number, and the best so far, for each stratum."""
     studies = []
     for view in views:
@@ -111,18 +136,18 @@ def history(views: Sequence[View]) -> go.Figure:
             rows = [(stratum, trial) for trial in stratum.trials()]
             studies.append(merge(rows, view.sweep, view.part, name))
     if not any(study.get_trials(states=(TrialState.COMPLETE,)) for study in studies):
-        return go.Figure()
+        return []
     figure = draw.plot_optimization_history(studies, target_name=views[0].name)
-    colours = [colour for colour in COLOURS for _ in range(3)]  # Optuna's traces of each study
-    return views[0].zoom(figure.update_layout(colorway=colours))
+    colours = [colour for colour in COLOURS for _ in range(3)]  # each study has three traces
+    return [views[0].zoom(figure.update_layout(colorway=colours))]
 
 
-def curves(view: View) -> go.Figure:
+def _curves(view: View) -> list[go.Figure]:
     """What the trials reported, by step."""
     study = merge(view.sweep.search.trials(), view.sweep)
     trials = {f"Trial{t.number}": t for t in study.trials if t.intermediate_values}
     if not trials:
-        return go.Figure()
+        return []
     figure = draw.plot_intermediate_values(study)
     strata = [stratum.value for stratum in view.sweep.search.strata]
     for trace in figure.data:
@@ -131,71 +156,49 @@ def curves(view: View) -> go.Figure:
         trace.name = f"{trial.user_attrs['trial']} {trial.state.name}"
         trace.line.color = COLOURS[i % len(COLOURS)]
         trace.opacity = 0.3 if trial.state == TrialState.PRUNED else 1.0
-    return view.zoom(figure)
+    return [view.zoom(figure)]
 
 
-def tried(study: Study) -> list[str]:
-    """The parameters that had several values."""
-    values: dict[str, set[str]] = {}
-    for trial in study.trials:
-        for name, value in trial.params.items():
-            values.setdefault(name, set()).add(str(value))
-    return [name for name, several in values.items() if len(several) > 1]
+def _by_parameter(view: View) -> dict[str, list[go.Figure]]:
+    """What shows the parameters that had several values."""
+    study, trials, of = view.study, view.study.trials, {"target_name": view.name}
+    tried = {(key, str(value)) for trial in trials for key, value in trial.params.items()}
+    names = [key for key, n_values in Counter(key for key, _ in tried).items() if n_values > 1]
+    if not names:
+        return {}
+    figures = {"parallel": [draw.plot_parallel_coordinate(study, **of)], "slices": []}
+    for i in range(0, len(names), MAX_PARAMS):
+        drawn = draw.plot_slice(study, sorted(names)[i : i + MAX_PARAMS], **of)
+        figures["slices"].append(drawn.update_layout(width=None, height=340))
+    n_top = max(N_TOP, len(trials) // 10)
+    if len(trials) < MIN_TRIALS or len({trial.value for trial in trials}) <= n_top:
+        return figures
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=n_top / len(trials))
+    figures["importances"] = [draw.plot_param_importances(study, evaluator, names)]
+    shared = [name for name in names if all(name in trial.params for trial in trials)]
+    ranked = list(get_param_importances(study, evaluator=evaluator, params=shared))[:MAX_PARAMS]
+    if len(ranked) > 1:
+        some = optuna.create_study(directions=study.directions)
+        some.add_trials(trials[:: len(trials) // MAX_CONTOUR_TRIALS + 1])
+        drawn = draw.plot_contour(some, ranked, **of)
+        figures["contours"] = [drawn.update_layout(height=230 * len(ranked) + 80)]
+    return figures
 
 
-def evaluator(study: Study) -> PedAnovaImportanceEvaluator | None:
-    """What tells the best trials from the others; None: there are too few, or all are alike."""
-    values = [trial.values[0] for trial in study.trials]
-    n_top = max(N_TOP, len(values) // 10)
-    if len(values) < MIN_TRIALS or len(set(values)) <= n_top or not tried(study):
-        return None
-    return PedAnovaImportanceEvaluator(target_quantile=n_top / len(values))
-
-
-def importances(view: View) -> list[go.Figure]:
-    """How much each parameter has to do with being among the best."""
-    chosen = evaluator(view.study)
-    return [draw.plot_param_importances(view.study, chosen)] if chosen else []
-
-
-def parallel(view: View) -> list[go.Figure]:
-    """The objective and all parameters, a line for each trial."""
-    drawn = bool(tried(view.study))
-    return [draw.plot_parallel_coordinate(view.study, target_name=view.name)] if drawn else []
-
-
-def slices(view: View) -> list[go.Figure]:
-    """The objective by each parameter."""
-    names = tried(view.study)
-    parts = [names[i : i + MAX_PARAMS] for i in range(0, len(names), MAX_PARAMS)]
-    return [
-        draw.plot_slice(view.study, part, target_name=view.name).update_layout(width=None)
-        for part in parts
-    ]
-
-
-def contours(view: View) -> list[go.Figure]:
-    """The objective over pairs of the most important parameters that all trials have."""
-    study, chosen = view.study, evaluator(view.study)
-    shared = [name for name in tried(study) if all(name in t.params for t in study.trials)]
-    if chosen is None or len(shared) < 2:
-        return []
-    names = list(get_param_importances(study, evaluator=chosen, params=shared))[:MAX_PARAMS]
-    some = optuna.create_study(directions=study.directions)
-    some.add_trials(study.trials[:: len(study.trials) // MAX_CONTOUR_TRIALS + 1])
-    height = 230 * len(names) + 80
-    return [draw.plot_contour(some, names, target_name=view.name).update_layout(height=height)]
-
-
-def timeline(sweep: Sweep) -> go.Figure:
+def timeline(sweep: Sweep) -> list[go.Figure]:
     """What each worker did when, lost trials included."""
     strata = [stratum for studies in sweep.phases.values() for stratum in studies.strata]
     study = merge([(s, trial) for s in strata for trial in s.study.trials], sweep)
-    if not study.trials:
-        return go.Figure()
-    figure = draw.plot_timeline(study)
     workers = [trial.user_attrs["worker"] for trial in study.trials]
+    if not workers:
+        return []
+    figure = draw.plot_timeline(study)
     for bars in figure.data:
         bars.y = [workers[number] for number in bars.y]
-    height = 150 + 36 * len(set(workers))
-    return figure.update_layout(barmode="overlay", yaxis_title=None, height=height)
+    height = 130 + 36 * len(set(workers))
+    return [figure.update_layout(barmode="overlay", yaxis_title=None, height=height)]
+
+
+def pareto(study: Study, sweep: Sweep) -> go.Figure:
+    """Two objectives against each other."""
+    return draw.plot_pareto_front(study, target_names=list(sweep.objectives))

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 from omegaconf import OmegaConf
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hydrasweep.files import write
 from hydrasweep.stratum import Stratum
@@ -70,24 +71,15 @@ def write_all(
 
 def _stock(search: Studies, stratify: str | None) -> dict[str, Any]:
     """The results as hydra-optuna-sweeper has them, over all strata."""
-    rows = [(stratum, trial) for stratum in search.strata for trial in best(stratum)]
-    directions = search.head.directions
-    signs = [-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in directions]
-    losses = [[s * v for s, v in zip(signs, t.values, strict=True)] for _, t in rows]
-    front = [
-        _summary(row, stratify)
-        for row, loss in zip(rows, losses, strict=True)
-        if not any(other != loss and _is_no_worse(other, loss) for other in losses)
-    ]
-    if len(directions) > 1:
+    rows = [row for row in search.trials() if row[1].state == TrialState.COMPLETE]
+    joint = optuna.create_study(directions=search.head.directions)
+    joint.add_trials([create_trial(values=trial.values) for _, trial in rows])
+    front = [_summary(rows[trial.number], stratify) for trial in joint.best_trials]
+    if len(joint.directions) > 1:
         solutions = [{key: each[key] for key in ("params", "values")} for each in front]
         return {"name": "optuna", "solutions": solutions}
     best_one = [{"best_params": f["params"], "best_value": f["values"][0]} for f in front[:1]]
     return {"name": "optuna"} | dict(*best_one)
-
-
-def _is_no_worse(a: Sequence[float], b: Sequence[float]) -> bool:
-    return all(x <= y for x, y in zip(a, b, strict=True))
 
 
 def settings(row: Row, stratify: str | None) -> dict[str, Any]:
@@ -112,19 +104,20 @@ def _csv(phases: Sequence[Studies], stratify: str | None) -> str:
     rows.sort(key=lambda row: (row[1].datetime_start, row[1].number))
     n = len(phases[0].head.directions)
     objectives = ["value"] if n == 1 else [f"value_{i}" for i in range(n)]
-    table = [
-        {
+    table = []
+    for stratum, trial in rows:
+        row = {
             "phase": stratum.phase,
             "number": trial.number,
             "state": trial.state.name,
             **dict(zip(objectives, trial.values or [None] * n, strict=True)),
             "steps": n_steps(trial),
             "duration_s": f"{seconds(trial):.2f}",
-            **settings((stratum, trial), stratify),
-            **recorded(trial),
         }
-        for stratum, trial in rows
-    ]
+        own = settings((stratum, trial), stratify)
+        for prefix, more in (("params.", own), ("recorded.", recorded(trial))):
+            row |= {prefix + key if key in row else key: value for key, value in more.items()}
+        table.append(row)
     columns = ["phase", "number", "state", *objectives, "steps", "duration_s"]
     columns = list(dict.fromkeys([*columns, *(name for row in table for name in row)]))
     if phases[0].strata[0].phase == SEARCH:

@@ -6,6 +6,7 @@ the data and mapped from there by every later process.
 
 import hashlib
 import inspect
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +29,6 @@ class Split(NamedTuple):
 
     inputs: Tensor
     targets: Tensor
-
-    def to(self, device: torch.device) -> "Split":
-        """The same on ``device``."""
-        return Split(self.inputs.to(device), self.targets.to(device))
 
 
 class Normalize(nn.Module):
@@ -82,19 +79,18 @@ class ImageData:
     raw: str | None = None
 
     def __post_init__(self) -> None:
-        n = self.n_channels
-        is_group = isinstance(self.dataset, Mapping) and {"_target_", "root"} <= set(self.dataset)
+        n, is_group = self.n_channels, isinstance(self.dataset, Mapping)
         for key, holds, allowed in (
             ("name", _is_name(self.name), "1 to 100 letters, digits, '_', '+', '.' or '-'"),
-            ("dataset", is_group, "a group with a class's _target_ and a folder's root"),
+            ("dataset", is_group and {"_target_", "root"} <= {*self.dataset}, "_target_ and root"),
             ("n_classes", _is_whole(self.n_classes, 1), "a whole number, 1 or more"),
             ("n_channels", _is_whole(n, 1), "a whole number, 1 or more"),
-            ("image_size", _are_whole(self.image_size), "height and width, 1 or more"),
-            ("mean", _are_numbers(self.mean, n), f"{n} numbers, one for each channel"),
-            ("std", _are_numbers(self.std, n, 0), f"{n} numbers above 0, one for each channel"),
-            ("split_seed", _is_whole(self.split_seed, 0), "a whole number, 0 or more"),
-            ("n_train", self.n_train is None or _is_whole(self.n_train, 1), "null or 1 or more"),
+            ("image_size", _are_numbers(self.image_size, 2, above=0), "height and width in pixels"),
+            ("mean", _are_numbers(self.mean, n), f"a list of {n} numbers"),
+            ("std", _are_numbers(self.std, n, above=0), f"a list of {n} numbers above 0"),
+            ("n_train", self.n_train is None or _is_whole(self.n_train, 1), "null, or 1 or more"),
             ("n_val", _is_whole(self.n_val, 0), "a whole number, 0 or more"),
+            ("split_seed", _is_whole(self.split_seed, 0), "a whole number, 0 or more"),
         ):
             if not holds:
                 raise UserError(f"data.{key}={getattr(self, key)}: must be {allowed}")
@@ -241,11 +237,7 @@ def _is_whole(value: Any, low: int) -> bool:
     return type(value) is int and low <= value < 2**63
 
 
-def _are_whole(values: Any) -> bool:
-    return _are_numbers(values, 2) and all(_is_whole(value, 1) for value in values)
-
-
-def _are_numbers(values: Any, n: int, above: float = -(2**63)) -> bool:
+def _are_numbers(values: Any, n: int, above: float = -math.inf) -> bool:
     is_list = isinstance(values, Sequence) and len(values) == n
     return is_list and all(type(v) in (int, float) and above < v < 2**63 for v in values)
 

@@ -7,7 +7,6 @@ learning applied to document recognition", III A).
 
 import math
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,13 @@ from PIL import Image, ImageFilter, ImageOps
 from hydrasweep import UserError
 
 # Not all that Pillow knows: EPS, for one, it hands to another program.
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
 SIZE, BOX, FINE = 28, 20, 80  # pixels: of the image, around the digit, while a pen is widened
 LARGEST = 512  # pixels of a picture's longer side that are worth the work
 PEN = 0.1  # of the box: the width of MNIST's thinner strokes
 FAINT = 12  # of 255 levels: what is fainter is the paper's grain
 
 Array = NDArray[Any]
-
-
-def find(places: Iterable[Path]) -> list[Path]:
-    """The places, each folder replaced by the pictures in it and below, where there are any."""
-    suffixes = {end for end, kind in Image.registered_extensions().items() if kind in FORMATS}
-    paths: dict[Path, None] = {}
-    for place in places:
-        pictures = sorted(path for path in place.rglob("*") if path.suffix.lower() in suffixes)
-        paths |= dict.fromkeys(pictures or [place])
-    return list(paths)
 
 
 def read(path: Path) -> Array:
@@ -62,38 +51,30 @@ def as_mnist(picture: Image.Image) -> Array | None:
     """The digit in a grey picture, dark on light or light on dark, as pixels like MNIST's,
     uint8 (28, 28); None where nothing is drawn."""
     picture = picture.reduce(math.ceil(max(picture.size) / LARGEST))
-    blurred = picture.filter(
-        ImageFilter.GaussianBlur(max(picture.size) / 200)
-    )  # grain and dust fade
-    grey, soft = np.asarray(picture, np.float32), np.asarray(blurred, np.float32)
-    paper = _paper(soft)
-    ink, soft = grey - paper, soft - paper
-    if -soft.min() > soft.max():
-        ink, soft = -ink, -soft
-    drawn = Image.fromarray(np.minimum(ink, soft) > max(FAINT, 0.1 * soft.max()))
+    soft = picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 200))  # grain, dust fade
+    paper = _paper(np.asarray(soft, np.float32))
+    ink, soft_ink = (np.asarray(image, np.float32) - paper for image in (picture, soft))
+    if -soft_ink.min() > soft_ink.max():
+        ink, soft_ink = -ink, -soft_ink
+    peak = soft_ink.max()
+    drawn = Image.fromarray(np.minimum(ink, soft_ink) > max(FAINT, 0.1 * peak))
     if not (box := drawn.getbbox()):
         return None
-    strokes = (ink / soft.max()).clip(0, 1) * 255
-    digit = Image.fromarray(strokes.astype(np.uint8)).crop(box)
-    return _centre(_fit(_widen(_fit(digit, FINE)), BOX))
+    strokes = Image.fromarray((ink / peak * 255).clip(0, 255).astype(np.uint8)).crop(box)
+    return _centre(_fit(_widen(_fit(strokes, FINE)), BOX))
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """8 bits of grey of what the picture shows, or of where it is opaque, if that's the digit."""
+    """8 bits of grey of what the picture shows; where most of it is transparent, of the rest."""
     if image.mode.startswith(("I", "F")):  # 16 or 32 bits, whose range says nothing
         numbers = np.asarray(image, float)
         numbers = np.interp(numbers, (numbers.min(), numbers.max()), (0, 255))
-        image = Image.fromarray(numbers.astype(np.uint8))
-    if not image.has_transparency_data:
-        return image.convert("L")
-    image = image.convert("RGBA")
-    grey, alpha = image.convert("L"), image.getchannel("A")
-    shown = np.asarray(grey)[np.asarray(alpha) > 127]
-    if shown.size < 0.5 * image.width * image.height:
-        return alpha
-    paper = Image.new("L", image.size, int(np.median(shown)))
-    paper.paste(grey, mask=alpha)
-    return paper
+        return Image.fromarray(numbers.astype(np.uint8))
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+        if np.asarray(alpha).mean() < 128:
+            return alpha
+    return image.convert("L")
 
 
 def _paper(grey: Array) -> Array:
@@ -111,8 +92,7 @@ def _paper(grey: Array) -> Array:
 
 
 def _fit(image: Image.Image, side: int) -> Image.Image:
-    scale = side / max(image.size)
-    width, height = (max(1, round(length * scale)) for length in image.size)
+    width, height = (max(1, round(side * length / max(image.size))) for length in image.size)
     return image.resize((width, height), Image.Resampling.BOX)
 
 
@@ -127,10 +107,10 @@ def _widen(image: Image.Image) -> Image.Image:
 def _centre(digit: Image.Image) -> Array:
     """Put the centre of mass into the middle, as far as there is room."""
     mass = np.asarray(digit, float)
-    places = [np.average(np.indices(mass.shape)[axis], weights=mass) for axis in (1, 0)]
+    y, x = (np.average(places, weights=mass) for places in np.indices(mass.shape))
     left, top = (
         min(max(0, round(SIZE / 2 - place)), SIZE - length)
-        for place, length in zip(places, digit.size, strict=True)
+        for place, length in zip((x, y), digit.size, strict=True)
     )
     image = Image.new("L", (SIZE, SIZE))
     image.paste(digit, (left, top))

@@ -26,10 +26,9 @@ _onednn_linear: Any = torch.backends.mkldnn.is_available() and getattr(
 
 def is_fast(*tensors: Any) -> bool:
     """Whether what is here may take torch's place: for tensors in float32 on a CPU, not empty, and
-    neither compiled, exported or traced, nor under autocast."""
+    neither compiled or exported, nor under autocast."""
     return (
         not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and not torch.is_autocast_enabled("cpu")
         and all(type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.numel() for x in tensors)
         and all(x.dtype == torch.float32 and x.layout == torch.strided for x in tensors)
@@ -92,12 +91,8 @@ def conv_tanh_pool(x: Tensor, conv: Conv2d) -> Tensor:
 def _twice_the_mean(width: int) -> tuple[Tensor, Tensor]:
     """Weights (width / 2, 2 width) and bias (width / 2) for pairs of rows that lie side by side:
     twice the mean of each 2x2 values, less 1."""
-    weights = (
-        torch.eye(width // 2, dtype=torch.float32, device="cpu")
-        .repeat_interleave(2, 1)
-        .repeat(1, 2)
-        / 2
-    )
+    halves = torch.eye(width // 2, dtype=torch.float32, device="cpu") / 2
+    weights = halves.repeat_interleave(2, 1).repeat(1, 2)
     return weights, weights.new_full((width // 2,), -1)
 
 

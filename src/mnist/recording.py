@@ -134,6 +134,7 @@ class MLflowRun(Run):
     def __init__(self, output_dir: Path, thread: ThreadPoolExecutor) -> None:
         super().__init__(output_dir)
         self._thread, self._id_file = thread, output_dir / "mlflow_run_id"
+        self._past = dict(self.history)
         uri = os.environ["MLFLOW_TRACKING_URI"]
         file = re.match(r"sqlite:///([^?]+)", uri)
         self._uri, self._database = without_password(uri), file and Path(file[1]).resolve()
@@ -213,7 +214,7 @@ class MLflowRun(Run):
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
 
-        if self._id_file.exists():
+        if self._past or self._id_file.exists():
             self._catch_up(mlflow)
         self._id_file.write_text(self._id)
         name, digest, path = about.dataset
@@ -230,8 +231,8 @@ class MLflowRun(Run):
 
         get_artifact_repository(mlflow.get_artifact_uri()).delete_artifacts("traceback.txt")
         points = mlflow.MlflowClient().get_metric_history(self._id, "train/loss")
-        for step in self.history.keys() - {point.step for point in points}:
-            mlflow.log_metrics(self.history[step], step)
+        for step in self._past.keys() - {point.step for point in points}:
+            mlflow.log_metrics(self._past[step], step)
 
     def close(self, error: BaseException | None = None) -> None:
         """End the run with the status that tells what happened.

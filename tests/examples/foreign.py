@@ -35,7 +35,7 @@ class Project:
 
     def sweep(self) -> Path:
         """The folder of its only sweep."""
-        (found,) = self.folder.rglob("trials.csv")
+        (found,) = (p for p in self.folder.rglob("trials.csv") if "mlruns" not in p.parts)
         return found.parent
 
     def trials(self, name: str = "trials.csv") -> list[dict[str, str]]:
@@ -72,6 +72,16 @@ class Run:
     @property
     def parent(self) -> str | None:
         return self.tags.get("mlflow.parentRunId")
+
+
+def children(runs: list[Run]) -> tuple[Run, list[Run]]:
+    """The sweep's run, and those of its trials."""
+    (parent,) = (run for run in runs if run.name.startswith("sweep "))
+    others = [run for run in runs if run is not parent]
+    assert others
+    assert {run.parent for run in others} == {parent.id}
+    assert {run.experiment for run in others} == {parent.experiment}
+    return parent, others
 
 
 def copy(name: str, where: Path) -> Project:

@@ -1,6 +1,7 @@
 """What is kept of a sweep: the best, what pruning saved, the files."""
 
 import csv
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hydrasweep.search import results
-from hydrasweep.search.queue import DROPPED, Queue, Stratum, make_lock
-from hydrasweep.search.trial import SEARCH
+from hydrasweep import results
+from hydrasweep.stratum import LOST, RETRY_OF, Stratum
+from hydrasweep.studies import Studies
+from hydrasweep.trials import MARK, SEARCH, STEP, n_steps
 
 SPACE = {
     "optimizer.lr": FloatDistribution(0.0, 1.0),
@@ -22,25 +24,30 @@ SPACE = {
 }
 
 
-def trial(state: TrialState, *values: float, epochs: int = 0, **attrs: Any) -> FrozenTrial:
+def trial(
+    state: TrialState, *values: float, steps: int = 0, first: int = 1, **attrs: Any
+) -> FrozenTrial:
     return create_trial(
         state=state,
         values=list(values) or None,
         params={} if state == TrialState.WAITING else {"optimizer.lr": 0.5, "data.batch_size": 64},
         distributions={} if state == TrialState.WAITING else SPACE,
-        intermediate_values=dict.fromkeys(range(1, epochs + 1), 0.5),
+        intermediate_values=dict.fromkeys(range(first, first + steps), 0.5),
         user_attrs=attrs,
     )
 
 
-def queue_of(directions: list[str], **trials: list[FrozenTrial]) -> Queue:
+def studies_of(directions: list[str], **trials: list[FrozenTrial]) -> Studies:
     storage = optuna.storages.InMemoryStorage()
     strata = []
     for value, some in trials.items():
         study = optuna.create_study(study_name=f"s/{value}", storage=storage, directions=directions)
         study.add_trials(some)
         strata.append(Stratum(value, study))
-    return Queue("s", strata, make_lock(storage))
+    return Studies("s", strata, nullcontext())
+
+
+# The best
 
 
 @pytest.mark.parametrize(("direction", "extremum"), [("maximize", max), ("minimize", min)])
@@ -52,13 +59,13 @@ def test_best_is_the_extremum_of_the_complete(direction: str, extremum: Any) -> 
         trial(TrialState.PRUNED, -5.0),
         trial(TrialState.FAIL),
     ]
-    ((_, best),) = results.best(queue_of([direction], a=ended).trials())
+    (best,) = results.best(studies_of([direction], a=ended).strata[0])
     assert best.value == extremum(values)
 
 
 def test_nothing_complete_has_no_best() -> None:
-    queue = queue_of(["maximize"], a=[trial(TrialState.FAIL), trial(TrialState.WAITING)])
-    assert results.best(queue.trials()) == []
+    studies = studies_of(["maximize"], a=[trial(TrialState.FAIL), trial(TrialState.WAITING)])
+    assert results.best(studies.strata[0]) == []
 
 
 points = st.lists(st.tuples(*[st.integers(0, 4).map(float)] * 2), min_size=1, max_size=12)
@@ -70,8 +77,8 @@ directions = st.lists(st.sampled_from(["minimize", "maximize"]), min_size=2, max
 def test_pareto_front_is_what_no_other_beats(
     values: list[tuple[float, ...]], names: list[str]
 ) -> None:
-    queue = queue_of(names, a=[trial(TrialState.COMPLETE, *point) for point in values])
-    front = [tuple(best.values) for _, best in results.best(queue.trials())]
+    studies = studies_of(names, a=[trial(TrialState.COMPLETE, *point) for point in values])
+    front = [tuple(best.values) for best in results.best(studies.strata[0])]
 
     def beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
         better = [x > y if n == "maximize" else x < y for x, y, n in zip(a, b, names, strict=True)]
@@ -80,41 +87,51 @@ def test_pareto_front_is_what_no_other_beats(
     assert front == [p for p in values if not any(beats(other, p) for other in values)]
 
 
-def test_pruning_saves_the_epochs_that_were_left() -> None:
+# Steps
+
+
+def test_steps_count_from_0_or_from_1() -> None:
+    assert n_steps(trial(TrialState.COMPLETE, 0.5)) == 0
+    for first in (0, 1):
+        assert n_steps(trial(TrialState.COMPLETE, 0.5, steps=3, first=first)) == 3
+    assert n_steps(trial(TrialState.COMPLETE, 0.5, 0.6, **{STEP: 4})) == 4  # several objectives
+
+
+def test_pruning_saves_the_steps_that_were_left() -> None:
     ended = [
-        trial(TrialState.COMPLETE, 0.9, epochs=5),
-        trial(TrialState.PRUNED, 0.1, epochs=1),
-        trial(TrialState.PRUNED, 0.2, epochs=3),
-        trial(TrialState.FAIL, epochs=2),
-        trial(TrialState.PRUNED, epochs=0),
+        trial(TrialState.COMPLETE, 0.9, steps=5),
+        trial(TrialState.PRUNED, 0.1, steps=1),
+        trial(TrialState.PRUNED, 0.2, steps=3),
+        trial(TrialState.FAIL, steps=2),
+        trial(TrialState.PRUNED, steps=0),
     ]
-    epochs, seconds = results.saved(ended)
-    assert epochs == 4 + 2
+    steps, seconds = results.saved(ended)
+    assert steps == 4 + 2
     paces = [results.seconds(ended[1]), results.seconds(ended[2]) / 3]
     assert seconds == pytest.approx(4 * paces[0] + 2 * paces[1])
     assert results.saved([]) == (0, 0.0)
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "trials.csv").open() as file:
+# Files
+
+
+def rows(folder: Path, name: str = "trials") -> list[dict[str, str]]:
+    with (folder / f"{name}.csv").open() as file:
         return list(csv.DictReader(file))
 
 
 def test_table_has_a_row_for_each_trial_begun_and_the_searched_settings_by_name(
     tmp_path: Path,
 ) -> None:
-    queue = queue_of(
+    again = trial(TrialState.WAITING, **{RETRY_OF: 1, LOST: "its process died"})
+    studies = studies_of(
         ["maximize"],
-        cnn=[
-            trial(TrialState.COMPLETE, 0.75, epochs=2),
-            trial(TrialState.FAIL, **{DROPPED: "killed"}),
-            trial(TrialState.WAITING),
-        ],
-        lenet5=[trial(TrialState.PRUNED, 0.5, epochs=1)],
+        cnn=[trial(TrialState.COMPLETE, 0.75, steps=2), trial(TrialState.FAIL), again],
+        lenet5=[trial(TrialState.PRUNED, 0.5, steps=1)],
     )
-    results.write_all({SEARCH: queue}, tmp_path, "model")
+    results.write_all({SEARCH: studies}, tmp_path, "model")
     header = (tmp_path / "trials.csv").read_text().splitlines()[0]
-    names = "number,state,value,epochs,duration_s,model,optimizer.lr,data.batch_size"
+    names = "number,state,value,steps,duration_s,model,optimizer.lr,data.batch_size"
     assert header == names
     found = {row["model"]: row for row in rows(tmp_path)}
     assert len(rows(tmp_path)) == 2
@@ -122,18 +139,53 @@ def test_table_has_a_row_for_each_trial_begun_and_the_searched_settings_by_name(
         "number": "0",
         "state": "COMPLETE",
         "value": "0.75",
-        "epochs": "2",
+        "steps": "2",
         "duration_s": "",
         "model": "cnn",
         "optimizer.lr": "0.5",
         "data.batch_size": "64",
     }
-    assert (found["lenet5"]["state"], found["lenet5"]["epochs"]) == ("PRUNED", "1")
+    assert (found["lenet5"]["state"], found["lenet5"]["steps"]) == ("PRUNED", "1")
+
+
+def test_recorded_numbers_have_a_column_each_and_what_the_sweeper_notes_has_none(
+    tmp_path: Path,
+) -> None:
+    studies = studies_of(
+        ["maximize"],
+        a=[
+            trial(TrialState.COMPLETE, 0.5, **{"test/accuracy": 0.25, f"{MARK}beat": 3.0}),
+            trial(TrialState.COMPLETE, 0.75, **{"size": 7.0, "note": "a word"}),
+        ],
+    )
+    results.write_all({SEARCH: studies}, tmp_path, None)
+    assert [(row["test/accuracy"], row["size"]) for row in rows(tmp_path)] == [
+        ("0.25", ""),
+        ("", "7.0"),
+    ]
+    assert not {"note", f"{MARK}beat"} & set(rows(tmp_path)[0])
+    summary: Any = OmegaConf.load(tmp_path / "results.yaml")
+    assert summary.best.a[0].recorded == {"size": 7.0}
+
+
+def test_names_of_the_app_hide_no_column(tmp_path: Path) -> None:
+    """An app may search for a ``value``, and record a ``number``."""
+    space = {name: FloatDistribution(0.0, 9.0) for name in ("value", "state", "phase")}
+    ended = create_trial(
+        value=1.0,
+        params={"value": 2.0, "state": 3.0, "phase": 4.0},
+        distributions=space,
+        user_attrs={"number": 5.0, "duration_s": 6.0},
+    )
+    results.write_all({SEARCH: studies_of(["maximize"], a=[ended])}, tmp_path, "steps")
+    (row,) = rows(tmp_path)
+    assert (row["number"], row["state"], row["value"]) == ("0", "COMPLETE", "1.0")
+    assert {"2.0", "3.0", "4.0", "5.0", "6.0", "a"} <= set(row.values())
 
 
 def test_several_objectives_have_a_column_each(tmp_path: Path) -> None:
-    queue = queue_of(["maximize", "minimize"], **{"": [trial(TrialState.COMPLETE, 0.75, 3.0)]})
-    results.write_all({SEARCH: queue}, tmp_path, None)
+    studies = studies_of(["maximize", "minimize"], **{"": [trial(TrialState.COMPLETE, 0.75, 3.0)]})
+    results.write_all({SEARCH: studies}, tmp_path, None)
     (row,) = rows(tmp_path)
     assert (row["value_0"], row["value_1"]) == ("0.75", "3.0")
     assert "value" not in row
@@ -147,12 +199,12 @@ def test_several_objectives_have_a_column_each(tmp_path: Path) -> None:
 
 
 def test_summary_has_counts_and_the_best_of_each_stratum(tmp_path: Path) -> None:
-    queue = queue_of(
+    studies = studies_of(
         ["maximize"],
         cnn=[trial(TrialState.COMPLETE, 0.5), trial(TrialState.COMPLETE, 0.75)],
         lenet5=[trial(TrialState.FAIL)],
     )
-    results.write_all({SEARCH: queue}, tmp_path, "model")
+    results.write_all({SEARCH: studies}, tmp_path, "model")
     summary = OmegaConf.to_container(OmegaConf.load(tmp_path / "results.yaml"))
     assert isinstance(summary, dict)
     assert summary["trials"] == {"COMPLETE": 2, "FAIL": 1}
@@ -162,13 +214,3 @@ def test_summary_has_counts_and_the_best_of_each_stratum(tmp_path: Path) -> None
     assert best["params"]["model"] == "cnn"
     stock = OmegaConf.load(tmp_path / "optimization_results.yaml")
     assert (stock.best_value, stock.best_params.model) == (0.75, "cnn")
-
-
-def test_file_is_replaced_in_one_step(tmp_path: Path) -> None:
-    path = tmp_path / "results.yaml"
-    results.write(path, "old" * 1000)
-    with path.open() as reader:  # who has it open goes on seeing all of the old one
-        results.write(path, "new")
-        assert reader.read() == "old" * 1000
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]

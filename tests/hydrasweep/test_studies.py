@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.errors import UserError
 from hydrasweep.liveness import OWNER
-from hydrasweep.storage import close_storages
+from hydrasweep.storage import close_storages, prepare
 from hydrasweep.stratum import RETRIES, RETRY_OF, Given
 from hydrasweep.studies import MAX_RETRIES, Studies
 from hydrasweep.trials import CONFIRM
@@ -39,10 +40,23 @@ def journal(path: Path) -> DictConfig:
     return OmegaConf.create({"_target_": "optuna.storages.JournalStorage", "log_storage": backend})
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database without studies; made once, because that takes most of a test's time."""
+    path = tmp_path_factory.mktemp("empty") / "study"
+    prepare(sqlite(path))
+    close_storages()
+    return path
+
+
 @pytest.fixture(params=[sqlite, journal])
-def open_studies(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+def open_studies(
+    request: pytest.FixtureRequest, tmp_path: Path, database: Path
+) -> Iterator[Open]:
     """``open_studies(*strata)`` opens the same studies as often as it is called."""
     storage = request.param(tmp_path / "study")
+    if request.param == sqlite:
+        shutil.copy(database, tmp_path)
 
     def opened(*strata: str, **kwargs: Any) -> Studies:
         return Studies.open("s", storage, strata or [""], ["maximize"], SAMPLER, None, **kwargs)
@@ -74,6 +88,7 @@ def in_process(function: Callable[[], object]) -> None:
         function()
         os.kill(os.getpid(), signal.SIGKILL)
 
+    close_storages()  # no connection goes into another process
     process = fork.Process(target=body)
     process.start()
     process.join()
@@ -225,10 +240,10 @@ def test_phase_after_the_search_has_what_is_given_and_nothing_else(open_studies:
     assert studies.is_done()
 
 
-def test_seed_offset_changes_what_is_proposed(tmp_path: Path) -> None:
+def test_seed_offset_changes_what_is_proposed(tmp_path: Path, database: Path) -> None:
     proposed = {}
     for name, offset in (("first", 0), ("again", 0), ("other", 1)):
-        storage = sqlite(tmp_path / name)
+        storage = sqlite(Path(shutil.copy(database, tmp_path / name)))
         studies = Studies.open("s", storage, [""], ["maximize"], SAMPLER, None, offset)
         studies.fill(2)
         proposed[name] = [finish(studies).params["x"] for _ in range(2)]
@@ -241,9 +256,9 @@ def test_seed_offset_changes_what_is_proposed(tmp_path: Path) -> None:
 
 
 def test_four_processes_take_each_trial_once(open_studies: Open, tmp_path: Path) -> None:
-    n_trials, n_workers = 40, 4
+    n_trials, n_workers = 24, 4
     open_studies("a", "b", "c").fill(n_trials)
-    close_storages()  # no connection goes into another process
+    close_storages()
     start = fork.Barrier(n_workers)
 
     def work(i: int) -> None:
@@ -318,6 +333,7 @@ def test_trial_of_a_living_process_is_left_alone(open_studies: Open) -> None:
         taken.set()
         end.wait()
 
+    close_storages()
     worker = fork.Process(target=work)
     worker.start()
     with contextlib.closing(worker):

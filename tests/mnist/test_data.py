@@ -1,20 +1,26 @@
 """Data: decoded once, split by a seed, refused with a sentence when it does not fit."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from textwrap import dedent
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, Compose, MakesFolder, write_digits, write_idx
 from omegaconf import OmegaConf
+from PIL import Image
 
+from hydrasweep import UserError
 from mnist import config
 from mnist.data import ImageData, Normalize
-from mnist.errors import UserError
 
 # A user's own data set, as one would write it next to this package: 12x10 pixels, three
 # channels, images in one file of bytes.
@@ -26,8 +32,10 @@ USERS_MODULE = dedent(
     N = {True: 120, False: 30}
 
     class Stripes:
+        pixels = label = staticmethod(lambda value: value)
+
         def __init__(self, root, train):
-            with (Path(root) / "decoded.log").open("a") as file:
+            with (Path(root).parent / "decoded.log").open("a") as file:
                 print(train, file=file)
             values = np.frombuffer((Path(root) / "stripes.bin").read_bytes(), dtype=np.uint8)
             images = values.reshape(150, 12, 10, 3)
@@ -37,9 +45,7 @@ USERS_MODULE = dedent(
             return len(self.images)
 
         def __getitem__(self, index):
-            if index >= len(self):
-                raise IndexError(index)
-            return self.images[index], index % 3
+            return self.pixels(self.images[index]), self.label(index % 3)
     """
 )
 
@@ -50,6 +56,7 @@ def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageData:
     (tmp_path / "user").mkdir()
     (tmp_path / "user" / "stripes_module.py").write_text(USERS_MODULE)
     monkeypatch.syspath_prepend(tmp_path / "user")
+    monkeypatch.delitem(sys.modules, "stripes_module", raising=False)
     (tmp_path / "data").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, size=(150, 12, 10, 3), dtype=np.uint8)
     (tmp_path / "data" / "stripes.bin").write_bytes(pixels.tobytes())
@@ -62,7 +69,6 @@ def stripes_data(folder: Path, **changes: object) -> ImageData:
         "_recursive_": False,
         "name": "stripes",
         "dataset": {"_target_": "stripes_module.Stripes", "root": str(folder / "data")},
-        "raw": "stripes.bin",
         "n_classes": 3,
         "n_channels": 3,
         "image_size": [12, 10],
@@ -80,7 +86,7 @@ def stripes_data(folder: Path, **changes: object) -> ImageData:
 
 
 def n_decoded(folder: Path) -> int:
-    return len((folder / "data" / "decoded.log").read_text().splitlines())
+    return len((folder / "decoded.log").read_text().splitlines())
 
 
 def test_users_own_data_set_with_three_channels_is_one_node(
@@ -89,57 +95,69 @@ def test_users_own_data_set_with_three_channels_is_one_node(
     train, val = stripes.development()
     raw = np.frombuffer((tmp_path / "data" / "stripes.bin").read_bytes(), dtype=np.uint8)
     expected = torch.from_numpy(raw.reshape(150, 12, 10, 3).copy()).permute(0, 3, 1, 2)
-    assert train.images.shape == (90, 3, 12, 10)
-    assert train.images.dtype == torch.uint8
-    assert val.labels.bincount().tolist() == [10, 10, 10]
-    assert torch.equal(stripes.test().images, expected[120:])
-    assert torch.equal(stripes.first(4).images, expected[:4])
-    assert stripes.first(4).labels.tolist() == [0, 1, 2, 0]
+    assert train.inputs.shape == (90, 3, 12, 10)
+    assert train.inputs.dtype == torch.uint8
+    assert val.targets.bincount().tolist() == [10, 10, 10]
+    assert torch.equal(stripes.test().inputs, expected[120:])
+    assert torch.equal(stripes.first(4).inputs, expected[:4])
+    assert stripes.first(4).targets.tolist() == [0, 1, 2, 0]
 
 
-def test_decoding_happens_once_until_the_raw_files_change(
-    stripes: ImageData, tmp_path: Path
-) -> None:
+def test_decoding_happens_once_until_the_files_change(stripes: ImageData, tmp_path: Path) -> None:
     before = stripes.development()[0]
     again = stripes_data(tmp_path).development()[0]
-    assert n_decoded(tmp_path) == 1
-    assert torch.equal(before.images, again.images)
-    raw = tmp_path / "data" / "stripes.bin"
-    raw.write_bytes(bytes(reversed(raw.read_bytes())))
-    changed = stripes_data(tmp_path).development()[0]
+    stripes.test(), stripes.first(2), stripes_data(tmp_path).test()
     assert n_decoded(tmp_path) == 2
-    assert not torch.equal(before.images, changed.images)
+    assert torch.equal(before.inputs, again.inputs)
+    file = tmp_path / "data" / "stripes.bin"
+    file.write_bytes(bytes(reversed(file.read_bytes())))
+    changed = stripes_data(tmp_path).development()[0]
+    assert n_decoded(tmp_path) == 3
+    assert not torch.equal(before.inputs, changed.inputs)
+    assert len(list((tmp_path / "data" / ".cache").glob("*.pt"))) == 2
+
+
+def test_cache_belongs_to_the_arguments(stripes: ImageData, tmp_path: Path) -> None:
+    stripes.development()
+    other = {**stripes.dataset, "train": False}
+    with pytest.raises(UserError, match="multiple values for keyword argument 'train'"):
+        stripes_data(tmp_path, dataset=other).development()
 
 
 @pytest.mark.parametrize("damaged", [b"", b"not a cache", None], ids=["empty", "other", "cut"])
 def test_damaged_cache_is_made_again(
     stripes: ImageData, tmp_path: Path, damaged: bytes | None
 ) -> None:
-    expected = stripes.development()[0].images.clone()
+    expected = stripes.development()[0].inputs.clone()
     (cache,) = (tmp_path / "data" / ".cache").glob("*.pt")
     cache.write_bytes(cache.read_bytes()[:-1000] if damaged is None else damaged)
-    assert torch.equal(stripes_data(tmp_path).development()[0].images, expected)
+    assert torch.equal(stripes_data(tmp_path).development()[0].inputs, expected)
     assert n_decoded(tmp_path) == 2
 
 
 def test_digest_tells_contents_not_places(stripes: ImageData, tmp_path: Path) -> None:
+    digest = stripes.digest
+    assert re.fullmatch("[0-9a-f]{16}", digest)
     shutil.copytree(tmp_path / "data", tmp_path / "elsewhere" / "data")
-    assert stripes_data(tmp_path / "elsewhere").digest == stripes.digest
-    raw = tmp_path / "data" / "stripes.bin"
-    raw.write_bytes(b"\0" + raw.read_bytes()[1:])
-    assert stripes_data(tmp_path).digest != stripes.digest
+    os.utime(tmp_path / "elsewhere" / "data" / "stripes.bin")
+    assert stripes_data(tmp_path / "elsewhere", name="other", n_val=9).digest == digest
+    file = tmp_path / "data" / "stripes.bin"
+    os.utime(file)
+    assert stripes_data(tmp_path).digest == digest
+    file.write_bytes(b"\0" + file.read_bytes()[1:])
+    assert stripes_data(tmp_path).digest != digest
 
 
 def test_two_processes_may_build_the_cache_at_once(stripes: ImageData, tmp_path: Path) -> None:
     build = dedent(
         f"""
         import sys
-        sys.path[:0] = [{str(REPOSITORY / "tests" / "hydrasweep")!r}, {str(tmp_path / "user")!r}]
+        sys.path[:0] = [{str(REPOSITORY / "tests" / "mnist")!r}, {str(tmp_path / "user")!r}]
         sys.path.insert(0, {str(REPOSITORY / "tests")!r})
         from pathlib import Path
         from test_data import stripes_data
         train, val = stripes_data(Path({str(tmp_path)!r})).development()
-        print(int(train.images.sum()))
+        print(int(train.inputs.sum()))
         """
     )
     processes = [
@@ -148,7 +166,7 @@ def test_two_processes_may_build_the_cache_at_once(stripes: ImageData, tmp_path:
     ]
     sums = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert sums == [f"{int(stripes.development()[0].images.sum())}\n"] * 2
+    assert sums == [f"{int(stripes.development()[0].inputs.sum())}\n"] * 2
     assert n_decoded(tmp_path) == 1
     assert not list((tmp_path / "data" / ".cache").glob("*.tmp"))
 
@@ -159,7 +177,10 @@ def test_two_processes_may_build_the_cache_at_once(stripes: ImageData, tmp_path:
     [
         ({"n_classes": 2}, ["data.n_classes=2", "0 to 2"]),
         ({"image_size": [10, 12]}, ["data.image_size", "(3, 12, 10)", "(3, 10, 12)"]),
-        ({"n_channels": 1}, ["data.n_channels", "(3, 12, 10)", "(1, 12, 10)"]),
+        (
+            {"n_channels": 1, "mean": [0.5], "std": [0.2]},
+            ["data.n_channels", "(3, 12, 10)", "(1, 12, 10)"],
+        ),
         ({"n_val": 120}, ["data.n_val=120", "120 images"]),
         ({"n_train": 91}, ["data.n_train=91", "data.n_val=30", "120 images"]),
     ],
@@ -173,6 +194,75 @@ def test_settings_that_the_data_do_not_fit_are_refused(
     with pytest.raises(UserError) as refused:
         stripes_data(tmp_path, **changes).development()
     assert all(word in str(refused.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("name", value) for value in ("", "a b", "a/b", "x" * 101, None, 3)),
+        *(("dataset", value) for value in (None, "stripes", {"_target_": "a.B"}, {"root": "."})),
+        *((key, value) for key in ("n_classes", "n_channels", "n_train") for value in (0, -1, 1.5)),
+        *((key, value) for key in ("n_val", "split_seed") for value in (-1, True, "3", 2**63)),
+        *(("image_size", value) for value in ([12], 12, [12, 0], [12, 10, 3], "ab", [12, None])),
+        *((key, value) for key in ("mean", "std") for value in ([0.5], 0.5, [1, 2, "3"], None)),
+        ("mean", [0.5, 0.5, float("nan")]),
+        ("std", [0.2, 0.2, 0]),
+        ("std", [0.2, 0.2, float("inf")]),
+    ],
+)
+def test_wrong_argument_is_refused_by_its_name(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(UserError) as refused:
+        stripes_data(tmp_path, **{key: value})
+    assert str(refused.value).startswith(f"data.{key}={value}: must be ")
+
+
+@pytest.mark.parametrize("kind", ["int", "uint8", "int16", "tensor"])
+def test_labels_of_any_whole_type_are_int64(stripes: ImageData, kind: str) -> None:
+    change(
+        label=lambda value: torch.tensor(value) if kind == "tensor" else np.dtype(kind).type(value)
+    )
+    _, labels = stripes.first(5)
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "label", [float, str, bool, lambda value: [value, 0], lambda value: None if value else 0]
+)
+def test_other_labels_are_refused(stripes: ImageData, label: Callable[[int], object]) -> None:
+    change(label=label)
+    with pytest.raises(UserError, match=r"data=stripes: labels must be whole numbers.*first is"):
+        stripes.development()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "found"),
+    [
+        (lambda image: image / np.float32(255), r"float32 from 0\.0 to 1\.0"),
+        (lambda image: image * np.uint16(257), "uint16 from 0 to 65535"),
+        (lambda image: torch.from_numpy(image.copy()).float(), r"float32 from 0\.0 to 255\.0"),
+    ],
+)
+def test_other_pixels_are_refused_with_their_range(
+    stripes: ImageData, pixels: Callable[[Any], object], found: str
+) -> None:
+    change(pixels=pixels)
+    with pytest.raises(UserError, match=f"data=stripes: the images are {found}, .* uint8"):
+        stripes.development()
+
+
+def test_images_may_be_tensors_and_pictures(stripes: ImageData, tmp_path: Path) -> None:
+    expected = stripes.first(120).inputs
+    for pixels in (lambda image: torch.from_numpy(image.copy()).permute(2, 0, 1), Image.fromarray):
+        change(pixels=pixels)
+        os.utime(tmp_path / "data" / "stripes.bin")
+        assert torch.equal(stripes_data(tmp_path).first(120).inputs, expected)
+
+
+def change(**functions: Callable[[Any], object]) -> None:
+    """Have the user's class give other labels or images."""
+    for name, function in functions.items():
+        setattr(resolve_name("stripes_module.Stripes"), name, staticmethod(function))
 
 
 def test_file_cut_short_is_named(stripes: ImageData, tmp_path: Path) -> None:
@@ -198,17 +288,15 @@ def mnist_copy(
     return raw, config.build(compose(f"paths.data={tmp_path / 'data'}").data)
 
 
-def test_altered_unpacked_file_is_unpacked_again(
-    mnist_copy: tuple[Path, ImageData], tmp_path: Path
+def test_archives_are_unpacked_and_nothing_else_is_touched(
+    mnist_copy: tuple[Path, ImageData],
 ) -> None:
     raw, data = mnist_copy
-    expected = data.test().labels.clone()
-    assert expected[:5].tolist() == [7, 2, 1, 0, 4]
-    for cache in (tmp_path / "data" / ".cache").glob("*.pt"):
-        cache.unlink()
-    labels = raw / "t10k-labels-idx1-ubyte"
-    labels.write_bytes(labels.read_bytes()[:8] + bytes(10_000))
-    assert torch.equal(data.test().labels, expected)
+    (raw / "labels.csv").write_text("mine")
+    (raw / "labels.csv.gz").write_text("mine too")
+    assert data.test().targets[:5].tolist() == [7, 2, 1, 0, 4]
+    assert (raw / "labels.csv").read_text() == "mine"
+    assert (raw / "labels.csv.gz").read_text() == "mine too"
 
 
 @pytest.mark.parametrize("damage", ["cut short", "swapped"])
@@ -264,17 +352,17 @@ def cut(path: Path, end: int) -> None:
 def test_damaged_or_swapped_file_is_refused(compose: Compose, tmp_path: Path, damage: str) -> None:
     raw = write_digits(tmp_path / "data")
     cfg = compose(f"paths.data={tmp_path / 'data'}", "data.n_train=40", "data.n_val=9").data
-    assert len(config.build(cfg).development()[0].labels) == 40
+    assert len(config.build(cfg).development()[0].targets) == 40
     DAMAGES[damage](raw)
     with pytest.raises(UserError, match=r"^data=mnist: "):
         config.build(cfg).development()
 
 
 def test_cache_is_read_without_running_code(stripes: ImageData, tmp_path: Path) -> None:
-    expected = stripes.development()[0].images.clone()
+    expected = stripes.development()[0].inputs.clone()
     (cache,) = (tmp_path / "data" / ".cache").glob("*.pt")
     torch.save(MakesFolder(tmp_path / "made"), cache)
-    assert torch.equal(stripes_data(tmp_path).development()[0].images, expected)
+    assert torch.equal(stripes_data(tmp_path).development()[0].inputs, expected)
     assert not (tmp_path / "made").exists()
 
 
@@ -312,29 +400,29 @@ def test_validation_is_class_balanced_seeded_and_apart_from_training(compose: Co
         return data
 
     train, val = split(0).development()
-    assert len(train.labels) == 50_000
-    assert val.labels.bincount().tolist() == [1000] * 10
+    assert len(train.targets) == 50_000
+    assert val.targets.bincount().tolist() == [1000] * 10
     again_train, again_val = split(0).development()
-    assert torch.equal(val.images, again_val.images)
-    assert torch.equal(train.labels, again_train.labels)
-    assert not torch.equal(val.images, split(1).development()[1].images)
+    assert torch.equal(val.inputs, again_val.inputs)
+    assert torch.equal(train.targets, again_train.targets)
+    assert not torch.equal(val.inputs, split(1).development()[1].inputs)
 
     def rows(images: torch.Tensor) -> set[bytes]:
         return {image.tobytes() for image in images.numpy()}
 
-    assert not rows(train.images) & rows(val.images)
-    everything = config.build(compose(small=False).data).first(60_000).images
-    assert rows(train.images) | rows(val.images) == rows(everything)
+    assert not rows(train.inputs) & rows(val.inputs)
+    everything = config.build(compose(small=False).data).first(60_000).inputs
+    assert rows(train.inputs) | rows(val.inputs) == rows(everything)
 
 
 def test_parts_are_class_balanced_first_parts_of_the_whole(compose: Compose) -> None:
     whole, _ = config.build(compose("data.n_train=null").data).development()
     train, val = config.build(compose("data.n_train=100", "data.n_val=50").data).development()
-    assert len(whole.labels) == 59_800
-    assert train.labels.bincount().tolist() == [10] * 10
-    assert val.labels.bincount().tolist() == [5] * 10
+    assert len(whole.targets) == 59_800
+    assert train.targets.bincount().tolist() == [10] * 10
+    assert val.targets.bincount().tolist() == [5] * 10
     _, nothing = config.build(compose("data.n_val=0").data).development()
-    assert nothing.images.shape == (0, 1, 28, 28)
+    assert nothing.inputs.shape == (0, 1, 28, 28)
 
 
 @pytest.mark.parametrize("group", ["mnist", "mnist_tutorial"])

@@ -1,149 +1,145 @@
 """The fast layers equal torch's own."""
 
-from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from conftest import Compose
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mnist import config, layers
+from mnist import layers
 
-PLAIN_POOL = nn.Sequential(nn.MaxPool2d(2, 1), nn.ReLU())
-PAIRS: dict[str, tuple[nn.Module, nn.Module, tuple[int, ...]]] = {
-    "pool and ReLU": (layers.PoolReLUDropout(0.0), PLAIN_POOL, (3, 10, 28, 28)),
-    "pool and ReLU of a small image": (layers.PoolReLUDropout(0.0), PLAIN_POOL, (1, 1, 2, 3)),
-}
+Layer = Callable[[Tensor], Tensor]
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_values_and_gradients_equal_the_plain_layer(name: str) -> None:
-    fast, plain, shape = PAIRS[name]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(shape, generator=generator, requires_grad=True)
-    expected = plain(x)
-    weights = torch.randn(expected.shape, generator=generator)
-    torch.testing.assert_close(fast(x), expected)
-    torch.testing.assert_close(
-        *(torch.autograd.grad(layer(x), x, weights)[0] for layer in (fast, plain))
-    )
+def assert_equal(fast: Layer, plain: nn.Module, x: Tensor) -> None:
+    """Values and all gradients; ``fast`` has the parameters of ``plain``."""
+    x = x.detach().requires_grad_(x.dtype.is_floating_point)
+    values = fast(x), plain(x)
+    torch.testing.assert_close(*values)
+    weights = torch.randn_like(values[0])
+    for inputs in ([x, *plain.parameters()], [*plain.parameters()]):
+        if inputs:
+            grads = (torch.autograd.grad(f(x), inputs, weights) for f in (fast, plain))
+            torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
 
 
-def test_pool_takes_images_that_are_views() -> None:
-    x = torch.randn(4, 6, 14, 14).transpose(2, 3)[::2]
-    torch.testing.assert_close(layers.PoolReLUDropout(0.0)(x), PLAIN_POOL(x))
+def with_class(plain: nn.Module, fast: type[nn.Module]) -> nn.Module:
+    """A module of class ``fast`` that has the parameters of ``plain``."""
+    module = fast.__new__(fast)
+    module.__dict__ = dict(plain.__dict__)
+    return module
+
+
+def images(*shape: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The same kind of images in several layouts of memory."""
+    x = torch.randn(shape, dtype=dtype)
+    return {
+        "contiguous": x,
+        "channels last": x.to(memory_format=torch.channels_last),
+        "a view": torch.randn(2 * shape[0], *shape[1:], dtype=dtype).transpose(2, 3)[::2],
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("n", [0, 1, 50])
 @pytest.mark.parametrize("least", [0, layers.MIN_PRODUCT])
-def test_linear_layer_equals_the_plain_one(
+def test_linear_layer(
     n: int, bias: bool, dtype: torch.dtype, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layers, "MIN_PRODUCT", least)
-    fast = layers.Linear(30, 20, bias=bias, dtype=dtype)
     plain = nn.Linear(30, 20, bias=bias, dtype=dtype)
-    plain.load_state_dict(fast.state_dict())
-    x = torch.randn(n, 40, dtype=dtype)[:, 10:].requires_grad_()
-    torch.testing.assert_close(fast(x), plain(x))
+    fast = with_class(plain, layers.Linear)
+    x = torch.randn(n, 40, dtype=dtype)[:, 10:]
+    assert_equal(fast, plain, x)
+    assert_equal(fast, plain, torch.randn(2, 5, 30, dtype=dtype))  # no rows
+    x.requires_grad_()
     for weights in (torch.randn(20, n, dtype=dtype).t(), torch.ones(1, dtype=dtype).expand(n, 20)):
-        grads = (
-            torch.autograd.grad(layer(x), (x, *layer.parameters()), weights)
-            for layer in (fast, plain)
-        )
-        for pair in zip(*grads, strict=True):
-            torch.testing.assert_close(*pair)
+        grads = (torch.autograd.grad(layer(x), x, weights) for layer in (fast, plain))
+        torch.testing.assert_close(*grads)
 
 
-def test_convolution_over_the_whole_image_equals_the_plain_one() -> None:
-    fast = layers.WholeImageConv2d(16, 120, kernel_size=5)
-    plain = nn.Conv2d(16, 120, kernel_size=5)
-    plain.load_state_dict(fast.state_dict())
-    x = torch.randn(3, 16, 5, 5)
-    torch.testing.assert_close(fast(x), plain(x))
+def test_linear_layer_without_onednn_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "MIN_PRODUCT", 0)
+    plain, x = nn.Linear(30, 20), torch.randn(50, 30)
+    monkeypatch.setattr(layers, "_onednn_linear", None)
+    assert torch.equal(with_class(plain, layers.Linear)(x), plain(x))
 
 
-CONVOLUTIONS = {
-    "alone": (layers.Conv2d, nn.Identity()),
-    "with tanh and pool": (layers.ConvTanhPool, nn.Sequential(nn.Tanh(), nn.AvgPool2d(2))),
-}
+def test_convolution_over_the_whole_image() -> None:
+    for bias in (True, False):
+        plain = nn.Conv2d(16, 120, kernel_size=5, bias=bias)
+        for x in images(3, 16, 5, 5).values():
+            assert_equal(with_class(plain, layers.Conv2d), plain, x)
 
 
-def convolutions(
-    name: str, channels: int, padding: int, dtype: torch.dtype = torch.float32
-) -> tuple[nn.Module, nn.Module]:
-    """A fast layer, and what it stands for, with the same weights."""
-    kind, rest = CONVOLUTIONS[name]
-    fast = kind(channels, 10, kernel_size=5, padding=padding, dtype=dtype)
-    plain = nn.Conv2d(channels, 10, kernel_size=5, padding=padding, dtype=dtype)
-    plain.load_state_dict(fast.state_dict())
-    return fast, nn.Sequential(plain, rest)
+def conv_tanh_pool(conv: nn.Conv2d) -> tuple[Layer, nn.Module]:
+    fast = with_class(conv, layers.Conv2d)
+    return lambda x: layers.conv_tanh_pool(x, fast), nn.Sequential(conv, nn.Tanh(), nn.AvgPool2d(2))
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-@pytest.mark.parametrize(("channels", "padding"), [(1, 2), (3, 0), (6, 0)])
+def alone(conv: nn.Conv2d) -> tuple[Layer, nn.Module]:
+    return with_class(conv, layers.Conv2d), conv
+
+
+@pytest.mark.parametrize("pair", [alone, conv_tanh_pool])
+@pytest.mark.parametrize(("channels", "padding"), [(1, 2), (3, 0), (6, 1)])
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
-@pytest.mark.parametrize("shape", [(14, 14), (8, 20), (9, 10), (10, 9)])
-def test_convolution_equals_the_plain_one(
-    name: str,
+@pytest.mark.parametrize("sides", [(14, 14), (8, 20), (9, 10), (10, 9)])
+def test_convolution(
+    pair: Callable[[nn.Conv2d], tuple[Layer, nn.Module]],
     channels: int,
     padding: int,
     capability: str,
-    shape: tuple[int, int],
+    sides: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(layers, "_has_avx512", lambda: capability == "AVX512")
-    fast, plain = convolutions(name, channels, padding)
-    x = torch.randn(7, channels, *shape, requires_grad=True)
-    expected = plain(x)
-    weights = torch.randn(expected.shape)
-    torch.testing.assert_close(fast(x), expected)
-    for images, wanted in ((x.detach(), []), (x, [x])):
-        grads = (
-            torch.autograd.grad(layer(images), [*wanted, *layer.parameters()], weights)
-            for layer in (fast, plain)
-        )
-        for pair in zip(*grads, strict=True):
-            torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+    for bias in (True, False):
+        pairs = pair(nn.Conv2d(channels, 10, kernel_size=5, padding=padding, bias=bias))
+        for x in images(7, channels, *sides).values():
+            assert_equal(*pairs, x)
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-@pytest.mark.parametrize("n", [0, 1, 4])
-def test_convolution_takes_any_images(name: str, n: int) -> None:
+@pytest.mark.parametrize("pair", [alone, conv_tanh_pool])
+def test_convolution_takes_what_the_plain_one_takes(
+    pair: Callable[[nn.Conv2d], tuple[Layer, nn.Module]],
+) -> None:
     for dtype in (torch.float32, torch.float64):
-        fast, plain = convolutions(name, 3, 0, dtype)
-        images = torch.randn(2 * n, 3, 14, 8, dtype=dtype).transpose(2, 3)[::2]
-        for x in (images, images.to(memory_format=torch.channels_last)):
-            torch.testing.assert_close(fast(x), plain(x))
+        fast, plain = pair(nn.Conv2d(3, 4, kernel_size=(3, 5), padding=(1, 0), dtype=dtype))
+        assert_equal(fast, plain, torch.randn(0, 3, 14, 8, dtype=dtype))
+        assert_equal(fast, plain, torch.randn(3, 14, 8, dtype=dtype))  # one image, no batch
+        for x in images(2, 3, 14, 8, dtype=dtype).values():
+            assert_equal(fast, plain, x)
+        for layer in (fast, plain):
+            with pytest.raises(RuntimeError, match="channels"):
+                layer(torch.randn(2, 5, 14, 8, dtype=dtype))
 
 
 def test_convolution_is_trained_after_it_evaluated_in_inference_mode() -> None:
-    fast, plain = convolutions("with tanh and pool", 1, 0)
-    x = torch.randn(2, 1, 8, 42, requires_grad=True)  # a width that no other test has
+    fast, plain = conv_tanh_pool(nn.Conv2d(1, 10, kernel_size=5))
+    x = torch.randn(900, 1, 8, 46)  # a width that no other test has
     with torch.inference_mode():
         fast(x)
-    grads = (
-        torch.autograd.grad(layer(x).sum(), [x, *layer.parameters()]) for layer in (fast, plain)
-    )
-    for pair in zip(*grads, strict=True):
-        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+    assert_equal(fast, plain, x)
 
 
-@pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
-def test_pool_with_dropout_drops_its_share_of_what_the_plain_pool_gives(p: float) -> None:
-    torch.manual_seed(0)
-    x = torch.randn(40, 10, 28, 28, requires_grad=True)
-    expected, y = PLAIN_POOL(x), layers.PoolReLUDropout(p)(x)
-    positive, kept = expected > 0, y > 0
-    assert (kept.sum() / positive.sum()).item() == pytest.approx(1 - p, abs=0.01)
-    torch.testing.assert_close(y, expected * kept / (1 - p))
-    (grad,) = torch.autograd.grad(y.sum(), x)
-    (plain,) = torch.autograd.grad((expected * kept).sum() / (1 - p), x)
-    torch.testing.assert_close(grad, plain)
-    torch.testing.assert_close(layers.PoolReLUDropout(p).eval()(x), expected)
+POOL = nn.Sequential(nn.MaxPool2d(2, 1), nn.ReLU())
+
+
+@pytest.mark.parametrize("shape", [(3, 10, 28, 28), (1, 1, 2, 3), (0, 3, 5, 5)])
+def test_pool(shape: Sequence[int]) -> None:
+    for x in images(*shape).values():
+        assert_equal(layers.pool_relu, POOL, x)
+        assert_equal(layers.pool_relu, POOL, x.round())  # the first of equals has the gradient
+        assert_equal(layers.pool_relu, POOL, x.double())
+
+
+def test_pool_refuses_what_the_plain_one_refuses() -> None:
+    for layer in (layers.pool_relu, POOL):
+        with pytest.raises(RuntimeError, match="too small"):
+            layer(torch.randn(2, 3, 1, 5))
+        assert layer(torch.tensor([[[[-1.0, torch.nan], [0, 3]]]])).isnan().all()
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
@@ -161,8 +157,7 @@ def test_dropout_keeps_its_share_and_scales_it(p: float) -> None:
 
 
 def test_dropout_follows_the_seed_and_keeps_all_in_evaluation() -> None:
-    x, layer = torch.ones(100), layers.Dropout(0.5)
-    seen = []
+    x, layer, seen = torch.ones(100), layers.Dropout(0.5), []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         seen.append(layer(x))
@@ -171,63 +166,34 @@ def test_dropout_follows_the_seed_and_keeps_all_in_evaluation() -> None:
     assert torch.equal(layer.eval()(x), x)
 
 
-def plain_baseline(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    def forward(images: Tensor) -> Tensor:
-        hidden = F.relu(F.linear(images.flatten(1), *own(model.hidden)))
-        return F.linear(hidden, *own(model.output))
-
-    return forward
-
-
-def plain_cnn(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    def forward(images: Tensor) -> Tensor:
-        features = F.max_pool2d(F.relu(F.conv2d(images, *own(model.convolution), padding=2)), 2, 1)
-        return F.linear(
-            F.relu(F.linear(features.flatten(1), *own(model.hidden))), *own(model.output)
-        )
-
-    return forward
+def test_dropout_of_all_of_nothing_and_in_place() -> None:
+    x = torch.ones(100)
+    assert torch.equal(layers.Dropout(0.0)(x), x)
+    assert not layers.Dropout(1.0)(x).any()
+    assert layers.Dropout(0.5)(x[:0]).shape == (0,)
+    layers.Dropout(0.9, inplace=True)(x)
+    assert 0 < (x > 0).sum() < 50
 
 
-def plain_lenet5(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    parts = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+def test_torchs_own_operations_are_taken_wherever_something_is_odd() -> None:
+    x = torch.randn(3, 4)
+    assert layers.is_fast(x, nn.Parameter(x))
 
-    def forward(images: Tensor) -> Tensor:
-        first, second, third, fourth, last = map(own, parts)
-        x = F.avg_pool2d(F.conv2d(images, *first, padding=2).tanh(), 2)
-        x = F.avg_pool2d(F.conv2d(x, *second).tanh(), 2)
-        x = F.conv2d(x, *third).tanh().flatten(1)
-        return F.linear(F.linear(x, *fourth).tanh(), *last)
+    class Odd(Tensor):
+        pass
 
-    return forward
-
-
-def own(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    return layer.weight, layer.bias
+    for odd in (x.double(), x.half(), x[:0], x.to("meta"), x.to_sparse(), x.as_subclass(Odd), [1]):
+        assert not layers.is_fast(x, odd)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not layers.is_fast(x)
+        assert layers.Linear(784, 784)(torch.randn(100, 784)).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("name", "plain"),
-    [("baseline", plain_baseline), ("cnn", plain_cnn), ("lenet5", plain_lenet5)],
-)
-def test_a_hundred_steps_equal_those_of_the_plain_layers(
-    compose: Compose, name: str, plain: Callable[[nn.Module], Callable[[Tensor], Tensor]]
-) -> None:
-    torch.manual_seed(0)
-    fast = config.build(compose(f"model={name}", "model.dropout=0").model)
-    twin = deepcopy(fast)
-    images, labels = torch.randn(64, 1, 28, 28), torch.randint(0, 10, (64,))
-    losses = []
-    for model, forward in ((fast, fast), (twin, plain(twin))):
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-        seen = []
-        for step in range(100):
-            batch = slice(16 * (step % 4), 16 * (step % 4) + 16)
-            loss = F.cross_entropy(forward(images[batch]), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            seen.append(loss.detach())
-        losses.append(torch.stack(seen))
-    torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
-    assert losses[0][-20:].mean() < losses[0][:20].mean()
+def test_second_derivatives_are_refused_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "MIN_PRODUCT", 0)
+    x = torch.randn(2, 3, 6, 6, requires_grad=True)
+    for layer in (layers.Conv2d(3, 4, 3), layers.Linear(6, 6), layers.pool_relu):
+        shaped = x[0, 0] if isinstance(layer, nn.Linear) else x
+        (grad,) = torch.autograd.grad(layer(shaped).pow(2).sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            grad.sum().backward()

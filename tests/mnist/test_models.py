@@ -8,8 +8,8 @@ import torch
 from conftest import Compose, Script, parts
 from torch.nn import functional as F
 
+from hydrasweep import UserError
 from mnist import config
-from mnist.errors import UserError
 from mnist.training import fit
 
 ARCHITECTURES = ("baseline", "cnn", "lenet5")
@@ -69,8 +69,8 @@ def test_one_batch_can_be_overfitted(compose: Compose, name: str) -> None:
     *_, last = fit(training, train, val, epochs=50, batch_size=32)
     assert last["train/accuracy"] == 1
     assert last["train/loss"] < 0.05
-    logits = training.model(training.normalize(train.images))
-    assert F.cross_entropy(logits, train.labels) < 0.05
+    logits = training.model(training.normalize(train.inputs))
+    assert F.cross_entropy(logits, train.targets) < 0.05
 
 
 def test_architecture_from_outside_is_one_class_and_one_yaml(

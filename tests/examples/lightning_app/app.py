@@ -19,6 +19,7 @@ class Digits(pl.LightningDataModule):
         self.batch_size = batch_size
 
     def setup(self, stage: str) -> None:
+        del stage
         images, labels = load_digits(return_X_y=True)
         data = TensorDataset(torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels))
         self.train, self.val = random_split(data, [0.8, 0.2], torch.Generator().manual_seed(0))
@@ -33,21 +34,21 @@ class Digits(pl.LightningDataModule):
 class Perceptron(pl.LightningModule):
     def __init__(self, n_hidden: int, lr: float) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.lr = lr
         self.net = nn.Sequential(nn.Linear(64, n_hidden), nn.ReLU(), nn.Linear(n_hidden, 10))
 
-    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+    def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
         images, labels = batch
         loss = nn.functional.cross_entropy(self.net(images), labels)
         self.log("train/loss", loss)
         return loss
 
-    def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
+    def validation_step(self, batch: list[torch.Tensor], _: int) -> None:
         images, labels = batch
         self.log("val/acc", (self.net(images).argmax(1) == labels).float().mean())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")

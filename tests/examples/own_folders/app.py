@@ -34,9 +34,8 @@ def main(cfg: DictConfig) -> float:
         if hydrasweep.report(error, step):
             break
     print("error:", error)
-    Path(cfg.output).write_text(
-        json.dumps({"slope": cfg.slope, "error": error, "pid": os.getpid()})
-    )
+    found = {"slope": cfg.slope, "error": error, "pid": os.getpid()}
+    Path(cfg.output).write_text(json.dumps(found))
     return error
 
 

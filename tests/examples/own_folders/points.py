@@ -12,5 +12,5 @@ class Point:
 
 
 def read(path: str | Path) -> list[Point]:
-    with open(path) as lines:
+    with Path(path).open() as lines:
         return [Point(float(x), float(y)) for x, y in csv.reader(lines)]

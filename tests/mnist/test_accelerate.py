@@ -1,0 +1,211 @@
+"""``accelerate``: what it makes faster, what it leaves alone, and that nothing else changes."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from mnist import layers
+from mnist.accelerate import accelerate
+from mnist.models import CNN, Baseline, LeNet5
+
+IMAGES = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+class Users(nn.Module):
+    """A user's own model: modules as attributes, in lists and in sequences of sequences, one used
+    twice, one sequence in parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Sequential(nn.Conv2d(8, 8, 3), nn.Tanh()), nn.AvgPool2d(2))
+            for _ in range(2)
+        )
+        self.pool = nn.Sequential(nn.Conv2d(8, 8, 2), nn.Tanh(), nn.AvgPool2d(2))
+        self.tail = nn.Sequential(nn.MaxPool2d(2, stride=1), nn.ReLU(), nn.Flatten(2))
+        self.norm = nn.BatchNorm1d(8)
+        self.hidden = nn.Linear(8, 8)
+        self.output = nn.Linear(8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
+        for stage in self.stages:
+            x = stage(x)
+        x = self.pool(x).mean((2, 3)) + self.tail(self.pool[:2](x) + self.pool[0](x)).mean(2)
+        return self.output(F.relu(self.hidden(F.relu(self.hidden(self.norm(x))))))
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "baseline": lambda: Baseline(1, (28, 28), 10, dropout=0.0),
+    "cnn": lambda: CNN(1, (28, 28), 10, dropout=0.0),
+    "lenet5": lambda: LeNet5(1, (28, 28), 10, dropout=0.0),
+    "a user's own": Users,
+}
+
+
+def pair(name: str) -> tuple[nn.Module, nn.Module]:
+    """A model, and the same one accelerated."""
+    torch.manual_seed(0)
+    plain = MODELS[name]()
+    fast = accelerate(deepcopy(plain))
+    assert {*map(type, fast.modules())} & {layers.Linear, layers.Conv2d}
+    return plain, fast
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_modules_parameters_and_names_stay(name: str) -> None:
+    model = MODELS[name]()
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    weights = deepcopy(model.state_dict())
+    assert accelerate(model) is model
+    assert all(modules[key] is module for key, module in model.named_modules())
+    assert all(parameters[key] is each for key, each in model.named_parameters())
+    assert str(model) == str(MODELS[name]())
+    MODELS[name]().load_state_dict(model.state_dict())
+    accelerate(MODELS[name]()).load_state_dict(weights)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_hundred_steps_equal_those_of_the_plain_model(name: str) -> None:
+    labels, losses = torch.randint(0, 10, (64,)), []
+    for model in pair(name):
+        optimizer, seen = torch.optim.SGD(model.parameters(), lr=0.05), []
+        for step in range(100):
+            batch = slice(16 * (step % 4), 16 * (step % 4) + 16)
+            loss = F.cross_entropy(model(IMAGES[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen.append(loss.detach())
+        losses.append(torch.stack(seen))
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
+    assert losses[0][-20:].mean() < losses[0][:20].mean()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_copies_and_evaluation_equal_the_plain_model(name: str) -> None:
+    plain, fast = (model.eval() for model in pair(name))
+    expected = plain(IMAGES)
+    for model in (fast, deepcopy(fast), accelerate(fast)):
+        torch.testing.assert_close(model(IMAGES), expected)
+        with torch.inference_mode():
+            torch.testing.assert_close(model(IMAGES.mT), plain(IMAGES.mT))
+    torch.testing.assert_close(fast.double()(IMAGES.double()), plain.double()(IMAGES.double()))
+
+
+@pytest.mark.parametrize("name", ["baseline", "cnn", "lenet5"])
+def test_exported_model_is_the_plain_one(name: str) -> None:
+    graphs = []
+    for model in pair(name):
+        dynamic = ({0: torch.export.Dim("n", min=1)},)
+        exported = torch.export.export(model.eval(), (IMAGES[:2],), dynamic_shapes=dynamic)
+        graphs.append([node.target for node in exported.graph.nodes])
+    assert graphs[0] == graphs[1]
+
+
+def test_compiled_model_is_the_plain_one() -> None:
+    plain, fast = (model.eval() for model in pair("lenet5"))
+    compiled = torch.compile(fast, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(IMAGES), plain(IMAGES))
+
+
+def test_pool_with_dropout_drops_its_share_of_what_the_plain_pool_gives() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.MaxPool2d(2, stride=1), nn.ReLU())
+    fast = accelerate(nn.Sequential(*plain, nn.Dropout(0.3)))
+    expected, y = plain(IMAGES), fast(IMAGES)
+    kept = (y > 0)[expected > 0].float().mean().item()
+    assert kept == pytest.approx(0.7, abs=0.01)
+    torch.testing.assert_close(y, expected * (y > 0) / 0.7)
+    torch.testing.assert_close(fast.eval()(IMAGES), expected)
+
+
+class OwnConvolution(nn.Conv2d):
+    pass
+
+
+ODD: dict[str, Callable[[], nn.Module]] = {
+    "a subclass": lambda: OwnConvolution(1, 4, 5),
+    "a parametrization": lambda: parametrizations.weight_norm(nn.Conv2d(1, 4, 5)),
+    "strides": lambda: nn.Conv2d(1, 4, 5, stride=2),
+    "dilation": lambda: nn.Conv2d(1, 4, 5, dilation=2),
+    "groups": lambda: nn.Conv2d(4, 4, 5, groups=2),
+    "padding by reflection": lambda: nn.Conv2d(1, 4, 5, padding=2, padding_mode="reflect"),
+    "padding by name": lambda: nn.Conv2d(1, 4, 5, padding="same"),
+    "one dimension": lambda: nn.Conv1d(1, 4, 5),
+    "a lazy layer": lambda: nn.LazyLinear(5),
+    "a sequence of one's own": lambda: type("Own", (nn.Sequential,), {})(nn.Tanh()),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_odd_stays_as_it_is(name: str) -> None:
+    module = ODD[name]()
+    kinds = [*map(type, module.modules())]
+    assert [*map(type, accelerate(module).modules())] == kinds
+
+
+def conv_tanh_pool(**pool: object) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 5), nn.Tanh(), nn.AvgPool2d(**{"kernel_size": 2, **pool}))
+
+
+def max_pool_relu(**pool: object) -> nn.Module:
+    settings = {"kernel_size": 2, "stride": 1, **pool}
+    return nn.Sequential(nn.MaxPool2d(**settings), nn.ReLU())
+
+
+RUNS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
+    "convolution, tanh, pool": (conv_tanh_pool, True),
+    "other strides": (lambda: conv_tanh_pool(stride=1), False),
+    "padding": (lambda: conv_tanh_pool(padding=1), False),
+    "another divisor": (lambda: conv_tanh_pool(divisor_override=3), False),
+    "rounding up": (lambda: conv_tanh_pool(ceil_mode=True), False),
+    "no bias": (lambda: nn.Sequential(nn.Conv2d(1, 4, 5, bias=False), *conv_tanh_pool()[1:]), True),
+    "pool, ReLU": (max_pool_relu, True),
+    "ReLU in place": (lambda: nn.Sequential(max_pool_relu()[0], nn.ReLU(inplace=True)), True),
+    "usual strides": (lambda: max_pool_relu(stride=2), False),
+    "larger pools": (lambda: max_pool_relu(kernel_size=3), False),
+    "dilated pools": (lambda: max_pool_relu(dilation=2), False),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_are_one_operation_only_where_their_settings_are_known(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, is_known = RUNS[name]
+    calls = []
+    for run in ("conv_tanh_pool", "pool_relu"):
+        monkeypatch.setattr(layers, run, watched(getattr(layers, run), calls))
+    plain = make()
+    torch.testing.assert_close(accelerate(deepcopy(plain))(IMAGES), plain(IMAGES))
+    assert len(calls) == is_known
+
+
+def watched(operation: Callable[..., Tensor], calls: list[object]) -> Callable[..., Tensor]:
+    def call(*args: object, **kwargs: object) -> Tensor:
+        calls.append(args)
+        return operation(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("n", range(3))
+def test_hooks_are_called_with_what_torch_would_give_them(n: int) -> None:
+    plain, seen = conv_tanh_pool(), []
+    for model in (plain, accelerate(deepcopy(plain))):
+        model[n].register_forward_hook(lambda *event: seen.append(event[-1]))
+        model(IMAGES)
+    torch.testing.assert_close(*seen)
+
+
+def test_forward_of_one_module_alone_is_called() -> None:
+    fast = accelerate(max_pool_relu())
+    fast[1].forward = lambda x: -x
+    torch.testing.assert_close(fast(IMAGES), -fast[0](IMAGES))
