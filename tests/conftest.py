@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as RecordedRun
 
 # Before mlflow is imported anywhere: no telemetry, no store of the caller's.
-for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-    del os.environ[name]
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
 
 import numpy as np
 import torch

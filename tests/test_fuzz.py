@@ -4,6 +4,7 @@ output folders and leaves no run open. A few of each kind by default, many with 
 import contextlib
 import copy
 import io
+import math
 import os
 import re
 import shutil
@@ -25,13 +26,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from strokes import draw
 
-from mnist import cli, config, digits
+from hydrasweep import UserError, plain_exit
+from hydrasweep.settings import study_name
+from hydrasweep.space import Space, as_text
+from hydrasweep.stratum import Stratum
+from mnist import config, digits
 from mnist.assembly import assemble
-from mnist.errors import UserError
-from hydrasweep.search.queue import Stratum
-from hydrasweep.search.space import Space, as_text
-from hydrasweep.search.sweeper import study_name
-from mnist.tracking import Run
+from mnist.recording import Run
 from mnist.training import Training
 from train import train
 
@@ -61,7 +62,7 @@ def examine(claim: Callable[..., None], n: int, **inputs: st.SearchStrategy[Any]
 def told() -> Iterator[None]:
     """What fails ends as in an entrypoint: with a sentence, without a traceback."""
     try:
-        with patch.dict(os.environ), cli.plain_exit():
+        with patch.dict(os.environ), plain_exit():
             return (yield)
     except SystemExit as end:
         code = end.code
@@ -363,7 +364,7 @@ def test_caches_and_checkpoints(times: int, compose: Compose, tmp_path: Path) ->
         cache.write_bytes(damaged(cached, damages))
         with contextlib.suppress(UserError):
             split = config.build(cfg.data).development()[0]
-            assert split.images.shape == (40, 1, 28, 28)
+            assert split.inputs.shape == (40, 1, 28, 28)
 
     examine(claim, 15 * times, damages=damages)
 
@@ -404,7 +405,7 @@ def test_histories(times: int, tmp_path: Path) -> None:
     def claim(damages: list[tuple[str, float, bytes]]) -> None:
         (tmp_path / "metrics.jsonl").write_bytes(damaged(whole, damages))
         with contextlib.suppress(UserError):
-            Run(tmp_path).history()
+            assert all(map(math.isfinite, Run(tmp_path).history))
 
     examine(claim, 20 * times, damages=damages)
 

@@ -74,15 +74,8 @@ class Sweep:
 
     def trials(self) -> dict[str, FrozenTrial]:
         """Those that count: all but the lost ones."""
-        trials, lost = self.all_trials(), self.lost()
-        return {label: trial for label, trial in trials.items() if label not in lost}
-
-    def lost(self) -> dict[str, FrozenTrial]:
-        """The trials that were lost and are tried again."""
         trials = self.all_trials()
-        again = [(k, t.user_attrs[RETRY_OF]) for k, t in trials.items() if RETRY_OF in t.user_attrs]
-        labels = [f"{label.rpartition('-')[0]}-{number:03d}" for label, number in again]
-        return {label: trials[label] for label in labels}
+        return {label: trials[label] for label in trials.keys() - lost(trials)}
 
     def folders(self) -> list[str]:
         return sorted(path.parent.name for path in self.folder.glob("*/.hydra"))
@@ -109,6 +102,12 @@ class Sweep:
         studies = [optuna.load_study(study_name=name, storage=self.storage) for name in names]
         (run_id,) = (s.user_attrs[RUN] for s in studies if RUN in s.user_attrs)
         return str(run_id)
+
+
+def lost(trials: dict[str, FrozenTrial]) -> set[str]:
+    """The labels of those that were lost and are tried again."""
+    again = [(k, t.user_attrs[RETRY_OF]) for k, t in trials.items() if RETRY_OF in t.user_attrs]
+    return {f"{label.rpartition('-')[0]}-{number:03d}" for label, number in again}
 
 
 def name_of(run: Run) -> str:
@@ -140,8 +139,9 @@ def test_sweep_has_its_trials_with_equal_shares_and_a_folder_each(sweep: Sweep) 
 
 
 def test_worse_trials_are_pruned_after_an_epoch(sweep: Sweep) -> None:
+    trials = sweep.trials()
     for model in MODELS:
-        good, bad = (sweep.trials()[f"{model}-{number:03d}"] for number in range(2))
+        good, bad = (trials[f"{model}-{number:03d}"] for number in range(2))
         assert (good.state, good.last_step) == (TrialState.COMPLETE, 2)
         assert (bad.state, bad.last_step) == (TrialState.PRUNED, 1)
 
@@ -157,8 +157,13 @@ def test_value_is_what_the_last_epoch_recorded(sweep: Sweep) -> None:
 def test_table_and_results_agree_with_the_study(sweep: Sweep) -> None:
     trials = sweep.trials()
     table = {f"{row['model']}-{int(row['number']):03d}": row for row in sweep.table()}
-    names = "number state value steps duration_s model optimizer.lr model.dropout data.batch_size"
-    assert list(next(iter(table.values()))) == names.split()
+    always = "number state value steps duration_s"
+    searched, recorded = (
+        "optimizer.lr model.dropout data.batch_size",
+        "n_parameters time/train_seconds",
+    )
+    head = list(next(iter(table.values())))
+    assert head == [*always.split(), "model", *searched.split(), *recorded.split()]
     assert table.keys() == trials.keys()
     for label, row in table.items():
         assert row["state"] == trials[label].state.name
@@ -359,7 +364,8 @@ def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -
 
 def assert_whole(sweep: Sweep, n_trials: int) -> None:
     """Exactly so many finished trials; the stores, the folders and the files agree."""
-    everything, trials = sweep.all_trials(), sweep.trials()
+    everything = sweep.all_trials()
+    trials = {label: everything[label] for label in everything.keys() - lost(everything)}
     states = {trial.state for trial in everything.values()}
     assert states <= {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
     assert len(trials) == n_trials
@@ -458,8 +464,9 @@ def test_sweep_that_is_killed_again_and_again_comes_to_its_end(
     assert done.returncode == 0, done.stderr
     assert finished.items() <= sweep.trials().items()
     assert_whole(sweep, 9)
-    assert sweep.lost()
-    for label, trial in sweep.lost().items():  # it was tried again
+    everything, trials = sweep.all_trials(), sweep.trials()
+    assert lost(everything)
+    for label in lost(everything):  # it was tried again
         assert output.read_text().count(f"{label} lost") <= 1
-        again = [t for k, t in sweep.trials().items() if k[:3] == label[:3]]
-        assert any(trial.params.items() <= t.params.items() for t in again)
+        again = [t for k, t in trials.items() if k[:3] == label[:3]]
+        assert any(everything[label].params.items() <= t.params.items() for t in again)

@@ -24,7 +24,7 @@ from sqlalchemy import URL
 
 from hydrasweep import files, output, plots, results, settings, storage
 from hydrasweep.errors import UserError, without_password
-from hydrasweep.plots import Sweep
+from hydrasweep.plots import COLOURS, Sweep
 from hydrasweep.stratum import Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trials import PHASES, SEARCH, n_steps, recorded
@@ -33,6 +33,7 @@ from hydrasweep.winners import overall, winners
 FONT = "Helvetica Neue, Arial, sans-serif"
 BUTTONS = ["toImage", "zoom2d", "pan2d", "resetScale2d"]  # plotly's others can upload the data
 SECRET = re.compile(r"((?:passw\w*|secret|token|api_?key)\W+)\S.*", re.IGNORECASE)
+TOLD = ["overrides", "launcher", "sweeper"]  # of Hydra's own settings
 MAX_PICTURES = 8  # of each winner
 PNG = b"\x89PNG"
 
@@ -66,8 +67,10 @@ def read(folder: Path) -> Sweep:
     Raises:
         UserError: there is none, or its storage fails or is of a kind that is not opened.
     """
-    config = _load(folder / "multirun.yaml")
-    is_kept = bool(config)
+    config, versions = (
+        DictConfig(OmegaConf.load(path) if path.exists() else {})
+        for path in (folder / "multirun.yaml", folder / "environment.yaml")
+    )
     OmegaConf.update(config, "hydra.sweep.dir", str(folder.resolve()), force_add=True)
     OmegaConf.update(config, "hydra.sweeper", {}, merge=True, force_add=True)
     chosen = config.hydra.sweeper
@@ -78,60 +81,56 @@ def read(folder: Path) -> Sweep:
         names = optuna.get_all_study_names(opened)
         for phase in PHASES:
             base = name if phase == SEARCH else f"{name}@{phase}"
-            held = {full.partition("/")[2]: full for full in names if full.split("/")[0] == base}
-            search = phases.get(SEARCH)
-            strata = [stratum.value for stratum in search.strata] if search else list(held)
-            if not held or held.keys() != set(strata):  # they are just being made
-                continue
-            phases[phase] = Studies(name, [], nullcontext())
-            for full in map(held.__getitem__, strata):
+            held = [full for full in names if full.partition("/")[0] == base]
+            if not held or (phases and len(held) < len(phases[SEARCH].strata)):
+                break  # the phase's studies are still to be made
+            strata = []
+            for full in held:
                 optuna.copy_study(from_study_name=full, from_storage=opened, to_storage=memory)
                 study = optuna.load_study(study_name=full, storage=memory)
-                phases[phase].strata.append(Stratum(full.partition("/")[2], study, phase))
-    if SEARCH not in phases:
+                strata.append(Stratum(full.partition("/")[2], study, phase))
+            phases[phase] = Studies(name, strata, nullcontext())
+    if not phases:
         raise UserError(f"{folder}: there is no study {name} in its storage")
     directions = [direction.name.lower() for direction in phases[SEARCH].head.directions]
     named = OmegaConf.create({"direction": directions, "objective": chosen.get("objective")})
     seed = OmegaConf.select(chosen, "confirm.seed")
-    config.hydra = OmegaConf.masked_copy(config.hydra, ["overrides", "launcher", "sweeper"])
+    config.hydra = OmegaConf.masked_copy(config.pop("hydra"), TOLD)
     return Sweep(
-        name=name, folder=folder, config=config if is_kept else DictConfig({}), versions=_load(folder / "environment.yaml"),
-        phases=phases, objectives=settings.objectives(named), stratify=chosen.get("stratify"),
+        name=name,
+        folder=folder.resolve(),
+        config=config,
+        versions=versions,
+        phases=phases,
         winners=winners(phases, seed) if seed else [],
-    )  # fmt: skip
-
-
-def _load(path: Path) -> DictConfig:
-    return DictConfig(OmegaConf.load(path) if path.exists() else {})
+        objectives=settings.objectives(named),
+        stratify=chosen.get("stratify"),
+    )
 
 
 def _open(folder: Path, config: DictConfig) -> BaseStorage:
     """The storage with the studies. A file in the folder comes first: the config says where the
     folder was when the sweep ran."""
-    held, node = [folder / "study.db", folder / "study.journal"], DictConfig({})
-    if not any(file.exists() for file in held):
-        kept = config.hydra.sweeper.get("storage") or {}
+    file = next((f for f in (folder / "study.db", folder / "study.journal") if f.exists()), None)
+    url, node = None, DictConfig({})
+    if file is None:
+        kept = config.hydra.sweeper.get("storage") or node
         node = DictConfig({"url": kept}) if isinstance(kept, str) else kept
-        file = storage.sqlite_file(node)
+        url, named = storage.url_of(node), storage.sqlite_file(node)
         if node.get("_target_") == "optuna.storages.JournalStorage":
-            file = OmegaConf.select(node, "log_storage.file_path")
-        if file:
-            held = [Path(OmegaConf.select(config, "hydra.runtime.cwd") or "") / file]
-        elif url := storage.url_of(node):
-            return _database(url)
-    for path in filter(Path.is_file, held):
-        with path.open("rb") as file:
-            is_sqlite = file.read(6) == b"SQLite"
-        if is_sqlite:
-            return _database(URL.create("sqlite", database=str(path.resolve())))
-        return JournalStorage(JournalFileBackend(str(path)))
-    raise UserError(
-        f"{folder}: there is no sweep to read: no {' and no '.join(map(str, held))}; "
-        f"hydra.sweeper.storage={node} is no file or URL that is opened"
-    )
-
-
-def _database(url: URL) -> BaseStorage:
+            named = OmegaConf.select(node, "log_storage.file_path")
+        file = Path(OmegaConf.select(config, "hydra.runtime.cwd") or "") / named if named else None
+    if file and file.is_file():
+        with file.open("rb") as opened:
+            is_sqlite = opened.read(6) == b"SQLite"
+        if not is_sqlite:
+            return JournalStorage(JournalFileBackend(str(file)))
+        url = URL.create("sqlite", database=str(file.resolve()))
+    elif file or not url:
+        raise UserError(
+            f"{folder}: there is no sweep to read: no study.db and no study.journal, and "
+            f"hydra.sweeper.storage={file or node} is no file or URL that can be opened"
+        )
     text = url.render_as_string(hide_password=False)
     return storage.open_storage(
         DictConfig({"_target_": "hydrasweep.storage.database", "url": text})
@@ -139,25 +138,15 @@ def _database(url: URL) -> BaseStorage:
 
 
 def _render(sweeps: Sequence[Sweep]) -> str:
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    loader = FileSystemLoader(Path(__file__).parent)
+    templates = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {
-        "plot": _plot,
-        "masked": _masked,
-        "yaml": OmegaConf.to_yaml,
-        "pictures": _pictures,
-    }
-    templates.filters |= {"verdict": _verdict, "steps": n_steps, "seconds": results.seconds}
-    templates.filters |= {"short": output.short, "duration": output.as_duration}
-    is_one = len(sweeps) == 1
-    single = [sweep for sweep in sweeps if len(sweep.objectives) == 1]
-    views = [
-        plots.View(s, i) for s in (sweeps if is_one else single) for i in range(len(s.objectives))
-    ]
+        "plot": _plot, "pictures": _pictures, "verdict": _verdict, "yaml": OmegaConf.to_yaml,
+        "masked": lambda text: SECRET.sub(r"\1***", without_password(text)), "steps": n_steps,
+        "short": output.short, "duration": output.as_duration, "seconds": results.seconds,
+    }  # fmt: skip
     return templates.get_template("page.html").render(
-        sweeps=sweeps, is_one=is_one, single=single, views=views, plots=plots, results=results, recorded=recorded, font=FONT,
+        sweeps=sweeps, plots=plots, results=results, recorded=recorded, font=FONT,
         made=datetime.now().strftime("%Y-%m-%d %H:%M"), plotly=Markup(get_plotlyjs()),
     )  # fmt: skip
 
@@ -165,35 +154,33 @@ def _render(sweeps: Sequence[Sweep]) -> str:
 def _plot(figure: go.Figure) -> Markup:
     margin = {"l": 70, "r": 20, "t": 40, "b": 50}
     figure.update_layout(template="plotly_white", title=None, font_family=FONT, margin=margin)
+    figure.layout.colorway = figure.layout.colorway or COLOURS
     shown = {"responsive": True, "displaylogo": False, "modeBarButtons": [BUTTONS]}
     return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=shown))
 
 
-def _masked(text: str) -> str:
-    return SECRET.sub(r"\1***", without_password(text))
-
-
 def _verdict(sweep: Sweep) -> str:
     """Whether the winner's lead over the second is more than chance."""
-    if len(found := list(sweep.winners)) < 2:
+    if len(sweep.winners) < 2:
         return ""
-    first = overall(found, sweep.search.head.direction)
-    second = overall([w for w in found if w is not first], sweep.search.head.direction)
+    direction = sweep.search.head.direction
+    first = overall(sweep.winners, direction)
+    second = overall([winner for winner in sweep.winners if winner is not first], direction)
     lead = abs(first.confirmed.mean - second.confirmed.mean)
     told = f"{first.stratum} leads {second.stratum} by {lead:.4f} on fresh seeds"
-    if not (first.confirmed.sd and second.confirmed.sd):
+    scores = (first.confirmed, second.confirmed)
+    if any(score.sd is None for score in scores):
         return f"{told}; single seeds can't tell whether by chance."
-    error = math.hypot(*(w.confirmed.sd / len(w.confirmed.values) ** 0.5 for w in (first, second)))
+    error = math.hypot(*((score.sd or 0.0) / len(score.values) ** 0.5 for score in scores))
     kind = "less" if lead < 2 * error else "more"
     return f"{told}, {kind} than two standard errors of the difference ({error:.4f})."
 
 
 def _pictures(sweep: Sweep) -> dict[str, str]:
-    """The PNG files that each winner's first final trial left, in base64."""
+    """The PNG files that each winner's first final trial left, in base64, by their paths."""
     found = {}
-    for winner in (winner for winner in sweep.winners if winner.final):
-        paths = sorted((sweep.folder / winner.folder()).rglob("*.png"))
-        for path in paths[:MAX_PICTURES]:
+    for folder in (sweep.folder / winner.folder() for winner in sweep.winners if winner.final):
+        for path in sorted(folder.rglob("*.png"))[:MAX_PICTURES]:
             if (content := path.read_bytes()).startswith(PNG):
                 found[str(path.relative_to(sweep.folder))] = base64.b64encode(content).decode()
     return found

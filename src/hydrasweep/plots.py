@@ -15,10 +15,10 @@ import plotly.colors
 import plotly.graph_objects as go
 from omegaconf import DictConfig
 from optuna import visualization as draw
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from hydrasweep.liveness import OWNER
 from hydrasweep.results import Row, settings
@@ -50,42 +50,43 @@ class Sweep:
     def search(self) -> Studies:
         return self.phases[SEARCH]
 
+    @cached_property
+    def views(self) -> "list[View]":
+        return [View(self, i) for i in range(len(self.objectives))]
+
 
 class View:
     """One objective of a sweep's search.
 
     Optuna's plots leave out pruned trials, which may be nearly all: in ``study`` every trial with
-    a value is complete. One that diverged would flatten all others: it has the value ``worst``.
+    a value is complete. A trial that diverged would flatten all others: its value is limited to
+    Tukey's fence, where ``range``, the axis, ends.
     """
 
     def __init__(self, sweep: Sweep, i: int = 0) -> None:
         self.sweep, self.part, self.name = sweep, slice(i, i + 1), sweep.objectives[i]
         merged = merge(sweep.search.trials(), sweep, self.part)
-        self.sign = 1 if merged.direction == StudyDirection.MAXIMIZE else -1
+        sign = 1 if merged.direction == StudyDirection.MAXIMIZE else -1
         trials = [t for t in merged.trials if t.values and math.isfinite(t.values[0])]
-        self.worst = self.sign * _fence([self.sign * trial.values[0] for trial in trials])
+        values = [sign * trial.values[0] for trial in trials]
+        worst, best = min(values, default=0.0), max(values, default=0.0)
+        low, _, high = quantiles(values, n=4) if len(values) > 3 else (0.0, 0.0, 0.0)
+        if high > low:
+            worst = max(worst, low - 1.5 * (high - low))
+        margin = 0.05 * (best - worst)
+        self.range = sorted([sign * (worst - margin), sign * (best + margin)]) if margin else None
         self.study = optuna.create_study(direction=merged.direction)
         for trial in trials:
-            trial.state = TrialState.COMPLETE
-            trial.value = self.sign * max(self.sign * trial.values[0], self.sign * self.worst)
+            trial.state, trial.value = (
+                TrialState.COMPLETE,
+                sign * max(sign * trial.values[0], worst),
+            )
             self.study.add_trial(trial)
 
     @cached_property
     def figures(self) -> dict[str, list[go.Figure]]:
         """All that there are trials enough for."""
         return {"history": history([self]), "curves": _curves(self), **_by_parameter(self)}
-
-    def zoom(self, figure: go.Figure) -> go.Figure:
-        """Let the objective's axis end at the worst value shown."""
-        end = self.worst if math.isfinite(self.worst) else None
-        return figure.update_yaxes(title=self.name, range=[end, None][:: self.sign])
-
-
-def _fence(values: Sequence[float]) -> float:
-    """Tukey's lower fence; minus infinity where no value lies below it."""
-    low, _, high = quantiles(values, n=4) if len(values) > 3 else (0.0, 0.0, 0.0)
-    fence = low - 1.5 * (high - low)
-    return fence if high > low and fence > min(values) else -math.inf
 
 
 def merge(
@@ -105,26 +106,16 @@ def merge(
         clone.user_attrs = {"trial": stratum.label(trial.number), **recorded(trial)}
         clone.user_attrs["worker"] = f"{owner.get('host', '')} {owner.get('pid', '')}"
         clones += [clone] if trial.datetime_start else []
-    for key in dict.fromkeys(key for clone in clones for key in clone.params):
-        _join(key, [clone for clone in clones if key in clone.params])
+    for key in {key for clone in clones for key in clone.params}:
+        having = [clone for clone in clones if key in clone.params]
+        axes: list[Any] = [clone.distributions[key] for clone in having]
+        kinds = [getattr(axis, "choices", None) or axis.log for axis in axes]
+        if any(kind != kinds[0] for kind in kinds):  # strata search it differently
+            words = CategoricalDistribution(list({str(clone.params[key]): 0 for clone in having}))
+            for clone in having:
+                clone.params[key], clone.distributions[key] = str(clone.params[key]), words
     study.add_trials(sorted(clones, key=lambda clone: clone.datetime_start))
     return study
-
-
-def _join(name: str, trials: Sequence[FrozenTrial]) -> None:
-    """Give a parameter one distribution where strata have several."""
-    found: list[Any] = [trial.distributions[name] for trial in trials]
-    joined = found[0]
-    if any(each != joined for each in found):
-        if any(isinstance(each, CategoricalDistribution) for each in found):
-            for trial in trials:
-                trial.params[name] = str(trial.params[name])
-            joined = CategoricalDistribution(list({trial.params[name]: 0 for trial in trials}))
-        else:
-            low, high = min(each.low for each in found), max(each.high for each in found)
-            joined = FloatDistribution(low, high, log=all(each.log for each in found))
-    for trial in trials:
-        trial.distributions[name] = joined
 
 
 def history(views: Sequence[View]) -> list[go.Figure]:
@@ -132,14 +123,15 @@ def history(views: Sequence[View]) -> list[go.Figure]:
     studies = []
     for view in views:
         for stratum in view.sweep.search.strata:
-            name = " ".join([view.sweep.name] * (len(views) > 1) + [stratum.value])
+            name = f"{view.sweep.folder.name} {stratum.value}" if len(views) > 1 else stratum.value
             rows = [(stratum, trial) for trial in stratum.trials()]
             studies.append(merge(rows, view.sweep, view.part, name))
     if not any(study.get_trials(states=(TrialState.COMPLETE,)) for study in studies):
         return []
     figure = draw.plot_optimization_history(studies, target_name=views[0].name)
     colours = [colour for colour in COLOURS for _ in range(3)]  # each study has three traces
-    return [views[0].zoom(figure.update_layout(colorway=colours))]
+    shown = views[0].range if len(views) == 1 else None
+    return [figure.update_layout(colorway=colours).update_yaxes(range=shown)]
 
 
 def _curves(view: View) -> list[go.Figure]:
@@ -156,7 +148,7 @@ def _curves(view: View) -> list[go.Figure]:
         trace.name = f"{trial.user_attrs['trial']} {trial.state.name}"
         trace.line.color = COLOURS[i % len(COLOURS)]
         trace.opacity = 0.3 if trial.state == TrialState.PRUNED else 1.0
-    return [view.zoom(figure)]
+    return [figure.update_yaxes(title=view.name, range=view.range)]
 
 
 def _by_parameter(view: View) -> dict[str, list[go.Figure]]:
@@ -166,7 +158,8 @@ def _by_parameter(view: View) -> dict[str, list[go.Figure]]:
     names = [key for key, n_values in Counter(key for key, _ in tried).items() if n_values > 1]
     if not names:
         return {}
-    figures = {"parallel": [draw.plot_parallel_coordinate(study, **of)], "slices": []}
+    drawn = draw.plot_parallel_coordinate(study, **of)
+    figures = {"parallel": [drawn.update_annotations(bgcolor="white")], "slices": []}
     for i in range(0, len(names), MAX_PARAMS):
         drawn = draw.plot_slice(study, sorted(names)[i : i + MAX_PARAMS], **of)
         figures["slices"].append(drawn.update_layout(width=None, height=340))
@@ -174,7 +167,8 @@ def _by_parameter(view: View) -> dict[str, list[go.Figure]]:
     if len(trials) < MIN_TRIALS or len({trial.value for trial in trials}) <= n_top:
         return figures
     evaluator = PedAnovaImportanceEvaluator(target_quantile=n_top / len(trials))
-    figures["importances"] = [draw.plot_param_importances(study, evaluator, names)]
+    drawn = draw.plot_param_importances(study, evaluator, names)
+    figures["importances"] = [drawn.update_xaxes(title=f"Importance for {view.name}")]
     shared = [name for name in names if all(name in trial.params for trial in trials)]
     ranked = list(get_param_importances(study, evaluator=evaluator, params=shared))[:MAX_PARAMS]
     if len(ranked) > 1:
@@ -197,8 +191,3 @@ def timeline(sweep: Sweep) -> list[go.Figure]:
         bars.y = [workers[number] for number in bars.y]
     height = 130 + 36 * len(set(workers))
     return [figure.update_layout(barmode="overlay", yaxis_title=None, height=height)]
-
-
-def pareto(study: Study, sweep: Sweep) -> go.Figure:
-    """Two objectives against each other."""
-    return draw.plot_pareto_front(study, target_names=list(sweep.objectives))

@@ -28,7 +28,8 @@ def register(
         name = "-".join(filter(None, (prefix, winner.stratum)))
         trial = winner.folder()
         runs = run.children(f"tags.{TRIAL} = '{trial}'")
-        models = [m.model_id for each in runs if each.outputs for m in each.outputs.model_outputs]
+        outputs = [run.outputs.model_outputs for run in runs if run.outputs]
+        models = [output.model_id for each in outputs for output in each]
         if not models:
             told.append(f"Registered model {name}: none, since {trial} logged no model")
             return
@@ -50,9 +51,11 @@ def _promote(client: Any, name: str, model_id: str, tags: Mapping[str, str]) -> 
     with suppress(mlflow.MlflowException):  # it may be there
         client.create_registered_model(name)
     known = [v for v in client.search_model_versions(f"name = '{name}'") if v.model_id == model_id]
-    uri = f"models:/{model_id}"
-    made = known or [mlflow.register_model(uri, name, await_registration_for=None)]
-    version = str(made[0].version)
+    if not known:  # by the client, since mlflow.register_model prints
+        logged = client.get_logged_model(model_id)
+        place, run_id = logged.artifact_location, logged.source_run_id
+        known = [client.create_model_version(name, place, run_id, model_id=model_id)]
+    version = str(known[0].version)
     for key, value in tags.items():
         client.set_model_version_tag(name, version, clean(key), value)
     champion = str(client.get_registered_model(name).aliases.get(CHAMPION, version))

@@ -41,7 +41,8 @@ def assemble(cfg: DictConfig) -> Assembly:
     _keep_freed_memory()
     device, task = resolve_device(cfg.device), build(cfg.task)
     torch.set_num_threads(cfg.n_threads or torch.get_num_threads())
-    data, train, val = _load(_data_settings(cfg), device)
+    settings = OmegaConf.merge(cfg.data, {"batch_size": 0})  # which the rows don't depend on
+    data, train, val = _load(OmegaConf.to_yaml(settings, resolve=True), device)
     cfg.n_steps = max(1, cfg.epochs * math.ceil(len(train.targets) / cfg.data.batch_size))
     torch.manual_seed(cfg.seed)
     model = accelerate(build(cfg.model))
@@ -108,11 +109,3 @@ def _load(settings: str, device: torch.device) -> tuple[Any, Split, Split]:
     data = build(DictConfig(OmegaConf.create(settings)))
     train, val = (Split(*(rows.to(device) for rows in split)) for split in data.development())
     return data, train, val
-
-
-def _data_settings(cfg: DictConfig) -> str:
-    """The data group without what the tensors don't depend on."""
-    settings = cfg.data.copy()
-    OmegaConf.resolve(settings)
-    settings.batch_size = 0
-    return OmegaConf.to_yaml(settings)

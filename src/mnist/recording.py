@@ -147,8 +147,14 @@ class MLflowRun(Run):
         Raises:
             Outage: the store can't be used, as is known at once.
         """
-        if self._database:
-            self._try(self._database)
+        if self._database:  # MLflow itself would find out in minutes that it is locked
+            try:
+                with self._lock, closing(sqlite3.connect(self._database, timeout=20)) as opened:
+                    # Readers and one writer side by side; the database remembers it.
+                    opened.execute("PRAGMA journal_mode=WAL")
+                    opened.execute("BEGIN IMMEDIATE")
+            except (sqlite3.Error, OSError) as error:
+                self._lost = root_cause(error)
         self.send(lambda mlflow: self._start(mlflow, about))
         self.send(lambda mlflow: self._describe(mlflow, about))
         if not self._database:  # a server may not answer
@@ -158,16 +164,6 @@ class MLflowRun(Run):
                 f"MLflow's store at {self._uri} can't be used: make it answer, point "
                 f"MLFLOW_TRACKING_URI to another, or train with tracking=none ({self._lost})"
             )
-
-    def _try(self, database: Path) -> None:
-        """Find out at once that it is locked, which would take MLflow itself minutes."""
-        try:
-            with self._lock, closing(sqlite3.connect(database, timeout=20)) as opened:
-                # Readers and one writer side by side; the database remembers it.
-                opened.execute("PRAGMA journal_mode=WAL")
-                opened.execute("BEGIN IMMEDIATE")
-        except (sqlite3.Error, OSError) as error:
-            self._lost = root_cause(error)
 
     def send(self, call: Callable[[Any], object]) -> None:
         self._thread.submit(self._attempt, call)
@@ -197,18 +193,17 @@ class MLflowRun(Run):
         experiment = os.environ["MLFLOW_EXPERIMENT_NAME"]
         with self._lock:
             if not mlflow.get_experiment_by_name(experiment):
-                place = self._database and (self._database.parent / "mlruns").as_uri()
-                mlflow.create_experiment(experiment, place)
+                place = self._database and self._database.parent / "mlruns" / experiment
+                mlflow.create_experiment(experiment, place and place.as_uri())
         known = self._id_file.read_text() if self._id_file.exists() else None
         # A sweep has a name for the run.
         name = None if known or "MLFLOW_RUN_CONTEXT" in os.environ else about.name
         run = mlflow.start_run(known, run_name=name, tags={**_identity(), **about.tags})
-        self._id, ui = run.info.run_id, self._uri.rstrip("/")
-        if not ui.startswith("http"):
-            ui, command = "http://127.0.0.1:5000", f"mlflow ui --backend-store-uri {ui}"
-            self.links = {"Compare": command}
-        link = f"{ui}/#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning"
-        self.links = {**self.links, "Open": link}
+        self._id, is_server = run.info.run_id, self._uri.startswith("http")
+        base = self._uri.rstrip("/") if is_server else "http://127.0.0.1:5000"
+        page = f"#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning"
+        command = {} if is_server else {"Compare": f"mlflow ui --backend-store-uri {self._uri}"}
+        self.links = {**command, "Open": f"{base}/{page}"}
 
     def _describe(self, mlflow: Any, about: Description) -> None:
         from mlflow.data.code_dataset_source import CodeDatasetSource

@@ -21,12 +21,13 @@ class Project:
     """A copy of an app."""
 
     folder: Path
+    python: str = sys.executable
 
     def run(self, *words: str, app: str = "app.py", fails: bool = False, **variables: str) -> str:
         """What ``python app.py …`` prints."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
         done = subprocess.run(
-            [sys.executable, app, *words],
+            [self.python, app, *words],
             cwd=self.folder, capture_output=True, text=True, timeout=240,
             env=kept | {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"} | variables,
         )  # fmt: skip

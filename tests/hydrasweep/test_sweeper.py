@@ -1,75 +1,25 @@
-"""Whole sweeps of tiny apps, each run as a process of its own, through Hydra's command line."""
+"""Whole sweeps of tiny apps: what is tried, in which order, what is kept, and how they resume."""
 
-import csv
 import importlib.util
-import multiprocessing
-import os
-import re
-import runpy
+
 import shlex
+import signal
 import subprocess
 import sys
-import textwrap
-import time
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from apps import CONFIG, App
 from omegaconf import OmegaConf
-from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from hydrasweep.search.queue import DROPPED, ERROR, OWNER
-
-fork = multiprocessing.get_context("fork")
-
-APP = """
-import hydra
-import hydrasweep.search
-import math
-import optuna
-import os
-import signal
-import sys
-import time
-
-@hydra.main(config_path="conf", config_name="config")
-def task(cfg):
-{body}
-
-{more}
-
-if __name__ == "__main__":
-    hydrasweep.search.register()
-    task()
-"""
-CONFIG = """
-defaults:
-  - override hydra/sweeper: optuna
-  - override hydra/sweeper/sampler: random
-hydra:
-  sweep:
-    dir: sweep
-  sweeper:
-    sampler:
-      seed: 0
-    study_name: s
-    n_trials: 6
-    params:
-      x: interval(-1.0, 1.0)
-x: 0.0
-y: 0.0
-kind: a
-"""
-# The configs of upstream's examples, as they stand in its repository.
+# The configs of upstream's examples, as they stand in its repository but for the sweeper's name.
 SPHERE = """
 defaults:
-  - override hydra/sweeper: optuna
+  - override hydra/sweeper: hydrasweep
   - override hydra/sweeper/sampler: tpe
 
 hydra:
@@ -95,7 +45,7 @@ error: false
 """
 CUSTOM = """
 defaults:
-  - override hydra/sweeper: optuna
+  - override hydra/sweeper: hydrasweep
 
 hydra:
   sweeper:
@@ -129,76 +79,6 @@ def configure(cfg, trial):
     )
     trial.suggest_float("+w", 0.0, 1.0)
 """
-
-
-@dataclass
-class Ended:
-    """How a command ended, and the folder that it ran in."""
-
-    code: int | None
-    out: str
-    err: str
-    folder: Path
-
-    def study(self, name: str = "s") -> Study:
-        (path,) = self.folder.rglob("study.db")
-        return optuna.load_study(study_name=name, storage=f"sqlite:///{path}")
-
-    def trials(self, name: str = "s") -> list[FrozenTrial]:
-        return [t for t in self.study(name).trials if DROPPED not in t.user_attrs]
-
-    def states(self, name: str = "s") -> list[str]:
-        """Those still to begin as WAITING."""
-        states = [trial.state.name for trial in self.trials(name)]
-        return states + ["WAITING"] * (self.study(name).user_attrs.get("n_trials", 0) - len(states))
-
-
-App = Callable[..., Ended]
-
-
-def run(folder: Path, arguments: tuple[str, ...], fresh: bool = False) -> Ended:
-    """``python app.py -m ARGUMENTS``.
-
-    But for the time that imports take, unless ``fresh``, which joblib's workers need.
-    """
-    out, err = folder / "out.txt", folder / "err.txt"
-    if fresh:
-        done = subprocess.run(
-            [sys.executable, "app.py", "-m", *arguments], cwd=folder, capture_output=True, text=True
-        )
-        return Ended(done.returncode, done.stdout, done.stderr, folder)
-
-    def body() -> None:
-        for path, fd in ((out, 1), (err, 2)):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        warnings.simplefilter("default")
-        os.chdir(folder)
-        sys.path.insert(0, str(folder))
-        sys.argv = ["app.py", "-m", *arguments]
-        try:
-            runpy.run_path("app.py", run_name="__main__")
-        finally:
-            sys.stdout.flush()
-
-    process = fork.Process(target=body)
-    process.start()
-    process.join()
-    return Ended(process.exitcode, out.read_text(), err.read_text(), folder)
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Callable[..., App]:
-    """``app(body)`` writes an app with that task function and gives the command that runs it."""
-
-    def written(body: str, config: str = CONFIG, more: str = "") -> App:
-        (tmp_path / "conf").mkdir()
-        (tmp_path / "conf" / "config.yaml").write_text(config)
-        text = APP.format(body=textwrap.indent(textwrap.dedent(body), "    "), more=more)
-        (tmp_path / "app.py").write_text(text)
-        return lambda *arguments, fresh=False: run(tmp_path, arguments, fresh)
-
-    return written
 
 
 # Upstream's examples
@@ -246,33 +126,6 @@ def test_upstreams_custom_search_space_example(app: Callable[..., App]) -> None:
         assert trial.value == pytest.approx(sum(squares))
 
 
-def test_worker_warms_up_once_before_its_first_trial(app: Callable[..., App]) -> None:
-    warm_up = """
-def warm_up(cfg):
-    with open("warm.txt", "a") as file:
-        file.write(cfg.kind)
-"""
-    task = app('return len(open("warm.txt").read())', more=warm_up)
-    done = task("hydra.sweeper.warm_up=app.warm_up", "kind=abc")
-    assert done.code == 0, done.err
-    assert [trial.value for trial in done.trials()] == [3.0] * 6
-
-
-def test_several_objectives_end_in_a_pareto_front(app: Callable[..., App]) -> None:
-    done = app("return cfg.x, cfg.y")(
-        "hydra.sweeper.direction=[minimize,maximize]", "y=interval(0,1)", "hydra.job.chdir=true"
-    )
-    assert done.code == 0, done.err
-    found: Any = OmegaConf.load(done.folder / "sweep" / "optimization_results.yaml")
-    values = [tuple(trial.values) for trial in done.trials()]
-    front = [
-        (x, y)
-        for x, y in values
-        if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in values)
-    ]
-    assert sorted(map(tuple, (s["values"] for s in found.solutions))) == sorted(front)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["cmaes", "gp", "nsgaii", "qmc"])
 def test_upstreams_samplers_work_by_name(app: Callable[..., App], sampler: str) -> None:
@@ -287,7 +140,30 @@ def test_upstreams_samplers_work_by_name(app: Callable[..., App], sampler: str) 
     assert len({trial.params["x"] for trial in done.trials()}) == 5
 
 
-def test_grid_tries_each_point_once_and_goes_on_where_it_was(app: Callable[..., App]) -> None:
+# What is tried, in which order
+
+
+def test_several_objectives_end_in_a_pareto_front(app: Callable[..., App]) -> None:
+    body = """
+        assert not hydrasweep.report(cfg.x, 0)  # Optuna takes none
+        return cfg.x, cfg.y
+    """
+    done = app(body)(
+        "hydra.sweeper.direction=[minimize,maximize]", "y=interval(0,1)", "hydra.job.chdir=true"
+    )
+    assert done.code == 0, done.err
+    found: Any = OmegaConf.load(done.folder / "sweep" / "optimization_results.yaml")
+    values = [tuple(trial.values) for trial in done.trials()]
+    front = [
+        (x, y)
+        for x, y in values
+        if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in values)
+    ]
+    assert sorted(map(tuple, (s["values"] for s in found.solutions))) == sorted(front)
+    assert {row["steps"] for row in done.table()} == {"1"}
+
+
+def test_grid_tries_each_point_once_and_resumes_where_it_was(app: Callable[..., App]) -> None:
     grid = ("hydra/sweeper/sampler=grid", "x=0.5,1.5,2.5", "kind=a,b")
     task = app("time.sleep(0.3)\nreturn cfg.x")
     done = task(*grid, "hydra.sweeper.timeout=1")
@@ -296,253 +172,7 @@ def test_grid_tries_each_point_once_and_goes_on_where_it_was(app: Callable[..., 
     done = task(*grid)
     points = sorted((t.params["x"], t.params["kind"]) for t in done.trials())
     assert points == [(x, kind) for x in (0.5, 1.5, 2.5) for kind in "ab"]
-
-
-# Failures
-
-
-def test_failing_trial_fails_alone_with_its_traceback(app: Callable[..., App]) -> None:
-    body = """
-        if cfg.x < 0:
-            raise RuntimeError(f"{cfg.x} is negative")
-        return cfg.x
-    """
-    done = app(body)("hydra.sweeper.n_trials=10")
-    assert done.code == 0, done.err
-    for trial in done.trials():
-        if trial.params["x"] < 0:
-            assert trial.state == TrialState.FAIL
-            assert "in task" in trial.user_attrs[ERROR]
-            assert f"RuntimeError: {trial.params['x']} is negative" in trial.user_attrs[ERROR]
-            log = done.folder / "sweep" / f"{trial.number:03d}" / "app.log"
-            assert "is negative" in log.read_text()
-        else:
-            assert trial.state == TrialState.COMPLETE
-            assert trial.value == trial.params["x"]
-    assert 0 < done.states().count("FAIL") < 10
-    assert "Traceback" not in done.out + done.err
-
-
-def test_first_three_failing_alike_end_the_sweep(app: Callable[..., App]) -> None:
-    done = app('raise RuntimeError("no such thing")')("hydra.sweeper.n_trials=9")
-    assert done.code == 1
-    assert sorted(done.states()) == ["FAIL"] * 3 + ["WAITING"] * 6
-    assert "the first 3 trials failed alike: RuntimeError: no such thing" in done.err
-    assert len(done.err.splitlines()) == 1
-    assert "Traceback" not in done.out + done.err
-
-
-def test_max_failures_end_the_sweep(app: Callable[..., App]) -> None:
-    done = app('raise RuntimeError(f"{cfg.x}")')("hydra.sweeper.max_failures=1")
-    assert done.code == 1
-    assert "2 trials failed, and max_failures=1; the last with RuntimeError: " in done.err
-    assert sorted(done.states()) == ["FAIL"] * 2 + ["WAITING"] * 4
-
-
-@pytest.mark.parametrize("outage", ["OSError(28, 'No space left')", "errors.Outage('no store')"])
-def test_outage_stops_the_sweep_and_blames_no_trial(
-    app: Callable[..., App], tmp_path: Path, outage: str
-) -> None:
-    body = f"""
-        from hydrasweep import errors
-        if cfg.x < 0 and not os.path.exists("repaired"):
-            raise {outage}
-        return cfg.x
-    """
-    task = app(body)
-    done = task()
-    assert done.code == 1
-    assert re.search(r"the sweep was stopped: .*no .*To go on: python app\.py", done.err, re.I)
-    assert "Traceback" not in done.out + done.err
-    n_done = done.states().count("COMPLETE")
-    assert done.states().count("WAITING") == 6 - n_done
-    assert n_done < 6
-    (tmp_path / "repaired").touch()
-    done = task()
-    assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE"] * 6
-
-
-def test_clock_that_is_set_back_ends_nothing(app: Callable[..., App]) -> None:
-    body = """
-        import psutil
-        from optuna.storages._rdb import storage
-        if cfg.x < 0:
-            psutil._psplatform.boot_time = lambda: 0.0
-            storage.datetime = Earlier
-        return cfg.x
-    """
-    more = """
-from datetime import datetime, timedelta
-
-class Earlier(datetime):
-    @classmethod
-    def now(cls, tz=None):
-        return datetime.now(tz) - timedelta(hours=1)
-"""
-    done = app(body, more=more)()
-    assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE"] * 6
-    with (done.folder / "sweep" / "trials.csv").open() as file:
-        assert min(float(row["duration_s"]) for row in csv.DictReader(file)) >= 0
-    assert any(t.duration.total_seconds() < 0 for t in done.trials() if t.duration)
-
-
-@pytest.mark.slow
-def test_storage_that_fails_for_a_while_hangs_nothing(
-    app: Callable[..., App], tmp_path: Path
-) -> None:
-    body = """
-        import subprocess
-        if cfg.x < 0 and not os.path.exists("locked"):
-            open("locked", "w").close()
-            holder = [sys.executable, "hold.py"]
-            subprocess.Popen(holder, stdout=subprocess.PIPE).stdout.readline()
-        return cfg.x
-    """
-    (tmp_path / "hold.py").write_text(
-        "import sqlite3, time\n"
-        "connection = sqlite3.connect('sweep/study.db')\n"
-        "connection.execute('BEGIN EXCLUSIVE')\n"
-        "print('held', flush=True)\n"
-        "time.sleep(4)\n"
-    )
-    task = app(body)
-    storage = "hydra.sweeper.storage='sqlite:///sweep/study.db?timeout=0.1'"
-    done = task(storage)
-    assert done.code == 1
-    assert done.err.startswith("Error: hydra.sweeper.storage failed (OperationalError: database is")
-    assert len(done.err.splitlines()) == 1
-    finished = done.states().count("COMPLETE")
-    assert finished < 6
-    time.sleep(5)  # until it is let go
-    done = task(storage)
-    assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE"] * 6
-
-
-@pytest.mark.parametrize("call", ["storage.set_trial_intermediate_value", "study.tell"])
-def test_storage_that_fails_for_a_moment_blames_no_trial(
-    app: Callable[..., App], call: str
-) -> None:
-    owner, _, name = call.partition(".")
-    body = f"""
-        from hydrasweep.search import trial
-        owner = trial.current()._trial.{owner}
-        def fail(*args, **kwargs):
-            del owner.{name}
-            raise optuna.exceptions.StorageInternalError("no answer")
-        if cfg.x < 0 and not os.path.exists("failed"):
-            open("failed", "w").close()
-            owner.{name} = fail
-        trial.current().report({{"x": cfg.x}}, ["x"], 1)
-        return cfg.x
-    """
-    done = app(body)()
-    assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE"] * 6
-    (lost,) = (trial for trial in done.study().trials if DROPPED in trial.user_attrs)
-    assert lost.params in [trial.params for trial in done.trials()]
-
-
-def test_what_is_no_result_is_a_failure(app: Callable[..., App]) -> None:
-    body = """
-        if cfg.kind == "exit":
-            sys.exit("no more")
-        return {"no_number": math.nan, "nothing": None, "two": [1.0, 2.0], "a": 1}[cfg.kind]
-    """
-    words = {
-        "no_number": "not nan",
-        "nothing": "not None",
-        "two": "1 number",
-        "exit": "SystemExit: no more",
-    }
-    enqueue = ",".join(f"{{kind: {kind}}}" for kind in ("a", *words))
-    done = app(body)(
-        "kind=choice(a,no_number,nothing,two,exit)",
-        f"hydra.sweeper.enqueue=[{enqueue}]",
-        "hydra.sweeper.n_trials=5",
-    )
-    assert done.code == 0, done.err
-    for trial in done.trials():
-        kind = trial.params["kind"]
-        assert trial.state == (TrialState.COMPLETE if kind == "a" else TrialState.FAIL)
-        assert words.get(kind, "") in trial.user_attrs.get(ERROR, "")
-    assert {trial.params["kind"] for trial in done.trials()} == {"a", *words}
-
-
-def test_task_function_may_prune_in_optunas_way(app: Callable[..., App]) -> None:
-    body = """
-        if cfg.x < 0:
-            raise optuna.TrialPruned
-        return cfg.x
-    """
-    done = app(body)("hydra.sweeper.max_failures=0")
-    assert done.code == 0, done.err
-    for trial in done.trials():
-        pruned = trial.params["x"] < 0
-        assert trial.state == (TrialState.PRUNED if pruned else TrialState.COMPLETE)
-    assert 0 < done.states().count("PRUNED") < 6
-
-
-@pytest.mark.slow
-def test_trial_that_kills_its_worker_fails_alone(app: Callable[..., App]) -> None:
-    body = """
-        time.sleep(1.5 if cfg.x < 0.5 else 0.5)  # joblib kills whoever works beside it
-        if cfg.x > 0.5:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return cfg.x
-    """
-    done = app(body)(
-        "hydra/launcher=joblib", "hydra.sweeper.n_workers=2", "x=interval(-1.0, 0.8)",
-        "hydra.sweeper.enqueue=[{x: 0.75}, {x: 0.8}]", fresh=True,
-    )  # fmt: skip
-    assert done.code == 0, done.err
-    assert "A worker was lost (TerminatedWorkerError)" in done.out
-    assert len(done.trials()) == 6
-    for trial in done.trials():
-        deadly = trial.params["x"] > 0.5
-        assert trial.state == (TrialState.FAIL if deadly else TrialState.COMPLETE)
-    assert "FAIL" in done.states()
-    assert TrialState.RUNNING not in {trial.state for trial in done.study().trials}
-
-
-@pytest.mark.slow
-def test_workers_that_die_before_any_trial_ends_stop_the_sweep(
-    app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nif '--process-name' in sys.orig_argv:\n    os.kill(os.getpid(), 9)\n"
-    )
-    path = os.environ.get("PYTHONPATH", "")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), path]))
-    two = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2")
-    task = app("return cfg.x")
-    done = task(*two, fresh=True)
-    assert done.code == 1
-    assert re.match(r"Error: the workers were lost .*\. To go on: python app\.py", done.err)
-    assert "Traceback" not in done.out + done.err
-    assert done.states() == ["WAITING"] * 6
-    (tmp_path / "sitecustomize.py").unlink()
-    done = task(*two, fresh=True)
-    assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE"] * 6
-
-
-def test_worker_goes_on_after_a_trial_that_others_took_for_lost(app: Callable[..., App]) -> None:
-    body = """
-        study = optuna.load_study(study_name="s", storage="sqlite:///sweep/study.db")
-        if len(study.trials) == 3:
-            study.tell(2, state=optuna.trial.TrialState.FAIL)
-        return cfg.x
-    """
-    done = app(body)()
-    assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 3
-    assert ERROR not in done.trials()[2].user_attrs
-
-
-# How much, and in which order
+    assert "is finished: 6 trials" in task(*grid).out
 
 
 def test_no_trial_begins_after_the_timeout(app: Callable[..., App]) -> None:
@@ -552,12 +182,19 @@ def test_no_trial_begins_after_the_timeout(app: Callable[..., App]) -> None:
     assert set(done.states()) == {"COMPLETE", "WAITING"}
 
 
-def test_enqueued_settings_are_tried_first(app: Callable[..., App]) -> None:
-    done = app("return cfg.x")("hydra.sweeper.enqueue=[{x: 0.25},{x: -0.75}]")
+def test_enqueued_settings_are_tried_first_in_the_strata_that_they_name(
+    app: Callable[..., App],
+) -> None:
+    done = app("return cfg.x")(
+        "kind=choice(a,b)",
+        "hydra.sweeper.stratify=kind",
+        "hydra.sweeper.enqueue=[{kind: b, x: 0.25}, {x: -0.75}]",
+    )
     assert done.code == 0, done.err
-    begun = sorted(done.trials(), key=lambda trial: trial.datetime_start)  # type: ignore[arg-type,return-value]
-    assert [trial.value for trial in begun[:2]] == [0.25, -0.75]
-    assert len(begun) == 6
+    begun = {kind: [trial.value for trial in done.trials(f"s/{kind}")] for kind in "ab"}
+    assert begun["a"][0] == -0.75
+    assert begun["b"][:2] == [0.25, -0.75]
+    assert [len(values) for values in begun.values()] == [3, 3]
 
 
 def test_each_stratum_has_a_study_and_an_equal_share(app: Callable[..., App]) -> None:
@@ -571,9 +208,7 @@ def test_each_stratum_has_a_study_and_an_equal_share(app: Callable[..., App]) ->
             assert trial.value == trial.params["x"] + (0 if kind == "a" else 10)
             assert trial.params.keys() == {"x"}
             assert (done.folder / "sweep" / f"{kind}-{trial.number:03d}").is_dir()
-    with (done.folder / "sweep" / "trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert sorted(row["kind"] for row in rows) == list("aabbcc")
+    assert sorted(row["kind"] for row in done.table()) == list("aabbcc")
 
 
 def test_same_seed_gives_the_same_trials(app: Callable[..., App]) -> None:
@@ -591,45 +226,24 @@ def test_same_seed_gives_the_same_trials(app: Callable[..., App]) -> None:
     assert len(params[0]) == 4
 
 
-def test_output_of_a_trial_goes_to_its_log_and_not_to_the_screen(app: Callable[..., App]) -> None:
-    done = app("print('trial of', cfg.x)\nreturn cfg.x")()
-    assert "trial of" not in done.out + done.err
-    for trial in done.trials():
-        log = done.folder / "sweep" / f"{trial.number:03d}" / "app.log"
-        assert log.read_text().count(f"trial of {trial.params['x']}") == 1
+def test_zero_trials_show_the_plan_and_run_nothing(app: Callable[..., App]) -> None:
+    task = app("return cfg.x")
+    for nothing in ("hydra.sweeper.n_trials=0", "hydra.sweeper.dry_run=true"):
+        done = task(nothing, "y=choice(1.0,2.0)")
+        assert done.code == 0
+        assert "x: -1 to 1" in done.out
+        assert "y: one of 1.0, 2.0" in done.out
+        assert not list(done.folder.rglob("study.db"))
 
 
-@pytest.mark.slow
-def test_no_worker_waits_for_another(app: Callable[..., App]) -> None:
-    lengths = [0.5, 3.0, 0.6, 2.5, 0.7, 2.0, 0.8, 1.5, 0.9, 1.0, 0.4, 2.9, 0.3, 2.4, 1.6]
-    points = ",".join(f"{{x: {length}}}" for length in lengths)
-    done = app("time.sleep(cfg.x)\nreturn cfg.x")(
-        "hydra/launcher=joblib", "hydra.sweeper.n_workers=2", "x=interval(0,3)",
-        f"hydra.sweeper.n_trials={len(lengths)}", f"hydra.sweeper.enqueue=[{points}]",
-        fresh=True,
-    )  # fmt: skip
-    assert done.code == 0, done.err
-    spans: dict[str, list[tuple[Any, Any]]] = {}
-    for trial in sorted(done.trials(), key=lambda trial: trial.datetime_start):  # type: ignore[arg-type,return-value]
-        span = (trial.datetime_start, trial.datetime_complete)
-        spans.setdefault(trial.user_attrs[OWNER]["pid"], []).append(span)
-    assert len(spans) == 2
-    both_began = max(of_one[0][0] for of_one in spans.values())
-    none_left = max(of_one[-1][0] for of_one in spans.values())
-    for of_one in spans.values():
-        idle = sum(
-            max(0.0, (min(later, none_left) - max(ended, both_began)).total_seconds())
-            for (_, ended), (later, _) in pairwise(of_one)
-        )
-        assert idle <= 0.05 * (none_left - both_began).total_seconds()
+# Where it is kept
 
 
 def test_storages_address_is_in_no_file_and_no_output(
     app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HYDRASWEEP_STORAGE", f"sqlite:///{tmp_path}/hunter2.db")
-    node = "{_target_: hydrasweep.search.storage.database, url: '${oc.env:HYDRASWEEP_STORAGE}'}"
-    done = app("return cfg.x")(f"hydra.sweeper.storage={node}")
+    done = app("return cfg.x")("hydra/sweeper/storage=postgresql")
     assert done.code == 0, done.err
     assert "hunter2" not in done.out + done.err
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -638,20 +252,211 @@ def test_storages_address_is_in_no_file_and_no_output(
 
 
 def test_journal_file_is_a_storage(app: Callable[..., App]) -> None:
-    backend = "{_target_: optuna.storages.journal.JournalFileBackend, file_path: sweep/study.log}"
-    node = f"{{_target_: optuna.storages.JournalStorage, log_storage: {backend}}}"
     task = app("return cfg.x")
-    done = task(f"hydra.sweeper.storage={node}")
+    done = task("hydra/sweeper/storage=journal")
     assert done.code == 0, done.err
-    with (done.folder / "sweep" / "trials.csv").open() as file:
-        assert [row["state"] for row in csv.DictReader(file)] == ["COMPLETE"] * 6
-    assert "is finished: 6 trials" in task(f"hydra.sweeper.storage={node}").out
+    assert (done.folder / "sweep" / "study.journal").exists()
+    assert [row["state"] for row in done.table()] == ["COMPLETE"] * 6
+    assert "is finished: 6 trials" in task("hydra/sweeper/storage=journal").out
 
 
-# Going on
+# The app's own
 
 
-def test_study_goes_on_by_its_name(app: Callable[..., App]) -> None:
+FOREIGN = """
+timeout: 1.5
+report: weekly
+storage: {path: data}
+check: [1, 2]
+params: {x: 3}
+direction: up
+confirm: maybe
+sampler: balanced
+n_jobs: 4
+phase: warm-up
+study: cells
+tracking: false
+enqueue: null
+pruner: rose
+heartbeat: 60
+objective: none
+name: mine
+n_trials: 7
+"""
+
+
+def test_keys_at_the_top_level_of_the_app_are_its_own(app: Callable[..., App]) -> None:
+    """In the trials of all phases, whether on the command line, searched or in the config."""
+    given: Any = OmegaConf.to_container(OmegaConf.create(FOREIGN))
+    given["direction"] = "down"
+    body = f"""
+        from omegaconf import OmegaConf
+        own = OmegaConf.to_container(cfg)
+        own.pop("x"), own.pop("seed"), own.pop("value")
+        assert own == {given!r} | {{"y": 0.0, "kind": "a"}}, own
+        return cfg.x
+    """
+    config = CONFIG + FOREIGN + "value: 0.0"
+    task = app(body, config)
+    words = ("direction=down", "+hydra.sweeper.params.value=interval(0,1)")
+    done = task(*words, "hydra/sweeper/confirm=two_seeds", "hydra.sweeper.n_trials=3")
+    assert done.code == 0, done.err
+    assert {row["state"] for row in done.table() + done.table("confirmation")} == {"COMPLETE"}
+    assert [row["phase"] for row in done.table("confirmation")] == ["confirm"] * 2 + ["final"] * 2
+    assert all(0 <= float(row["params.value"]) <= 1 for row in done.table())
+    done = task(*words[1:], "direction=up", "hydra.sweeper.n_trials=3")
+    assert done.code == 1
+    assert "direction: was down, now up" in done.err
+
+
+SEEN = """
+import copy
+
+def see():
+    return {
+        "signals": {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)},
+        "environment": dict(os.environ),
+        "verbosity": optuna.logging.get_verbosity(),
+        "stdout": (sys.stdout, sys.stdout.errors, sys.stderr),
+        "path": list(sys.path),
+        "cwd": os.getcwd(),
+        "trial": hydrasweep.trial().name,
+    }
+
+def compare():
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sys.stdout.reconfigure(errors="strict")
+    before = see()
+    try:
+        task()
+    except SystemExit as end:
+        print("ended with", end.code)
+    now = see()
+    print("changed:", {key: now[key] for key in now if now[key] != before[key]})
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("return cfg.x", None),
+        ("raise RuntimeError('no')", "the first 3 trials failed alike"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143),
+    ],
+)
+@pytest.mark.parametrize("plain", [False, True])
+def test_process_is_left_as_it_was_found(
+    app: Callable[..., App], end: str, code: int | str | None, plain: bool
+) -> None:
+    if plain and code is None:
+        pytest.skip("as without")
+    more = SEEN.replace(
+        "        task()\n", "        with hydrasweep.plain_exit():\n            task()\n"
+    )
+    task = app(end, more=more if plain else SEEN, main="compare()")
+    done = task("hydra.job.chdir=true")
+    assert done.code == 0, done.err
+    assert "changed: {}" in done.out
+    if code is None:
+        assert "ended with" not in done.out
+    elif isinstance(code, int):
+        assert f"ended with {code}" in done.out
+    else:
+        assert code in done.out
+
+
+# Confirmation
+
+
+CONFIRMING = """
+    hydrasweep.record(size=cfg.seed)
+    if hydrasweep.trial().phase == "final":
+        hydrasweep.record(**{"test/score": cfg.x + cfg.seed})
+    elif hydrasweep.trial().phase == "confirm" and os.path.exists(f"kill-{cfg.seed}"):
+        os.remove(f"kill-{cfg.seed}")
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert cfg.scored == (hydrasweep.trial().phase == "final")
+    return cfg.x + 0.01 * cfg.seed + (cfg.kind == "a")
+"""
+SEEDS = ("hydra/sweeper/confirm=fresh_seeds", "hydra.sweeper.confirm.final=[scored=true]",
+         "kind=choice(a,b)", "hydra.sweeper.stratify=kind", "seed=7")  # fmt: skip
+
+
+def test_winners_are_confirmed_on_fresh_seeds_and_trained_once_more(
+    app: Callable[..., App], tmp_path: Path
+) -> None:
+    task = app(CONFIRMING, CONFIG + "scored: false\n")
+    (tmp_path / "kill-9").touch()
+    assert task(*SEEDS).code == -signal.SIGKILL
+    done = task(*SEEDS)
+    assert done.code == 0, done.err
+    results: Any = OmegaConf.load(tmp_path / "sweep" / "results.yaml")
+    for kind in "ab":
+        best = sorted(done.trials(f"s/{kind}"), key=lambda trial: trial.values[0])
+        confirmed, finals = done.trials(f"s@confirm/{kind}"), done.trials(f"s@final/{kind}")
+        tried = [(trial.params["x"], trial.params["seed"]) for trial in confirmed]
+        xs = [trial.params["x"] for trial in best[:2]]
+        assert sorted(tried) == sorted((x, seed) for x in xs for seed in (8, 9, 10))
+        winner = min(xs)  # by the mean over its seeds
+        assert [trial.params for trial in finals] == [{"x": winner, "seed": s} for s in (8, 9, 10)]
+        again = {t.params["seed"]: t.value for t in confirmed if t.params["x"] == winner}
+        assert {t.params["seed"]: t.value for t in finals} == again  # the same objective
+        told = results.winners[kind]
+        assert told.params == {"kind": kind, "x": winner}
+        assert told.confirm["values"] == pytest.approx([again[seed] for seed in (8, 9, 10)])
+        scores = pytest.approx([winner + seed for seed in (8, 9, 10)])
+        assert told.final["test/score"]["values"] == scores
+        assert told.final["size"].mean == 9
+    numbers = {row["size"] for row in done.table("confirmation")}
+    assert numbers == {"8.0", "9.0", "10.0"}
+    assert "test/score" in done.table("confirmation")[0]
+    assert "test/score" not in done.table()[0]
+    assert "On fresh seeds" in done.out
+
+    assert "Study s is finished" in (again := task(*SEEDS)).out
+    assert again.out.partition("best trial")[2] == done.out.partition("best trial")[2]
+
+    recipe = (tmp_path / "sweep" / "best" / "overall.yaml").read_text()
+    words = shlex.split(recipe.splitlines()[0].removeprefix("# "))
+    assert words[:2] == ["python", "app.py"]
+    run = subprocess.run(
+        [sys.executable, *words[1:], "hydra.run.dir=once", "--cfg", "job"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    cfg = OmegaConf.create(run.stdout)
+    assert cfg == {
+        **{"x": results.winners.b.params.x, "y": 0.0, "kind": "b"},
+        **{"seed": 8, "scored": True},
+    }
+
+
+def test_confirmation_that_cannot_work_is_refused_before_any_trial(app: Callable[..., App]) -> None:
+    fresh = "hydra/sweeper/confirm=fresh_seeds"
+    task = app("return cfg.x")
+    for words, told in (
+        (("hydra.sweeper.confirm.seed=sed",), "hydra.sweeper.confirm.seed=sed: must name"),
+        (("hydra.sweeper.confirm.seed=y",), "hydra.sweeper.confirm.seed=y: must name"),
+        (("seed=range(0,9)",), "hydra.sweeper.confirm.seed=seed: "),
+        (("hydra.sweeper.confirm.n_seeds=0",), "confirm.n_seeds=0: must be 1 or more"),
+        (("hydra.sweeper.confirm.top=-1",), "confirm.top=-1: must be 1 or more"),
+        (("hydra.sweeper.confirm.final=[no_such=1]",), "no_such"),
+        (("hydra.sweeper.direction=[minimize,maximize]",), "hydra/sweeper/confirm=none"),
+    ):
+        done = task(fresh, *words)
+        assert done.code == 1, words
+        assert told in done.err
+        assert "Traceback" not in done.err
+        assert not list(done.folder.rglob("study.db"))
+
+
+# Resuming
+
+
+def test_study_resumes_by_its_name(app: Callable[..., App]) -> None:
     task = app("return cfg.x")
     first = task().trials()
     done = task()
@@ -662,19 +467,58 @@ def test_study_goes_on_by_its_name(app: Callable[..., App]) -> None:
     assert done.trials()[:6] == first
     assert done.states() == ["COMPLETE"] * 8
     assert len({trial.params["x"] for trial in done.trials()}) == 8
-    done = task("x=interval(-1.0, 2.0)")
-    assert done.code == 1
-    assert "study=s exists with another search space" in done.err
-    assert '"high": 1.0' in done.err
-    assert '"high": 2.0' in done.err
     done = task("hydra.sweeper.study_name=other", "x=interval(-1.0, 2.0)")
     assert done.states("other") == ["COMPLETE"] * 6
     assert done.states() == ["COMPLETE"] * 8
 
 
-@pytest.mark.parametrize("becomes", ["raise", "raise AttributeError from None", "pass"])
-def test_interrupted_sweep_goes_on_by_the_command_that_it_prints(
-    app: Callable[..., App], becomes: str
+def test_another_search_under_the_same_name_is_refused_with_the_difference(
+    app: Callable[..., App],
+) -> None:
+    task = app("return cfg.x")
+    strata = ("kind=choice(a,b)", "hydra.sweeper.stratify=kind", "hydra.sweeper.n_trials=2")
+    done = task(*strata)
+    assert done.code == 0, done.err
+    for words, told in (
+        (("x=interval(-1.0, 2.0)",), ['"high": 1.0', '"high": 2.0']),
+        (("y=interval(0, 1)",), ["y: was None, now"]),
+        (("y=0.5",), ["y: was None, now 0.5"]),
+        (("hydra.sweeper.direction=maximize",), ["direction: was minimize, now maximize"]),
+        (("hydra.sweeper.direction=[minimize,maximize]",), ["now minimize, maximize"]),
+        (("hydra.sweeper.objective=loss",), ["objective: was value, now loss"]),
+        (("kind=choice(a,b,c)",), ['kind: was ["a", "b"], now ["a", "b", "c"]']),
+        (("kind=choice(c,d)",), ['kind: was ["a", "b"], now ["c", "d"]']),
+        (("kind=a",), ['kind: was ["a", "b"], now ["a"]']),
+        (("hydra.sweeper.stratify=null",), ['kind: was ["a", "b"], now']),
+    ):
+        done = task(*strata, *words)
+        assert done.code == 1, words
+        assert "study s exists with another search space" in done.err
+        for each in told:
+            assert each in done.err
+        assert "Traceback" not in done.err
+    done = task(*strata)
+    assert done.code == 0, done.err
+    assert "is finished: 2 trials" in done.out
+
+
+NAMES = {
+    "as it is": CONFIG,
+    "by a setting of the app": CONFIG.replace("study_name: s", "study_name: ${name}") + "name: s\n",
+    "by the time": CONFIG.replace("study_name: s", "study_name: null"),
+}
+
+
+@pytest.mark.parametrize(
+    ("named", "becomes"),
+    [
+        ("as it is", "raise"),
+        ("by a setting of the app", "raise AttributeError from None"),
+        ("by the time", "pass"),
+    ],
+)
+def test_interrupted_sweep_resumes_by_the_command_that_it_prints(
+    app: Callable[..., App], named: str, becomes: str
 ) -> None:
     """Whatever a library makes of the interruption where that comes in the middle of its work."""
     body = f"""
@@ -686,65 +530,51 @@ def test_interrupted_sweep_goes_on_by_the_command_that_it_prints(
                 {becomes}
         return cfg.x
     """
-    task = app(body, CONFIG.replace("dir: sweep", "dir: sweeps/${now:%H-%M-%S-%f}"))
-    done = task()
+    task = app(body, NAMES[named].replace("dir: sweep", "dir: sweeps/${now:%H-%M-%S-%f}"))
+    done = task("hydra.sweeper.n_trials=7")
     assert done.code == 130
     assert "KeyboardInterrupt" not in done.err
-    n_done = done.states().count("COMPLETE")
-    assert sorted(done.states()) == ["COMPLETE"] * n_done + ["WAITING"] * (6 - n_done)
-    lost = [trial for trial in done.study().trials if DROPPED in trial.user_attrs]
+    (path,) = done.folder.rglob("study.db")
+    (name,) = optuna.get_all_study_names(f"sqlite:///{path}")
+    assert (name == "s") == (named != "by the time")
+    n_done = done.states(name).count("COMPLETE")
+    assert sorted(done.states(name)) == ["COMPLETE"] * n_done + ["WAITING"] * (7 - n_done)
+    lost = done.lost(name)
     assert len(lost) == (becomes != "pass")
-    words = shlex.split(done.err.partition("Stopped. To go on: ")[2])
+    words = shlex.split(done.err.partition("Stopped. To resume: ")[2])
     assert words[:3] == ["python", "app.py", "-m"]
     done = task(*words[3:])
     assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE"] * 6
-    again = sorted(done.trials(), key=lambda trial: trial.datetime_start)[n_done]  # type: ignore[arg-type,return-value]
+    assert done.states(name) == ["COMPLETE"] * 7
+    again = sorted(done.trials(name), key=lambda trial: trial.datetime_start)[n_done]  # type: ignore[arg-type,return-value]
     assert [again.params] * len(lost) == [trial.params for trial in lost]
+    assert "is finished: 7 trials" in task(*words[3:]).out
 
 
-# What is refused
+def test_name_of_the_study_may_change_the_app_but_not_the_sweep(app: Callable[..., App]) -> None:
+    """``study_name: ${name}`` makes ``name`` no part of what is searched."""
+    task = app("return cfg.x", NAMES["by a setting of the app"])
+    assert task("name=first").code == 0
+    assert "is finished" in task("name=first").out
+    assert "is finished" not in task("name=second").out
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("hydra.sweeper.study_name=../x", "study=../x: must be"),
-        ("hydra.sweeper.study_name=a/b", "study=a/b: must be"),
-        ("hydra.sweeper.study_name='a b'", "study=a b: must be"),
-        ("hydra.sweeper.study_name='\"'", 'study=": must be'),
-        ("hydra.sweeper.study_name=..", "study=..: must be"),
-        ("hydra.sweeper.study_name=''", "study=: must be"),
-        ("hydra.sweeper.enqueue=[{x: 5}]", "hydra.sweeper.enqueue={'x': 5}: x=5 is not in"),
-        ("hydra.sweeper.study_name='-a'", "study=-a: must be"),
-        ("+n_trials=3", "n_trials: a setting of the sweeper that stands at the top level"),
-        ("hydra.n_trials=3", "n_trials"),
-        ("hydra.sweeper.n_trails=3", "n_trails"),
-        ("hydra.sweeper.direction=up", "hydra.sweeper.direction=up: must be"),
-        ("hydra.sweeper.direction=[minimize,up]", "hydra.sweeper.direction=up: must be"),
-        ("hydra.sweeper.n_workers=0", "hydra.sweeper.n_workers=0: must be"),
-        ("hydra.sweeper.n_trials=-1", "hydra.sweeper.n_trials=-1: must be"),
-        ("hydra.sweeper.stratify=kind", "hydra.sweeper.stratify=kind: must be"),
-        ("hydra/sweeper/sampler=tpee", "tpee"),
-        ("+hydra.sweeper.sampler.sed=1", "hydra.sweeper.sampler: "),
-        ("z=interval(0,1)", "z"),
-        ("x=tag(log,interval(-1,1))", "x=tag(log,interval(-1,1)): can't be searched"),
-        ("+hydra.sweeper.pruner._target_=optuna.pruners.NoSuchPruner", "NoSuchPruner"),
-    ],
-)
-def test_wrong_setting_is_refused_before_anything_runs(
-    app: Callable[..., App], override: str, words: str
-) -> None:
-    done = app("return cfg.x")(override, "hydra/launcher=joblib")
-    assert done.code == 1
-    assert words in done.err
-    assert "Traceback" not in done.err
-    assert not list(done.folder.rglob("study.db"))
-
-
-def test_zero_trials_show_the_plan_and_run_nothing(app: Callable[..., App]) -> None:
-    done = app("return cfg.x")("hydra.sweeper.n_trials=0", "y=choice(1.0,2.0)")
-    assert done.code == 0
-    assert "x: -1 to 1" in done.out
-    assert "y: one of 1.0, 2.0" in done.out
-    assert not list(done.folder.rglob("study.db"))
+def test_sweep_whose_process_is_killed_resumes(app: Callable[..., App]) -> None:
+    body = """
+        if cfg.x < 0 and not os.path.exists("killed"):
+            open("killed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return cfg.x
+    """
+    task = app(body)
+    done = task()
+    assert done.code == -signal.SIGKILL
+    finished = [trial for trial in done.trials() if trial.state == TrialState.COMPLETE]
+    assert len(finished) < 6
+    done = task()
+    assert done.code == 0, done.err
+    assert done.states() == ["COMPLETE"] * 6
+    assert done.trials()[: len(finished)] == finished
+    (lost,) = done.lost()
+    assert lost.params in [trial.params for trial in done.trials()]
+    assert len(done.table()) == 6

@@ -1,0 +1,64 @@
+"""Before a sweep's trials: a config is tried out on a few batches, and the directions checked."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import Compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from hydrasweep import UserError
+from mnist import preflight, seal
+
+
+@pytest.fixture
+def direction(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``direction(value)`` sets what the sweeper is told to do."""
+
+    def is_set(value: Any) -> None:
+        sweeper = OmegaConf.create({"direction": value})
+        monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(sweeper=sweeper))
+
+    yield is_set
+    seal.set_sealed(False)
+
+
+def test_time_of_all_batches_is_estimated_from_a_few(compose: Compose, direction: Any) -> None:
+    direction("maximize")
+    short, long = (preflight.check(compose("model=baseline", f"epochs={n}")) for n in (1, 100))
+    assert 0 < short < long
+    assert preflight.check(compose("epochs=1", "data.n_train=20", "data.batch_size=32")) > 0
+    assert preflight.check(compose("epochs=0", "objective=val/accuracy")) == 0
+
+
+@pytest.mark.parametrize(
+    ("objective", "given", "fitting"),
+    [
+        ("val/accuracy", "minimize", "maximize"),
+        ("val/loss", "maximize", "minimize"),
+        ("[val/accuracy,n_parameters]", ["minimize", "minimize"], "maximize,minimize"),
+        ("[val/accuracy,n_parameters]", "maximize", "maximize,minimize"),
+    ],
+)
+def test_objective_is_improved_the_way_that_its_task_says(
+    compose: Compose, direction: Any, objective: str, given: Any, fitting: str
+) -> None:
+    cfg = compose("model=baseline", f"objective={objective}")
+    direction(given)
+    with pytest.raises(UserError, match=rf"^hydra\.sweeper\.direction=.*: must be {fitting} for"):
+        preflight.check(cfg)
+    direction(fitting.split(",") if "," in fitting else fitting)
+    assert preflight.check(cfg) > 0
+
+
+def test_test_split_is_sealed(compose: Compose, direction: Any) -> None:
+    direction("maximize")
+    preflight.check(compose("epochs=0"))
+    with pytest.raises(UserError, match="sealed"):
+        seal.check()
+
+
+def test_divergence_is_no_fault_of_the_config(compose: Compose, direction: Any) -> None:
+    direction("maximize")
+    assert preflight.check(compose("optimizer=sgd", "optimizer.lr=1e30", "epochs=3")) >= 0

@@ -1,0 +1,115 @@
+"""The sweeper as others get it: a wheel in an environment that has neither torch nor MLflow."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from examples.foreign import children, copy
+
+REPOSITORY = Path(__file__).parents[1]
+SHIPPED = (".py", ".typed", ".html", ".yaml")
+
+# Composes every choice of the sweeper's groups, and says how many there are.
+COMPOSE = """
+from importlib.resources import files
+from hydra import compose, initialize_config_dir
+groups = files("hydrasweep.conf") / "hydra" / "sweeper"
+n = 0
+with initialize_config_dir({folder!r}):
+    for group in sorted(groups.iterdir()):
+        for choice in sorted(group.iterdir()):
+            word = f"hydra/sweeper/{{group.name}}={{choice.stem}}"
+            config = compose("config", [word], return_hydra_config=True)
+            assert config.hydra.sweeper[group.name], word
+            print(word)
+"""
+
+
+def pip(python: Path, *words: str) -> None:
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([python, "-m", "pip", "--quiet", *words], check=True, env=clean)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, as setuptools would pack what an earlier build has left."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(REPOSITORY / name, source)
+    junk = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(REPOSITORY / "src", source / "src", ignore=junk)
+    pip(Path(sys.executable), "wheel", "--no-deps", "--wheel-dir", str(built), str(source))
+    (found,) = built.iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a fresh environment with the wheel and scikit-learn."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    fresh = folder / "bin" / "python"
+    pip(fresh, "install", str(wheel), "scikit-learn")
+    return fresh
+
+
+def says(python: Path, code: str, where: Path) -> str:
+    done = subprocess.run(
+        [python, "-c", code], cwd=where, env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_sweeper_alone(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].partition("-")[0] for name in names} == {"hydrasweep"}
+    own = [p for p in (REPOSITORY / "src" / "hydrasweep").rglob("*") if p.suffix in SHIPPED]
+    shipped = {str(p.relative_to(REPOSITORY / "src")) for p in own}
+    assert {name for name in names if name.startswith("hydrasweep/")} == shipped
+    assert "hydrasweep/py.typed" in shipped
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_without_torch_and_mlflow(python: Path, tmp_path: Path) -> None:
+    for absent in ("torch", "mlflow", "mnist"):
+        found = f"from importlib.util import find_spec; print(find_spec({absent!r}))"
+        assert says(python, found, tmp_path).strip() == "None"
+    app = copy("scikit_learn", tmp_path)
+    app.python = str(python)
+    choices = says(python, COMPOSE.format(folder=str(app.folder)), tmp_path).split()
+    assert {word.split("=")[0].split("/")[-1] for word in choices} == {
+        "pruner", "sampler", "storage", "confirm",
+    }  # fmt: skip
+    assert len(choices) > 10
+    printed = app.run("-m", "hydra.sweep.dir=first", PYTHONPATH="")
+    assert "Study digits: 8 trials, 1 workers" in printed
+    words = ["hydra/launcher=joblib", "hydra/sweeper/storage=journal"]
+    printed = app.run("-m", *words, "hydra.sweep.dir=second", PYTHONPATH="")
+    assert "Study digits: 8 trials, 2 workers" in printed
+    for name in ("first", "second"):
+        rows = (app.folder / name / "trials.csv").read_text().splitlines()[1:]
+        assert len(rows) == 8
+        assert any("PRUNED" in row for row in rows)
+    assert (app.folder / "second" / "study.journal").exists()
+    # Asked for where it is missing, MLflow is named in a sentence.
+    app.run("-m", "hydra.sweeper.mlflow=true", "hydra.sweep.dir=third", fails=True, PYTHONPATH="")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_with_mlflow_autologged_runs_are_nested(wheel: Path, python: Path, tmp_path: Path) -> None:
+    pip(python, "install", f"{wheel}[mlflow]")
+    app = copy("autolog", tmp_path)
+    app.python = str(python)
+    app.run("-m", "hydra/launcher=joblib", PYTHONPATH="")
+    parent, others = children(app.runs())
+    assert parent.name == "sweep folds"
+    assert {run.name for run in others} == {f"00{row['number']}" for row in app.trials()}
