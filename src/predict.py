@@ -83,7 +83,7 @@ def main() -> None:
         if images:
             shares, name = predict(np.stack(list(images.values()))[:, None], args.model)
             answers = list(zip(images, shares.argmax(1), shares.max(1), strict=True))
-            if [*images] == args.images:
+            if len(args.images) == 1 and args.images[0] in images:
                 print(f"{answers[0][1]}  {100 * answers[0][2]:.1f} %  ({name})")
             else:
                 print(f"Read by {name}", file=sys.stderr)

@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hydrasweep.liveness import OWNER
+
 BEGAN = datetime(2026, 1, 2, 3, 4)
 SPACE = {
     "optimizer.lr": FloatDistribution(1e-4, 1e-1, log=True),
@@ -46,7 +48,7 @@ def trial(
         params=named,
         distributions={name: space[name] for name in named},
         intermediate_values=dict(enumerate(reports, 1)),
-        user_attrs={"owner": {"host": "here", "pid": str(pid)}, **(attrs or {})},
+        user_attrs={OWNER: {"host": "here", "pid": str(pid)}, **(attrs or {})},
     )
     if state != TrialState.WAITING:
         made.datetime_start = BEGAN + timedelta(minutes=minute)
@@ -59,22 +61,20 @@ def plant(
     folder: Path,
     studies: Mapping[str, Sequence[FrozenTrial]],
     directions: Sequence[str] = ("maximize",),
-    config: Mapping[str, Any] | None = None,
+    sweeper: Mapping[str, Any] | None = None,
+    app: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A sweep's folder with a study for each key: what follows the sweep's name in its name."""
+    """A sweep's folder with a study for each key: what follows the sweep's name in its name.
+
+    ``sweeper`` are settings of hydra.sweeper, ``app`` the application's.
+    """
     folder.mkdir(parents=True)
-    recorded = OmegaConf.create(
-        {
-            "objective": "val/accuracy",
-            **(config or {}),
-            "hydra": {
-                "sweep": {"dir": "/where/it/was/run"},
-                "sweeper": {"storage": JOURNAL, "stratify": "model"},
-            },
-        }
-    )
-    OmegaConf.save(recorded, folder / "multirun.yaml")
-    OmegaConf.save({"study": folder.name}, folder / "results.yaml")
+    chosen = {"study_name": folder.name, "storage": JOURNAL, "objective": "val/accuracy"}
+    if any(key.startswith("/") for key in studies):
+        chosen |= {"stratify": "model", "confirm": {"seed": "seed"}}
+    chosen |= sweeper or {}
+    kept = {**(app or {}), "hydra": {"sweep": {"dir": "/where/it/was/run"}, "sweeper": chosen}}
+    OmegaConf.save(OmegaConf.create(kept), folder / "multirun.yaml")
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal"))
     storage = optuna.storages.JournalStorage(backend)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -82,8 +82,7 @@ def plant(
         study = optuna.create_study(
             study_name=folder.name + key, storage=storage, directions=list(directions)
         )
-        for made in trials:
-            storage.create_new_trial(study._study_id, template_trial=made)
+        study.add_trials(trials)
     return folder
 
 
@@ -100,8 +99,8 @@ def searched(n: int = 8) -> list[FrozenTrial]:
                 reports=[value - 0.2] if pruned else [value - 0.2, value - 0.1, value],
                 minute=i // 2,
                 pid=i % 2,
-                lr=1e-4 * 2**i,
-                dropout=0.05 * i,
+                lr=1e-4 * 2 ** (i % 9),
+                dropout=0.05 * (i % 9),
                 batch_size=(32, 64, 128)[i % 3],
             )
         )

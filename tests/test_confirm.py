@@ -1,5 +1,6 @@
 """The end of a sweep: the best on fresh seeds, the winners on the test images, once."""
 
+import csv
 import os
 import shlex
 import signal
@@ -13,14 +14,14 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import Script, command_line, copy_store, environment
+from conftest import REPOSITORY, Script, command_line, copy_store, environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
-from hydrasweep.search.queue import DROPPED
-from hydrasweep.search.trial import CONFIRM, FINAL, PHASES, SEARCH
+from hydrasweep.stratum import RETRY_OF
+from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH
 
 MODELS = ("baseline", "lenet5")
 SWEEP = ("-m", "hparams_search=quick", "model=choice(baseline,lenet5)", "epochs=2",
@@ -43,7 +44,12 @@ class Sweep:
         base = "whole" if phase == SEARCH else f"whole@{phase}"
         storage = f"sqlite:///{self.folder / 'study.db'}"
         study = optuna.load_study(study_name=f"{base}/{model}", storage=storage)
-        return [trial for trial in study.trials if DROPPED not in trial.user_attrs]
+        retried = {trial.user_attrs.get(RETRY_OF) for trial in study.trials}
+        return [trial for trial in study.trials if trial.number not in retried]
+
+    def table(self) -> list[dict[str, str]]:
+        with (self.folder / "confirmation.csv").open() as file:
+            return list(csv.DictReader(file))
 
     def runs(self, phase: str) -> list[Run]:
         client = MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}")
@@ -86,31 +92,39 @@ def test_the_best_are_trained_again_on_fresh_seeds_to_their_end(sweep: Sweep) ->
 
 
 def test_what_is_reported_is_what_the_runs_measured(sweep: Sweep) -> None:
+    parent = sweep.parent().data.metrics
     for model in MODELS:
         told = sweep.results.winners[model]
-        runs = [r for r in sweep.runs(FINAL) if r.data.tags["architecture"].startswith(model[:4])]
+        test = told.final["test/accuracy"]
+        runs = [run for run in sweep.runs(FINAL) if run.data.tags["stratum"] == model]
         tested = sorted(run.data.metrics["test/accuracy"] for run in runs)
-        assert sorted(told.test["values"]) == tested
-        assert told.test.mean == pytest.approx(statistics.fmean(tested))
-        assert told.test.sd == pytest.approx(statistics.stdev(tested))
+        assert sorted(test["values"]) == tested
+        assert test.mean == pytest.approx(statistics.fmean(tested))
+        assert test.sd == pytest.approx(statistics.stdev(tested))
         assert told.confirm["values"] == [t.values[0] for t in sweep.trials(CONFIRM, model)]
-        assert f"{told.test.mean:.4f} ± {told.test.sd:.4f} (n=2)" in sweep.out
-        assert sweep.parent().data.metrics[f"test/{model}"] == pytest.approx(told.test.mean)
+        assert f"{told.confirm.mean:.4f} ± {told.confirm.sd:.4f} (n=2)" in sweep.out
+        assert f"{test.mean:.4f} ± {test.sd:.4f}" in sweep.out
+        assert parent[f"test/accuracy/{model}"] == pytest.approx(test.mean)
+        assert parent[f"confirm/{model}"] == pytest.approx(told.confirm.mean)
+        rows = [row for row in sweep.table() if row["model"] == model]
+        measured = {phase: [r["test/accuracy"] for r in rows if r["phase"] == phase]
+                    for phase in (CONFIRM, FINAL)}  # fmt: skip
+        assert measured[CONFIRM] == ["", ""]
+        assert sorted(map(float, measured[FINAL])) == tested
 
 
-def test_only_final_runs_saw_the_test_images_and_trained_on_all_others(sweep: Sweep) -> None:
+def test_only_final_runs_saw_the_test_images(sweep: Sweep) -> None:
     for phase in (SEARCH, CONFIRM):
         for run in sweep.runs(phase):
             assert not [name for name in run.data.metrics if name.startswith("test")]
-            assert run.data.params["data.n_val"] == "200"
-    finals = sweep.runs(FINAL)
-    assert len(finals) == 4
-    for run in finals:
-        assert run.data.params["data.n_val"] == "0"
-        assert not [name for name in run.data.metrics if name.startswith("val")]
+    finals = {run.info.run_name: run for run in sweep.runs(FINAL)}
+    assert sorted(finals) == [f"{model}-final-00{i}" for model in MODELS for i in range(2)]
+    for name, run in finals.items():
+        assert run.data.params["data.n_val"] == "200"
+        (trial,) = sweep.trials(FINAL, run.data.tags["stratum"])[int(name[-1]) :][:1]
+        assert run.data.metrics["val/accuracy"] == trial.values[0]
         assert run.data.tags["mlflow.parentRunId"] == sweep.parent().info.run_id
-        assert " final #" in run.info.run_name
-        assert Path(run.data.tags["output_dir"], "pictures", "confusion.png").exists()
+        assert (sweep.folder / name / "pictures" / "confusion.png").exists()
 
 
 @pytest.mark.parametrize("name", ["overall", "lenet5"])
@@ -118,26 +132,24 @@ def test_a_winners_recipe_gives_the_same_numbers_again(
     sweep: Sweep, tmp_path: Path, name: str
 ) -> None:
     recipe = sweep.folder / "best" / f"{name}.yaml"
+    assert "study" not in OmegaConf.load(recipe)  # nor would it resume the sweep
     words = shlex.split(recipe.read_text().splitlines()[0].removeprefix("# "))
-    assert words[:2] == ["python", "src/train.py"]
+    assert words[:2] == ["python", str(REPOSITORY / "src" / "train.py")]
     best = max(MODELS, key=lambda model: sweep.results.winners[model].confirm.mean)
     model = best if name == "overall" else name
     (measured,) = (
         run.data.metrics["test/accuracy"]
         for run in sweep.runs(FINAL)
-        if Path(run.data.tags["output_dir"]).name == f"{model}-final-000"
+        if run.info.run_name == f"{model}-final-000"
     )
-    where = words[words.index("--config-dir") + 1]
-    places = ["--config-dir", str(sweep.root / where), words[-1], "tracking=none",
-              f"hydra.run.dir={tmp_path / 'again'}", "artifacts=false"]  # fmt: skip
+    aside = ("tracking=none", f"hydra.run.dir={tmp_path / 'again'}", "artifacts=false")
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "src" / "train.py"),
-         f"paths.data={Path(__file__).parents[1] / 'data'}", *places],
-        env=environment(tmp_path),
-        cwd=tmp_path,
+        [sys.executable, *words[1:], *aside],
+        env=environment(sweep.root),
+        cwd=sweep.root,
         text=True,
         capture_output=True,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert f"test/accuracy {measured:.2%}" in " ".join(done.stdout.split())
 
@@ -155,8 +167,8 @@ def test_finished_sweep_shows_its_winners_again_and_does_nothing(
     )
     assert done.returncode == 0, done.stderr
     assert "Study whole is finished: 4 trials" in done.stdout
-    told = sweep.results.winners["lenet5"].test
-    assert f"{told.mean:.4f} ± {told.sd:.4f} (n=2)" in done.stdout
+    told = sweep.results.winners["lenet5"].final["test/accuracy"]
+    assert f"{told.mean:.4f} ± {told.sd:.4f}" in done.stdout
     assert [sweep.trials(phase, model) for phase in PHASES for model in MODELS] == before
 
 
@@ -167,7 +179,7 @@ PEEKING = """
     class Peeking(Baseline):
         def __init__(self, data, **settings):
             super().__init__(**settings)
-            self.n_seen = len(build(data).test().labels)
+            self.n_seen = len(build(data).test().targets)
 """
 
 
@@ -194,11 +206,14 @@ def test_a_sweep_that_tries_to_build_the_test_images_is_refused(
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("hydra.sweeper.confirm.top=0", "hydra.sweeper.confirm.top=0: must be 1 or more"),
+        ("hydra.sweeper.confirm.top=-1", "hydra.sweeper.confirm.top=-1: must be 1 or more"),
         ("hydra.sweeper.confirm.seed=sead", "confirm.seed=sead: must name a setting"),
         ("hydra.sweeper.confirm.final=[data.n_vel=0]", "n_vel"),
-        ("hydra.sweeper.confirm.final=[score_test\\=true,objective\\=test/acc]", "no such metric"),
-        ("objective=test/accuracy", "objective=test/accuracy: no such metric"),
+        (
+            "hydra.sweeper.confirm.final=[score_test\\=true,objective\\=test/acc]",
+            "objective=test/acc: must",
+        ),
+        ("objective=test/accuracy", "objective=test/accuracy: must be of train/loss, "),
     ],
 )
 def test_a_confirmation_that_cannot_work_is_refused_before_any_training(

@@ -20,6 +20,8 @@ from conftest import REPOSITORY, Compose, client_of, copy_store, environment, se
 from PIL import Image, ImageOps
 from strokes import draw
 
+import predict as script
+from hydrasweep import UserError
 from mnist import config, digits
 
 Predict = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -102,22 +104,30 @@ def champions(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Pa
 def predict(champions: Path, tmp_path: Path) -> Predict:
     """``predict(*words)`` runs the entrypoint in ``tmp_path``, and has it write nothing there."""
 
-    def run(*words: Any, root: Path = champions, extra: dict[str, str] = {}, **kwargs: Any) -> Any:
+    def run(*words: Any, root: Path = champions, **extra: str) -> Any:
         before = {*tmp_path.rglob("*")}
-        kwargs = {"capture_output": True, "text": True, **kwargs}
         done = subprocess.run(
             [sys.executable, REPOSITORY / "src" / "predict.py", *words],
             cwd=tmp_path,
             env=environment(root, **extra),
-            **kwargs,
+            capture_output=True,
+            text=True,
         )
         assert {*tmp_path.rglob("*")} == before
-        if done.stderr is not None:
-            assert "Traceback" not in done.stderr
-            assert "Warning" not in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Warning" not in done.stderr
         return done
 
     return run
+
+
+@pytest.fixture
+def client(champions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """MLflow's client of a copy of the champions' store, which this process uses."""
+    (tmp_path / "root").mkdir()
+    shutil.copy(champions / "mlflow.db", tmp_path / "root")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/root/mlflow.db")
+    return client_of(tmp_path / "root")
 
 
 def table(text: str) -> dict[str, tuple[int, float]]:
@@ -126,36 +136,25 @@ def table(text: str) -> dict[str, tuple[int, float]]:
     return {name: (int(digit), float(share)) for name, digit, share in rows}
 
 
-def test_one_picture_gives_a_line_and_several_give_csv(predict: Predict, tmp_path: Path) -> None:
+def test_one_picture_gives_a_line(predict: Predict, tmp_path: Path) -> None:
     draw(7).save(tmp_path / "seven.png")
     done = predict("seven.png")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"7  \d+\.\d %  \(mnist-closest v2\)\n", done.stdout)
-    done = predict("seven.png", "--model", "three")
-    assert re.fullmatch(r"3  \d+\.\d %  \(mnist-three v1\)\n", done.stdout)
-
-    ImageOps.invert(draw(2, height=90, pen=9)).save(tmp_path / "two, white.png")
-    done = predict("two, white.png", tmp_path / "seven.png", "--model", "closest")
-    assert (done.returncode, done.stderr) == (0, "Read by mnist-closest v2\n")
-    answers = table(done.stdout)
-    assert {name: digit for name, (digit, _) in answers.items()} == {
-        "two, white.png": 2,
-        str(tmp_path / "seven.png"): 7,
-    }
-    assert all(0.5 < share <= 1 for _, share in answers.values())
 
 
-def test_folder_gives_csv_and_tells_what_it_could_not_read(
+def test_several_and_folders_give_csv_and_tell_what_could_not_be_read(
     predict: Predict, tmp_path: Path
 ) -> None:
     folder = tmp_path / "drawn"
     (folder / "below").mkdir(parents=True)
     for digit in range(10):
         draw(digit, canvas=(600, 700), at=(digit * 20, 99)).save(folder / f"below/{digit}.JPG")
+    ImageOps.invert(draw(2, height=90, pen=9)).save(tmp_path / "two, white.png")
     (folder / "notes.txt").write_text("not looked at")
     (folder / "empty.png").touch()
     Image.new("L", (99, 99), 255).save(folder / "blank.png")
-    done = predict("drawn", "missing.png", "drawn/below/7.JPG")
+    done = predict("two, white.png", "drawn", "missing.png", tmp_path / "drawn/below/7.JPG")
     assert done.returncode == 1
     assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
         ["Error", "drawn/blank.png"],
@@ -164,8 +163,11 @@ def test_folder_gives_csv_and_tells_what_it_could_not_read(
         ["Read by mnist-closest v2"],
     ]
     answers = table(done.stdout)
+    assert all(0.5 < share <= 1 for _, share in answers.values())
     assert {file: digit for file, (digit, _) in answers.items()} == {
-        f"drawn/below/{digit}.JPG": digit for digit in range(10)
+        "two, white.png": 2,
+        **{f"drawn/below/{digit}.JPG": digit for digit in range(10)},
+        str(tmp_path / "drawn/below/7.JPG"): 7,
     }
 
 
@@ -182,57 +184,43 @@ def test_user_error_is_one_sentence(predict: Predict, word: str, sentence: str) 
     assert re.fullmatch(f"Error: {sentence}\n", done.stderr)
 
 
-def test_full_disk_is_one_sentence(predict: Predict, tmp_path: Path) -> None:
-    draw(7).save(tmp_path / "seven.png")
-    with Path("/dev/full").open("w") as full:
-        done = predict("seven.png", capture_output=False, stdout=full, stderr=subprocess.PIPE)
-    assert done.returncode == 1
-    assert re.fullmatch("Error: .*No space left on device\n", done.stderr)
+def chosen(model: str | None) -> tuple[str, str]:
+    version = script.find_champion(model)
+    return version.name, str(version.version)
 
 
-def test_missing_champion_is_told_with_the_command_that_makes_one(
-    predict: Predict, root: Path, tmp_path: Path
-) -> None:
-    draw(7).save(tmp_path / "seven.png")
-    for words, wanted, where in (((), "", root), (("--model", "cnn"), " model=cnn", None)):
-        done = predict("seven.png", *words, **({"root": where} if where else {}))
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == (
-            f"Error: no champion of data=mnist{wanted} in MLflow: a sweep makes one: "
-            f"python src/train.py -m hparams_search=optuna{wanted}\n"
+def test_best_score_of_the_data_set_wins_or_the_model_that_was_asked_for(client: Any) -> None:
+    assert chosen(None) == ("mnist-closest", "2")
+    assert chosen("three") == ("mnist-three", "1")
+    client.set_model_version_tag("mnist-three", "1", "score", "0.91")
+    assert chosen(None) == ("mnist-three", "1")
+    client.set_registered_model_alias("mnist-closest", "champion", "1")
+    assert chosen("closest") == ("mnist-closest", "1")
+
+
+def test_missing_champion_is_told_with_the_command_that_makes_one(client: Any) -> None:
+    client.delete_registered_model_alias("mnist-three", "champion")
+    for model in ("three", "cnn"):
+        with pytest.raises(UserError) as told:
+            script.predict(np.zeros((1, 1, 28, 28), np.uint8), model)
+        assert str(told.value) == (
+            f"no champion of data=mnist model={model} in MLflow: a sweep makes one: "
+            f"python src/train.py -m hparams_search=optuna model={model}"
         )
 
 
-def test_scores_of_different_objectives_are_not_compared(
-    predict: Predict, champions: Path, tmp_path: Path
-) -> None:
-    draw(7).save(tmp_path / "seven.png")
-    (tmp_path / "root").mkdir()
-    shutil.copy(champions / "mlflow.db", tmp_path / "root")
-    client = client_of(tmp_path / "root")
+def test_scores_of_different_objectives_are_not_compared(client: Any) -> None:
     client.set_model_version_tag("mnist-three", "1", "objective", "val/loss")
-    done = predict("seven.png", root=tmp_path / "root")
-    assert done.returncode == 1
-    assert done.stderr == (
-        "Error: champions of different objectives: choose --model of closest, three\n"
-    )
-    done = predict("seven.png", "--model", "three", root=tmp_path / "root")
-    assert done.stdout.startswith("3 ")
+    with pytest.raises(UserError, match="choose --model of closest, three"):
+        script.find_champion(None)
+    assert chosen("three") == ("mnist-three", "1")
 
 
-def test_model_that_is_gone_is_told_in_a_sentence(
-    predict: Predict, champions: Path, tmp_path: Path
-) -> None:
-    draw(7).save(tmp_path / "seven.png")
-    (tmp_path / "root").mkdir()
-    shutil.copy(champions / "mlflow.db", tmp_path / "root")
-    moved = (champions / "mlruns").rename(champions / "gone")
-    try:
-        done = predict("seven.png", root=tmp_path / "root")
-    finally:
-        moved.rename(champions / "mlruns")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"Error: MLflow gives no champion \(.*\)\n", done.stderr)
+def test_model_that_is_gone_is_told_in_a_sentence(client: Any, tmp_path: Path) -> None:
+    version = client.create_model_version("mnist-three", str(tmp_path / "gone")).version
+    client.set_registered_model_alias("mnist-three", "champion", version)
+    with pytest.raises(UserError, match=r"^MLflow gives no champion \(.*\)$"):
+        script.predict(np.zeros((1, 1, 28, 28), np.uint8), "three")
 
 
 def test_nothing_heavy_is_imported_for_help_or_for_what_cannot_be_read(tmp_path: Path) -> None:
@@ -346,11 +334,11 @@ def test_server_holds_champions_too(predict: Predict, root: Path, tmp_path: Path
     weights = closest_digit(root)
     with server(tmp_path / "remote") as (port, end):
         register(f"http://127.0.0.1:{port}", ("mnist-closest", weights, tags(0.9)), cwd=root)
-        address = {"MLFLOW_TRACKING_URI": f"http://me:secret@127.0.0.1:{port}"}
-        done = predict("seven.png", root=root, extra=address)
+        uri = f"http://me:secret@127.0.0.1:{port}"
+        done = predict("seven.png", MLFLOW_TRACKING_URI=uri)
         assert re.fullmatch(r"7  \d+\.\d %  \(mnist-closest v1\)\n", done.stdout)
         end()
-        done = predict("seven.png", root=root, extra=address)
+        done = predict("seven.png", MLFLOW_TRACKING_URI=uri)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"Error: MLflow gives no champion \(.*\)\n", done.stderr)
     assert "secret" not in done.stderr

@@ -1,8 +1,9 @@
 """Composes trials' configs; reads the files for that once, where Hydra does each time."""
 
+import copy
 import functools
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
@@ -24,7 +25,7 @@ class Composer:
         # Pickled, which is how launchers send configs: with deep copies a trial that trains
         # nothing took 123 ms in place of 103.
         self._chosen = functools.cache(
-            lambda *words: pickle.dumps(loader.load_sweep_config(config, list(words)))
+            lambda *words: _copier(loader.load_sweep_config(config, list(words)))
         )
 
     def compose(self, words: Sequence[str], label: str, number: int) -> DictConfig:
@@ -32,7 +33,7 @@ class Composer:
         overrides = list(map(_parse, words))
         values = [override for override in overrides if self._is_value(override)]
         chosen = (o.input_line for o in overrides if o not in values)
-        job: DictConfig = pickle.loads(self._chosen(*chosen))
+        job = self._chosen(*chosen)()
         ConfigLoaderImpl._apply_overrides_to_config(values, job)
         with open_dict(job):
             task = [o.input_line for o in overrides if not o.is_hydra_override()]
@@ -50,6 +51,13 @@ class Composer:
             and not override.is_hydra_override()
             and not self._is_group(override.key_or_group)
         )
+
+
+def _copier(job: DictConfig) -> Callable[[], DictConfig]:
+    try:
+        return functools.partial(pickle.loads, pickle.dumps(job))
+    except (pickle.PicklingError, AttributeError):  # a worker has no class of the app's script
+        return functools.partial(copy.deepcopy, job)
 
 
 @functools.lru_cache(maxsize=100)  # most are the same in every trial

@@ -65,17 +65,16 @@ def plain_exit(resume: str | None = None) -> Iterator[None]:
     tracebacks.
     """
     hint = f" To resume: {resume}" if resume else ""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a screen without Unicode
     try:
-        with environment(HYDRA_FULL_ERROR="1"), signals_as_exceptions():  # or Hydra prints errors
-            try:
-                yield
-                if sys.stdout:
-                    sys.stdout.flush()
-            except Exception:
-                raise_received()
-                raise
+        with (
+            environment(HYDRA_FULL_ERROR="1"),  # or Hydra prints errors
+            signals_as_exceptions(),
+            tolerant_output(),
+            received_first(),
+        ):
+            yield
+            if sys.stdout:
+                sys.stdout.flush()
     except Exception as error:
         if WANTS_TRACEBACK:
             raise
@@ -134,6 +133,31 @@ def _raise(signum: int, frame: FrameType | None) -> NoReturn:
     raise _received
 
 
+@contextmanager
+def received_first() -> Iterator[None]:
+    """Raise a signal's exception in place of what a library made of it."""
+    try:
+        yield
+    except BaseException:
+        raise_received()
+        raise
+
+
+@contextmanager
+def tolerant_output() -> Iterator[None]:
+    """Let standard output replace what a screen without Unicode can't show."""
+    if not isinstance(sys.stdout, io.TextIOWrapper):
+        yield
+        return
+    stdout, before = sys.stdout, sys.stdout.errors
+    stdout.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        if not stdout.closed:
+            stdout.reconfigure(errors=before)
+
+
 def raise_received() -> None:
     """Raise a signal's exception again, in case a finalizer or a library swallowed it or made
     another error of it.
@@ -156,7 +180,9 @@ def _in_words(error: Exception) -> str:
         name = frame.f_globals.get("__name__", "")
         if name.startswith("hydra."):
             return f"Hydra failed at a setting or a file of the config ({root_cause(error)})"
-        if name.startswith("hydrasweep.") or not frame.f_code.co_filename.startswith(libraries):
+        # A compiled module's frames name the source that it was compiled from.
+        path = str(frame.f_globals.get("__file__") or frame.f_code.co_filename)
+        if name.startswith("hydrasweep.") or not path.startswith(libraries):
             break
     return ""
 

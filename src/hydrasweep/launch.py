@@ -1,14 +1,18 @@
 """Launches workers by any Hydra launcher, again and again until nothing is left to do."""
 
+import dataclasses
 import functools
+import logging
 import os
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.callbacks import Callbacks
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
@@ -44,8 +48,10 @@ def launch(
     task.__name__ = "work"  # type: ignore[attr-defined]  # launchers log it
     if "n_jobs" in config.hydra.launcher:
         set_override(config, "hydra.launcher.n_jobs", n_workers)
+    # The app's callbacks are called for trials; a worker's own job is none.
+    silent = dataclasses.replace(hydra_context, callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(
-        config=config, hydra_context=hydra_context, task_function=task
+        config=config, hydra_context=silent, task_function=task
     )
     # A worker stays where the sweep was started, which its trials' jobs take for their origin.
     own = [*plan.space.fixed, "hydra.job.chdir=false"]
@@ -79,13 +85,27 @@ def launch(
 def _launch_once(launcher: Any, jobs: Sequence[Sequence[str]]) -> Exception | None:
     """Have workers work until they end; give the error of one that was lost."""
     try:
-        with environment(PYTHONPATH=python_path()):
+        with environment(PYTHONPATH=python_path()), _kept_logging():
             for ret in launcher.launch(jobs, initial_job_idx=0):
                 if ret.status != JobStatus.COMPLETED:
                     raise ret._return_value
     except Exception as error:  # each launcher has its own for a killed worker
         return error
     return None
+
+
+@contextmanager
+def _kept_logging() -> Iterator[None]:
+    """Put back what writes this process's log: a worker in it sets that for its jobs."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        for handler in (handler for handler in root.handlers if handler not in handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def python_path() -> str:

@@ -35,10 +35,10 @@ def name_key(config: DictConfig) -> str | None:
 
 def resume_command(config: DictConfig, name: str) -> str:
     """The command that resumes this sweep."""
-    if key := name_key(config):
-        given = {key: name}
-    else:
-        given = {"hydra.sweeper.study_name": name, "hydra.sweep.dir": config.hydra.sweep.dir}
+    key, folder = name_key(config), str(config.hydra.sweep.dir)
+    given = {key or "hydra.sweeper.study_name": name}
+    if not (key and Path(folder).name == name):  # else the name gives the folder
+        given["hydra.sweep.dir"] = folder
     words = [word for word in sys.argv if word.partition("=")[0] not in given]
     return shlex.join(["python", *words, *(f"{key}={value}" for key, value in given.items())])
 

@@ -1,7 +1,8 @@
 """The report of a sweep, or of several side by side: one HTML file that needs nothing else.
 
 Its words stand in ``page.html``. A sweep's folder may come from anywhere: nothing that a file in
-it names is imported or called.
+it names is imported or called. All raise a ``UserError`` where a folder has no sweep that can be
+read.
 """
 
 import base64
@@ -19,6 +20,7 @@ from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from plotly.offline import get_plotlyjs
 from sqlalchemy import URL
 
@@ -28,7 +30,7 @@ from hydrasweep.plots import COLOURS, Sweep
 from hydrasweep.stratum import Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trials import PHASES, SEARCH, n_steps, recorded
-from hydrasweep.winners import overall, winners
+from hydrasweep.winners import winners
 
 FONT = "Helvetica Neue, Arial, sans-serif"
 BUTTONS = ["toImage", "zoom2d", "pan2d", "resetScale2d"]  # plotly's others can upload the data
@@ -39,22 +41,14 @@ PNG = b"\x89PNG"
 
 
 def write(folder: Path) -> Path:
-    """Write ``report.html`` for the sweep in ``folder``, as it is now; give its path.
-
-    Raises:
-        UserError: there is no sweep, or it can't be read.
-    """
-    sweep, path = read(folder), folder / "report.html"
-    files.write(path, _render([sweep]))
+    """Write ``report.html`` for the sweep in ``folder``, as it is now; give its path."""
+    path = folder / "report.html"
+    files.write(path, _render([read(folder)]))
     return path
 
 
 def compare(folders: Sequence[Path]) -> Path:
-    """Write a page that compares sweeps, beside the folder of the first; give its path.
-
-    Raises:
-        UserError: one of them is no sweep, or can't be read.
-    """
+    """Write a page that compares sweeps, beside the folder of the first; give its path."""
     names = "-".join(folder.resolve().name for folder in folders)
     path = folders[0].resolve().with_name(f"compare-{names}.html")
     files.write(path, _render([read(folder) for folder in folders]))
@@ -62,11 +56,7 @@ def compare(folders: Sequence[Path]) -> Path:
 
 
 def read(folder: Path) -> Sweep:
-    """The sweep in a folder, as it is now; ``storage.close_storages`` closes what this opens.
-
-    Raises:
-        UserError: there is none, or its storage fails or is of a kind that is not opened.
-    """
+    """The sweep in a folder, as it is now; ``storage.close_storages`` closes what this opens."""
     config, versions = (
         DictConfig(OmegaConf.load(path) if path.exists() else {})
         for path in (folder / "multirun.yaml", folder / "environment.yaml")
@@ -97,15 +87,10 @@ def read(folder: Path) -> Sweep:
     seed = OmegaConf.select(chosen, "confirm.seed")
     config.hydra = OmegaConf.masked_copy(config.pop("hydra"), TOLD)
     return Sweep(
-        name=name,
-        folder=folder.resolve(),
-        config=config,
-        versions=versions,
-        phases=phases,
-        winners=winners(phases, seed) if seed else [],
-        objectives=settings.objectives(named),
-        stratify=chosen.get("stratify"),
-    )
+        name=name, folder=folder.resolve(), config=config, versions=versions, phases=phases,
+        winners=winners(phases, seed) if seed else [], objectives=settings.objectives(named),
+        stratify=chosen.get("stratify") or "",
+    )  # fmt: skip
 
 
 def _open(folder: Path, config: DictConfig) -> BaseStorage:
@@ -161,18 +146,16 @@ def _plot(figure: go.Figure) -> Markup:
 
 def _verdict(sweep: Sweep) -> str:
     """Whether the winner's lead over the second is more than chance."""
-    if len(sweep.winners) < 2:
+    sign = -1 if sweep.search.head.direction == StudyDirection.MAXIMIZE else 1
+    ranked = sorted(sweep.winners, key=lambda winner: sign * winner.confirmed.mean)[:2]
+    if len(ranked) < 2:
         return ""
-    direction = sweep.search.head.direction
-    first = overall(sweep.winners, direction)
-    second = overall([winner for winner in sweep.winners if winner is not first], direction)
-    lead = abs(first.confirmed.mean - second.confirmed.mean)
-    told = f"{first.stratum} leads {second.stratum} by {lead:.4f} on fresh seeds"
-    scores = (first.confirmed, second.confirmed)
-    if any(score.sd is None for score in scores):
+    a, b = (winner.confirmed for winner in ranked)
+    told = f"{ranked[0].stratum} leads {ranked[1].stratum} by {abs(a.mean - b.mean):.4f}"
+    if a.sd is None or b.sd is None:
         return f"{told}; single seeds can't tell whether by chance."
-    error = math.hypot(*((score.sd or 0.0) / len(score.values) ** 0.5 for score in scores))
-    kind = "less" if lead < 2 * error else "more"
+    error = math.hypot(a.sd / len(a.values) ** 0.5, b.sd / len(b.values) ** 0.5)
+    kind = "less" if abs(a.mean - b.mean) < 2 * error else "more"
     return f"{told}, {kind} than two standard errors of the difference ({error:.4f})."
 
 

@@ -2,9 +2,9 @@
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from statistics import quantiles
@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 
 from hydrasweep.liveness import OWNER
 from hydrasweep.results import Row, settings
+from hydrasweep.stratum import WHY
 from hydrasweep.studies import Studies
 from hydrasweep.trials import SEARCH, recorded
 from hydrasweep.winners import Winner
@@ -44,7 +45,7 @@ class Sweep:
     phases: Mapping[str, Studies]  # those that have begun
     winners: Sequence[Winner]  # of the strata that were confirmed
     objectives: Sequence[str]
-    stratify: str | None
+    stratify: str  # or ""
 
     @property
     def search(self) -> Studies:
@@ -63,24 +64,21 @@ class View:
     Tukey's fence, where ``range``, the axis, ends.
     """
 
-    def __init__(self, sweep: Sweep, i: int = 0) -> None:
+    def __init__(self, sweep: Sweep, i: int) -> None:
         self.sweep, self.part, self.name = sweep, slice(i, i + 1), sweep.objectives[i]
         merged = merge(sweep.search.trials(), sweep, self.part)
         sign = 1 if merged.direction == StudyDirection.MAXIMIZE else -1
         trials = [t for t in merged.trials if t.values and math.isfinite(t.values[0])]
         values = [sign * trial.values[0] for trial in trials]
         worst, best = min(values, default=0.0), max(values, default=0.0)
-        low, _, high = quantiles(values, n=4) if len(values) > 3 else (0.0, 0.0, 0.0)
+        low, _, high = quantiles(values if len(values) > 1 else (0, 0), n=4, method="inclusive")
         if high > low:
             worst = max(worst, low - 1.5 * (high - low))
         margin = 0.05 * (best - worst)
         self.range = sorted([sign * (worst - margin), sign * (best + margin)]) if margin else None
         self.study = optuna.create_study(direction=merged.direction)
-        for trial in trials:
-            trial.state, trial.value = (
-                TrialState.COMPLETE,
-                sign * max(sign * trial.values[0], worst),
-            )
+        for trial, value in zip(trials, values, strict=True):
+            trial.state, trial.value = TrialState.COMPLETE, sign * max(value, worst)
             self.study.add_trial(trial)
 
     @cached_property
@@ -94,10 +92,9 @@ def merge(
 ) -> Study:
     """The trials that have begun as one study, in that order, with some of their objectives; the
     setting that the sweep is stratified by is a parameter."""
-    study = optuna.create_study(study_name=name, directions=sweep.search.head.directions[part])
     strata = CategoricalDistribution([stratum.value for stratum in sweep.search.strata])
     clones = []
-    for stratum, trial in rows:
+    for stratum, trial in sorted(rows, key=lambda row: row[1].datetime_start or datetime.min):
         clone, owner = copy.copy(trial), trial.user_attrs.get(OWNER, {})
         clone.values = trial.values[part] if trial.values else None
         clone.params = settings((stratum, trial), sweep.stratify)
@@ -105,6 +102,7 @@ def merge(
         clone.distributions |= trial.distributions
         clone.user_attrs = {"trial": stratum.label(trial.number), **recorded(trial)}
         clone.user_attrs["worker"] = f"{owner.get('host', '')} {owner.get('pid', '')}"
+        clone.user_attrs |= {"why": trial.user_attrs[WHY]} if WHY in trial.user_attrs else {}
         clones += [clone] if trial.datetime_start else []
     for key in {key for clone in clones for key in clone.params}:
         having = [clone for clone in clones if key in clone.params]
@@ -114,7 +112,9 @@ def merge(
             words = CategoricalDistribution(list({str(clone.params[key]): 0 for clone in having}))
             for clone in having:
                 clone.params[key], clone.distributions[key] = str(clone.params[key]), words
-    study.add_trials(sorted(clones, key=lambda clone: clone.datetime_start))
+    directions = sweep.search.head.directions[part]
+    study = optuna.create_study(study_name=name, directions=directions)
+    study.add_trials(clones)
     return study
 
 
@@ -153,29 +153,29 @@ def _curves(view: View) -> list[go.Figure]:
 
 def _by_parameter(view: View) -> dict[str, list[go.Figure]]:
     """What shows the parameters that had several values."""
-    study, trials, of = view.study, view.study.trials, {"target_name": view.name}
-    tried = {(key, str(value)) for trial in trials for key, value in trial.params.items()}
-    names = [key for key, n_values in Counter(key for key, _ in tried).items() if n_values > 1]
-    if not names:
-        return {}
-    drawn = draw.plot_parallel_coordinate(study, **of)
-    figures = {"parallel": [drawn.update_annotations(bgcolor="white")], "slices": []}
-    for i in range(0, len(names), MAX_PARAMS):
-        drawn = draw.plot_slice(study, sorted(names)[i : i + MAX_PARAMS], **of)
-        figures["slices"].append(drawn.update_layout(width=None, height=340))
+    study, trials, figures = view.study, view.study.trials, {}
+    tried = sorted({(key, str(value)) for trial in trials for key, value in trial.params.items()})
+    keys = [key for key, _ in tried]
+    names = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
+    if names:
+        drawn = draw.plot_parallel_coordinate(study, target_name=view.name)
+        figures["parallel"] = [drawn.update_annotations(bgcolor="white")]
+        parts = [names[i : i + MAX_PARAMS] for i in range(0, len(names), MAX_PARAMS)]
+        slices = [draw.plot_slice(study, part, target_name=view.name) for part in parts]
+        figures["slices"] = [drawn.update_layout(width=None, height=340) for drawn in slices]
     n_top = max(N_TOP, len(trials) // 10)
-    if len(trials) < MIN_TRIALS or len({trial.value for trial in trials}) <= n_top:
-        return figures
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=n_top / len(trials))
-    drawn = draw.plot_param_importances(study, evaluator, names)
-    figures["importances"] = [drawn.update_xaxes(title=f"Importance for {view.name}")]
-    shared = [name for name in names if all(name in trial.params for trial in trials)]
-    ranked = list(get_param_importances(study, evaluator=evaluator, params=shared))[:MAX_PARAMS]
-    if len(ranked) > 1:
-        some = optuna.create_study(directions=study.directions)
-        some.add_trials(trials[:: len(trials) // MAX_CONTOUR_TRIALS + 1])
-        drawn = draw.plot_contour(some, ranked, **of)
-        figures["contours"] = [drawn.update_layout(height=230 * len(ranked) + 80)]
+    if names and len(trials) >= MIN_TRIALS and len({trial.value for trial in trials}) > n_top:
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=n_top / len(trials))
+        drawn = draw.plot_param_importances(study, evaluator, names)
+        figures["importances"] = [drawn.update_xaxes(title=f"Importance for {view.name}")]
+        shared = [name for name in names if all(name in trial.params for trial in trials)]
+        ranked = list(get_param_importances(study, evaluator=evaluator, params=shared))
+        if len(ranked) > 1:
+            some = optuna.create_study(directions=study.directions)
+            some.add_trials(trials[:: len(trials) // MAX_CONTOUR_TRIALS + 1])
+            drawn = draw.plot_contour(some, ranked[:MAX_PARAMS], target_name=view.name)
+            height = 80 + 230 * min(len(ranked), MAX_PARAMS)
+            figures["contours"] = [drawn.update_layout(height=height)]
     return figures
 
 

@@ -1,11 +1,12 @@
 """The winners of sweeps in MLflow's model registry: a registered model for each stratum, whose
 version with the best score has the alias ``champion``."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from hydrasweep.tracking import TRIAL, SweepRun, clean
+from hydrasweep.tracking import TRIAL, SweepRun, children, clean
 from hydrasweep.winners import Winner
 
 CHAMPION = "champion"
@@ -24,10 +25,10 @@ def register(
     sign = 1 if direction == "maximize" else -1
     told: list[str] = []
 
-    def promote(client: Any, winner: Winner) -> None:
+    def promote(mlflow: Any, winner: Winner) -> None:
         name = "-".join(filter(None, (prefix, winner.stratum)))
         trial = winner.folder()
-        runs = run.children(f"tags.{TRIAL} = '{trial}'")
+        runs = children(run.run_id, f"tags.{TRIAL} = '{trial}'")
         outputs = [run.outputs.model_outputs for run in runs if run.outputs]
         models = [output.model_id for each in outputs for output in each]
         if not models:
@@ -36,18 +37,17 @@ def register(
         tags = {"study": study, "objective": objective, "direction": direction}
         tags |= {key: str(value) for key, value in winner.params.items()}
         tags["score"] = str(sign * winner.confirmed.mean)
-        told.append(f"Registered model {name}: this one {_promote(client, name, models[0], tags)}")
+        told.append(f"Registered model {name}: this one {_promote(mlflow, name, models[0], tags)}")
 
     for winner in found:
         if winner.final:
-            run.send(lambda client, winner=winner: promote(client, winner))
+            run.send(functools.partial(promote, winner=winner))
     return told
 
 
-def _promote(client: Any, name: str, model_id: str, tags: Mapping[str, str]) -> str:
+def _promote(mlflow: Any, name: str, model_id: str, tags: Mapping[str, str]) -> str:
     """Make a version of a model, and the champion of it where it is the best; in words."""
-    import mlflow
-
+    client = mlflow.MlflowClient()
     with suppress(mlflow.MlflowException):  # it may be there
         client.create_registered_model(name)
     known = [v for v in client.search_model_versions(f"name = '{name}'") if v.model_id == model_id]

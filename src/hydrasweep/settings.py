@@ -88,6 +88,12 @@ def check_settings(settings: DictConfig, config: DictConfig) -> None:
     """
     if settings.n_trials < 0:
         raise UserError(f"hydra.sweeper.n_trials={settings.n_trials}: must be 0 or more")
+    for group in ("sampler", "pruner", "confirm"):
+        if isinstance(given := settings[group], str):
+            raise UserError(
+                f"hydra.sweeper.{group}={given}: must be a config; those that are shipped are "
+                f"chosen by hydra/sweeper/{group}={given}"
+            )
     directions(settings)
     check_confirm(settings, config)
 
@@ -111,6 +117,11 @@ def check_confirm(settings: DictConfig, config: DictConfig) -> None:
             f"hydra.sweeper.confirm.seed={key}: must name a setting of the app that is a whole "
             "number"
         )
+    if config.hydra.output_subdir is None:
+        raise UserError(
+            "hydra.output_subdir=null: must name a folder, from which the winners' settings are "
+            "read; or add hydra/sweeper/confirm=none"
+        )
     for name in ("top", "n_seeds"):
         if type(settings.confirm[name]) is not int or settings.confirm[name] < 1:
             raise UserError(
@@ -120,7 +131,7 @@ def check_confirm(settings: DictConfig, config: DictConfig) -> None:
 
 def confirms(settings: DictConfig) -> bool:
     """Whether the winners are to be confirmed."""
-    return bool(settings.confirm and settings.confirm.get("top") != 0)
+    return OmegaConf.is_dict(settings.confirm) and settings.confirm.get("top") != 0
 
 
 def directions(settings: DictConfig) -> list[str]:

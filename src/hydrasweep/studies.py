@@ -242,13 +242,14 @@ class Studies:
         Raises:
             UserError: it differs; the message shows how.
         """
+        storage = self.head._storage
         with self.lock:
+            for name in optuna.get_all_study_names(storage):  # of other strata too
+                if name == self.name or name.startswith(f"{self.name}/"):
+                    known = optuna.load_study(study_name=name, storage=storage).user_attrs
+                    self._refuse_difference(known.get(SPACE, record), record)
             for stratum in self.strata:
-                known = stratum.study.user_attrs.get(SPACE)
-                if known is None:
-                    stratum.study.set_user_attr(SPACE, dict(record))
-                else:
-                    self._refuse_difference(known, record)
+                stratum.study.set_user_attr(SPACE, dict(record))
 
     def _refuse_difference(self, known: Mapping[str, str], record: Mapping[str, str]) -> None:
         names = sorted(key for key in {*known, *record} if known.get(key) != record.get(key))

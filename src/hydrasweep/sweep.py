@@ -78,6 +78,11 @@ class Sweep:
             # Slurm and Ray give each worker its own.
             gpus=settings.gpus() if "n_jobs" in self.config.hydra.launcher else (),
         )
+        if self.seed in plan.space.distributions:
+            raise UserError(
+                f"hydra.sweeper.confirm.seed={self.seed}: is searched; it must be free for the "
+                "fresh seeds of the confirmation"
+            )
         return replace(plan, given=self._given(plan))
 
     def _given(self, plan: Plan) -> dict[str, list[Given]]:
@@ -182,8 +187,8 @@ class Sweep:
         """Open the search, set right what an earlier start left, and say what is to do."""
         search = plan.open()
         record = plan.space.record(output.name_key(self.config))
-        record |= {"direction": ", ".join(settings.directions(self.settings))}
-        record |= {"objective": ", ".join(settings.objectives(self.settings))}
+        record |= {"hydra.sweeper.direction": ", ".join(settings.directions(self.settings))}
+        record |= {"hydra.sweeper.objective": ", ".join(settings.objectives(self.settings))}
         search.agree(record)
         search.join()
         search.fill(self._n_trials(plan))
@@ -246,7 +251,6 @@ class Sweep:
         found = winners.winners(phases, self.seed)
         metrics, tags = output.outcome(search, found)
         run.log(metrics)
-        run.tag(tags)
         if FINAL in phases:
             name_key = output.name_key(self.config)
             winners.write_recipes(found, phases[FINAL], folder, name_key)
@@ -255,7 +259,8 @@ class Sweep:
 
             page.write(folder)
         patterns = ("*.csv", "*.yaml", "*.html")
-        run.keep(sorted(path for pattern in patterns for path in folder.glob(pattern)))
+        kept = sorted(path for pattern in patterns for path in folder.glob(pattern))
+        run.keep(kept, tags)
         print(output.summary(search, found, folder, run.link(search.name)))
         if prefix := self.settings.registered_model:
             objective = ", ".join(settings.objectives(self.settings))

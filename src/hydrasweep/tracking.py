@@ -10,8 +10,8 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,20 @@ def _close(context: Context, trial: SweepTrial, status: str) -> None:
     while mlflow.active_run():
         mlflow.end_run(status)
     if status != "FINISHED":
-        words = f"tags.`{PARENT}` = '{context.run_id}' AND tags.{TRIAL} = '{trial.name}'"
-        client = mlflow.MlflowClient(context.uri)
-        for run in mlflow.search_runs(
-            filter_string=words, search_all_experiments=True, output_format="list"
-        ):
+        for run in children(context.run_id, f"tags.{TRIAL} = '{trial.name}'"):
             if run.info.status != status:
-                client.set_terminated(run.info.run_id, status)
+                mlflow.MlflowClient(context.uri).set_terminated(run.info.run_id, status)
+
+
+def children(run_id: str, words: str) -> list[Any]:
+    """Runs that a sweep's trials began."""
+    import mlflow
+
+    filters = f"tags.`{PARENT}` = '{run_id}' AND {words}"
+    found = mlflow.search_runs(
+        filter_string=filters, search_all_experiments=True, output_format="list"
+    )
+    return list(found)
 
 
 class SweepRun:
@@ -91,7 +98,7 @@ class SweepRun:
 
     lost: str | None = None  # why MLflow is left alone
 
-    def __init__(self, run_id: str | None = None, experiment_id: str = "") -> None:
+    def __init__(self, run_id: str = "", experiment_id: str = "") -> None:
         self.run_id = run_id
         self.experiment_id = experiment_id
 
@@ -105,15 +112,14 @@ class SweepRun:
         try:
             import mlflow
 
-            with _first_use(mlflow.get_tracking_uri()):
-                client = mlflow.MlflowClient()
-                experiment_id = _experiment(client)
+            client = mlflow.MlflowClient()
+            experiment_id = _experiment(client)
             run = client.get_run(known) if known else None
             if run is None or run.info.lifecycle_stage == "deleted":
                 tags = {"mlflow.source.name": sys.argv[0], "mlflow.source.type": "LOCAL"}
                 run = client.create_run(experiment_id, tags=tags, run_name=f"sweep {name}")
-                for key, value in params.items():
-                    client.log_param(run.info.run_id, clean(key), value)
+                cleaned = {clean(key): value for key, value in params.items()}
+                mlflow.log_params(cleaned, run_id=run.info.run_id)
             client.update_run(run.info.run_id, "RUNNING")
             client.set_tag(run.info.run_id, "n_trials", params["n_trials"])
         except Exception as error:
@@ -124,15 +130,9 @@ class SweepRun:
         return cls(run.info.run_id, run.info.experiment_id)
 
     @property
-    def client(self) -> Any:
-        from mlflow import MlflowClient
-
-        return MlflowClient()
-
-    @property
     def context(self) -> Context | None:
         """What workers must know of it."""
-        if self.run_id is None:
+        if not self.run_id:
             return None
         import mlflow
 
@@ -140,55 +140,46 @@ class SweepRun:
         return Context(self.run_id, uri if without_password(uri) == uri else None)
 
     def send(self, call: Callable[[Any], object]) -> None:
-        """Do something with MLflow's client."""
-        if self.run_id is None or self.lost:
+        """Do something with MLflow, which ``call`` is given."""
+        if not self.run_id or self.lost:
             return
+        import mlflow
+
         try:
             try:
-                call(self.client)
+                call(mlflow)
             except Exception:  # a lock, or a server that is just started again
                 time.sleep(RETRY_SECONDS)
-                call(self.client)
+                call(mlflow)
         except Exception as error:
             self.lost = root_cause(error)
             log.warning("MLflow stopped answering (%s)", self.lost)
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Record numbers."""
-        cleaned = [(clean(key), value) for key, value in metrics.items()]
-        self.send(lambda client: [client.log_metric(self.run_id, *m, step=step) for m in cleaned])
+        cleaned = {clean(key): value for key, value in metrics.items()}
+        self.send(lambda mlflow: mlflow.log_metrics(cleaned, step, run_id=self.run_id))
 
-    def tag(self, tags: Mapping[str, str]) -> None:
-        """Mark the run."""
-        self.send(
-            lambda client: [client.set_tag(self.run_id, clean(k), v) for k, v in tags.items()]
-        )
+    def keep(self, paths: Sequence[Path], tags: Mapping[str, str]) -> None:
+        """Keep files and tags with the run."""
 
-    def keep(self, paths: list[Path]) -> None:
-        """Keep files with the run."""
-        self.send(lambda client: [client.log_artifact(self.run_id, path) for path in paths])
+        def keep(mlflow: Any) -> None:
+            for key, value in tags.items():
+                mlflow.MlflowClient().set_tag(self.run_id, clean(key), value)
+            for path in paths:
+                mlflow.log_artifact(str(path), run_id=self.run_id)
+
+        self.send(keep)
 
     def settle(self, lost: set[str]) -> None:
         """Mark the runs FAILED of trials that were lost with their process."""
 
-        def mark(client: Any) -> None:
-            for run in self.children("attributes.status = 'RUNNING'"):
+        def mark(mlflow: Any) -> None:
+            for run in children(self.run_id, "attributes.status = 'RUNNING'"):
                 if run.data.tags.get(TRIAL) in lost:
-                    client.set_tag(run.info.run_id, "ended", "its process died")
-                    client.set_terminated(run.info.run_id, "FAILED")
+                    mlflow.MlflowClient().set_terminated(run.info.run_id, "FAILED")
 
         self.send(mark)
-
-    def children(self, words: str) -> list[Any]:
-        """The runs that its trials began."""
-        import mlflow
-
-        words = f"tags.`{PARENT}` = '{self.run_id}' AND {words}"
-        return list(
-            mlflow.search_runs(
-                filter_string=words, search_all_experiments=True, output_format="list"
-            )
-        )
 
     def end(self, status: str) -> None:
         """Close the run.
@@ -197,7 +188,8 @@ class SweepRun:
             Outage: MLflow went away from a sweep that is otherwise fine.
         """
         lost, self.lost = self.lost, None  # it may be back
-        self.send(lambda client: client.set_terminated(self.run_id, "FAILED" if lost else status))
+        true = "FAILED" if lost else status
+        self.send(lambda mlflow: mlflow.MlflowClient().set_terminated(self.run_id, true))
         if lost and status == "FINISHED":
             raise Outage(
                 f"MLflow at {shown_uri()} stopped answering ({lost}). Nothing is lost: the trials "
@@ -209,12 +201,9 @@ class SweepRun:
 
         The UI applies a filter only beside all the other parts of its address.
         """
-        if self.run_id is None:
+        if not self.run_id:
             return None
-        from mlflow import get_tracking_uri
-
-        uri = get_tracking_uri()
-        base = shown_uri().rstrip("/") if uri.startswith("http") else LOCAL_UI
+        uri = shown_uri().rstrip("/")
         words = {
             "workflowType": "machine_learning",
             "compareRunsMode": "CHART",
@@ -226,6 +215,7 @@ class SweepRun:
             "modelVersionFilter": "All Runs",
             "datasetsFilter": "W10=",  # none, as the UI writes it
         }
+        base = uri if uri.startswith("http") else LOCAL_UI
         return f"{base}/#/experiments/{self.experiment_id}/runs?{urlencode(words, quote_via=quote)}"
 
 
@@ -241,29 +231,18 @@ def shown_uri() -> str:
     return without_password(mlflow.get_tracking_uri())
 
 
-@contextmanager
-def _first_use(uri: str) -> Iterator[None]:
-    """One process makes an SQLite store where several come at once; readers and one writer work
-    side by side, which the file remembers."""
-    if not uri.startswith("sqlite:///"):
-        yield
-        return
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    with FileLock(f"{path}.lock"):
-        with closing(sqlite3.connect(path, timeout=20)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        yield
-
-
 def _experiment(client: Any) -> str:
     """The id of the experiment, whose artifacts are beside an SQLite store wherever the app is
-    started."""
-    name, uri = os.environ.get(NAME) or "Default", client.tracking_uri
-    if experiment := client.get_experiment_by_name(name):
-        return str(experiment.experiment_id)
-    place = None
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
-        place = (database.parent / "mlruns" / name).as_uri()
-    return str(client.create_experiment(name, place))
+    started. One process makes the store where several come at once."""
+    name, found = os.environ.get(NAME) or "Default", re.match(r"sqlite:///([^?]+)", shown_uri())
+    database = Path(found[1]).resolve() if found else None
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with FileLock(f"{database}.lock") if database else nullcontext():
+        if database:
+            with closing(sqlite3.connect(database, timeout=20)) as connection:
+                # Readers and one writer work side by side, which the file remembers.
+                connection.execute("PRAGMA journal_mode=WAL")
+        if experiment := client.get_experiment_by_name(name):
+            return str(experiment.experiment_id)
+        place = (database.parent / "mlruns" / name).as_uri() if database else None
+        return str(client.create_experiment(name, place))

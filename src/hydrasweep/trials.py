@@ -32,6 +32,7 @@ class SweepTrial(Trial):
     was_stopped = False  # by the last report
     was_pruned = False  # by an exception
     _last_step: int | None = None
+    _offset: int | None = None  # 1 where the task function counts its steps from 0
 
     @classmethod
     def adopt(cls, trial: Trial, **facts: object) -> Self:
@@ -49,6 +50,16 @@ class SweepTrial(Trial):
         optuna.logging.set_verbosity(level)
         return cls.adopt(study.ask(), **facts)
 
+    def report(self, value: float, step: int) -> None:
+        """As Optuna's. Steps from 0 are kept from 1 on: pruners take 0 for no step at all."""
+        super().report(value, self._count(step))
+
+    def _count(self, step: int) -> int:
+        if self._offset is None:
+            self._offset = int(step == 0)
+        self._last_step = int(step) + self._offset  # NumPy's integers can't be stored
+        return self._last_step
+
     def stops_at(self, value: float, step: int) -> bool:
         """Report a value, and say whether the trial is to stop.
 
@@ -59,10 +70,9 @@ class SweepTrial(Trial):
         if self.launched_by and is_dead(self.launched_by):
             raise KeyboardInterrupt("the sweep's process died")
         if len(self.study.directions) > 1:  # Optuna takes no reports on several objectives
-            self.set_user_attr(STEP, step)
+            self.set_user_attr(STEP, self._count(step))
             return False
         self.report(value, step)
-        self._last_step = step
         self.was_stopped = self.should_prune()
         return self.was_stopped
 
@@ -79,9 +89,9 @@ class SweepTrial(Trial):
 
 
 def n_steps(trial: FrozenTrial) -> int:
-    """How many steps a trial came through, which may count from 0 or from 1."""
+    """How many steps a trial came through."""
     last = trial.last_step if trial.last_step is not None else trial.user_attrs.get(STEP)
-    return 0 if last is None else last + (0 in trial.intermediate_values)
+    return last or 0
 
 
 def recorded(trial: FrozenTrial) -> dict[str, float]:

@@ -174,13 +174,13 @@ def write_recipes(
     (folder / "best").mkdir(exist_ok=True)
     best = overall(trained, last.head.direction)
     for name, winner in [("overall", best), *((w.stratum or "all", w) for w in trained)]:
-        run = folder / winner.folder() / ".hydra"
+        run = next((folder / winner.folder()).glob("*/hydra.yaml")).parent  # hydra.output_subdir
         files.write(folder / "best" / f"{name}.yaml", _recipe(run, name, winner, folder, name_key))
 
 
 def _recipe(run: Path, name: str, winner: Winner, folder: Path, name_key: str | None) -> str:
     config = DictConfig(OmegaConf.load(run / "config.yaml"))
-    config = OmegaConf.masked_copy(config, [key for key in config if key != name_key])
+    config = OmegaConf.masked_copy(config, [key for key in map(str, config) if key != name_key])
     choices = OmegaConf.load(run / "hydra.yaml").hydra.runtime.choices
     groups = {k: v for k, v in choices.items() if k in config and v}
     defaults = OmegaConf.create({"defaults": [{f"override /{k}": v} for k, v in groups.items()]})

@@ -30,6 +30,7 @@ from hydrasweep.errors import (
     Terminated,
     is_outage,
     raise_received,
+    received_first,
     signals_as_exceptions,
     without_password,
 )
@@ -132,7 +133,11 @@ def run_trial(
     )
     api.set_current(seen)
     try:
-        with child_runs(plan.mlflow, seen), beating(trial, studies.heartbeat):
+        with (
+            child_runs(plan.mlflow, seen),
+            beating(trial, studies.heartbeat),
+            received_first(),
+        ):
             config = compose(stratum, seen, plan, composer)
             value = run_quietly(task_function, hydra_context, config, seen)
             seen.was_pruned = seen.is_pruned(value)
@@ -145,7 +150,6 @@ def run_trial(
     except StorageInternalError:  # it can't even be told of a failure
         raise
     except BaseException as error:
-        raise_received()  # which a library may have made this error of
         if is_outage(error):  # each further trial would fail by it
             studies.requeue(stratum, trial.number, str(error), counts=False)
             return studies.stop(str(error))
@@ -249,9 +253,9 @@ def as_values(value: Any, n: int) -> list[float]:
     Raises:
         ValueError: they are not ``n`` numbers.
     """
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    is_several = (n > 1 or isinstance(value, Sequence)) and not isinstance(value, str)
     try:
-        numbers = [float(number) for number in values]
+        numbers = [float(number) for number in (value if is_several else [value])]
     except (TypeError, ValueError):
         raise ValueError(f"the task function must return {n} number(s), not {value!r}") from None
     if len(numbers) != n or any(map(math.isnan, numbers)):

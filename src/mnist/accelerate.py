@@ -31,15 +31,15 @@ def accelerate(model: nn.Module) -> nn.Module:
 class Sequential(nn.Sequential):
     """``nn.Sequential`` that computes runs of modules that are known here in one operation."""
 
-    def forward(self, x: Any) -> Any:
-        if not layers.is_fast(x):
-            return super().forward(x)
+    def forward(self, input: Any) -> Any:
+        if not layers.is_fast(input):
+            return super().forward(input)
         modules = list(self)
         while modules:
             n_modules, operation = _first_operation(modules)
-            x = operation(x)
+            input = operation(input)
             del modules[:n_modules]
-        return x
+        return input
 
 
 FASTER = {nn.Linear: layers.Linear, nn.Dropout: layers.Dropout, nn.Sequential: Sequential}
@@ -47,18 +47,24 @@ FASTER = {nn.Linear: layers.Linear, nn.Dropout: layers.Dropout, nn.Sequential: S
 
 def _first_operation(modules: list[nn.Module]) -> tuple[int, Callable[[Any], Any]]:
     """How many modules from the first on make one operation, and that operation."""
-    match [module if _is_plain(module) else None for module in modules[:3]]:
-        case [layers.Conv2d() as conv, nn.Tanh(), nn.AvgPool2d() as pool] if _equals(pool, AVERAGE):
-            return 3, partial(layers.conv_tanh_pool, conv=conv)
-        case [nn.MaxPool2d() as pool, nn.ReLU(), *_] if _equals(pool, MAXIMUM):
-            return 2, layers.pool_relu
+    match modules[:3]:
+        case [layers.Conv2d() as conv, nn.Tanh(), nn.AvgPool2d() as pool]:
+            if _equals(pool, AVERAGE) and _are_plain(modules[:3]):
+                return 3, partial(layers.conv_tanh_pool, conv=conv)
+        case [nn.MaxPool2d() as pool, nn.ReLU(), *_]:
+            if _equals(pool, MAXIMUM) and _are_plain(modules[:2]):
+                return 2, layers.pool_relu
     return 1, modules[0]
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether its class is torch's or one from here, and calling it does nothing beside."""
-    is_known = type(module).__module__.startswith(("torch.nn.modules.", layers.__name__))
-    return is_known and "forward" not in vars(module) and not any(vars(module)[h] for h in HOOKS)
+def _are_plain(modules: list[nn.Module]) -> bool:
+    """Whether their classes are torch's or from here, and calling them does nothing beside."""
+    return all(
+        type(module).__module__.startswith(("torch.nn.modules.", layers.__name__))
+        and "forward" not in vars(module)
+        and not any(vars(module)[hooks] for hooks in HOOKS)
+        for module in modules
+    )
 
 
 def _equals(module: nn.Module, other: nn.Module) -> bool:

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ def assemble(cfg: DictConfig) -> Assembly:
     torch.manual_seed(cfg.seed)
     model = accelerate(build(cfg.model))
     augment, normalize = build(cfg.augmentation), data.normalize()
-    _try(nn.Sequential(augment, normalize, model), task, train)
+    _try((augment, normalize, model), task, train)
     optimizer = build(cfg.optimizer, model.to(device).parameters())
     scheduler = build(cfg.scheduler, optimizer)
     training = Training(model, normalize.to(device), augment, task, optimizer, scheduler)
@@ -79,7 +80,7 @@ def _keep_freed_memory() -> None:
             libc.mallopt(option, 2**30)
 
 
-def _try(parts: nn.Module, task: Any, train: Split) -> None:
+def _try(parts: Sequence[Any], task: Any, train: Split) -> None:
     """Refuse parts that don't fit each other, before anything is spent on them.
 
     Raises:
@@ -88,10 +89,10 @@ def _try(parts: nn.Module, task: Any, train: Split) -> None:
     inputs, targets = (rows[:32].cpu() for rows in train)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():  # training draws anew
-            outputs = parts.eval()(as_input(inputs))
+            outputs = (model := nn.Sequential(*parts)).eval()(as_input(inputs))
             names = task.metrics(outputs, targets).keys()
             task.loss(outputs, targets).item()
-        parts.train()
+        model.train()
     except UserError:
         raise
     except Exception as error:

@@ -46,8 +46,13 @@ def check(cfg: DictConfig) -> None:
     for key in ("score_test", "artifacts", "checkpoint"):
         if not isinstance(cfg[key], bool):
             raise UserError(f"{key}={cfg[key]}: must be true or false")
-    directions = OmegaConf.select(cfg, "task.directions") or {}
-    if not directions or not {*directions.values()} <= {"maximize", "minimize"}:
+    for key in (*GROUPS, "tracking"):
+        node = OmegaConf.select(cfg, key)
+        if not (OmegaConf.is_dict(node) and isinstance(node.get("_target_"), str)):
+            raise UserError(f"{key}={node}: must be settings with a _target_")
+    directions = OmegaConf.select(cfg, "task.directions")
+    given = {*directions.values()} if OmegaConf.is_dict(directions) else set()
+    if not given or not given <= {"maximize", "minimize"}:
         raise UserError(f"task.directions={directions}: must give each metric its direction")
     part, _, metric = str(cfg.score_train).rpartition("/")
     if cfg.score_train is not None and not (part.isidentifier() and metric in directions):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_input, conv2d_weight
+from torch.nn.grad import conv2d_weight
 
 MIN_PRODUCT = 500_000  # multiplications from which setting up oneDNN pays
 
@@ -27,43 +27,47 @@ _onednn_linear: Any = torch.backends.mkldnn.is_available() and getattr(
 def is_fast(*tensors: Any) -> bool:
     """Whether what is here may take torch's place: for tensors in float32 on a CPU, not empty, and
     neither compiled or exported, nor under autocast."""
-    return (
-        not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-        and all(type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.numel() for x in tensors)
-        and all(x.dtype == torch.float32 and x.layout == torch.strided for x in tensors)
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    return all(
+        type(x) in (Tensor, nn.Parameter)
+        and x.is_cpu
+        and x.dtype == torch.float32
+        and x.layout == torch.strided
+        and x.numel()
+        for x in tensors
     )
 
 
 class Linear(nn.Linear):
     """``nn.Linear``, by oneDNN where it takes rows (n, in_features)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
 
 
 class Dropout(nn.Dropout):
     """``nn.Dropout`` with a mask from 16 random bits a value: ``p`` in steps of 1/65536."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and 0 < self.p < 1 and is_fast(x)) or self.inplace:
-            return super().forward(x)
-        words = x.new_empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        noise = words.view(torch.int16)[: x.numel()].view(x.shape).float()
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and 0 < self.p < 1 and is_fast(input)) or self.inplace:
+            return super().forward(input)
+        words = input.new_empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        noise = words.view(torch.int16)[: input.numel()].view(input.shape).float()
         mask = torch.gt(noise, round(self.p * 2**16) - 2**15 - 0.5, out=noise)
-        return x * mask.mul_(1 / (1 - self.p))
+        return input * mask.mul_(1 / (1 - self.p))
 
 
 class Conv2d(nn.Conv2d):
     """``nn.Conv2d`` with stride, dilation and groups of 1 and zeros for padding, whose gradients
     come faster; one product of matrices where the kernel covers the image."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not (is_fast(x, self.weight) and x.dim() == 4):
-            return super().forward(x)
-        if x.shape[2:] == self.kernel_size and self.padding == (0, 0):
-            return linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
-        return _Conv2d.apply(x, self.weight, self.bias, self.padding)
+    def forward(self, input: Tensor) -> Tensor:
+        if not (is_fast(input, self.weight) and input.dim() == 4):
+            return super().forward(input)
+        if input.shape[2:] == self.kernel_size and self.padding == (0, 0):
+            return linear(input.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
+        return _Conv2d.apply(input, self.weight, self.bias, self.padding)
 
 
 def conv_tanh_pool(x: Tensor, conv: Conv2d) -> Tensor:
@@ -142,7 +146,7 @@ class _Conv2d(Function):
         if weight.shape[1] >= 4 or not _has_avx512():  # few channels are faster as they are
             last = x.to(memory_format=torch.channels_last)
         return (
-            conv2d_input(x.shape, weight, grad, padding=padding) if of_x else None,
+            F.conv_transpose2d(grad, weight, padding=padding) if of_x else None,
             conv2d_weight(last, weight.shape, grad, padding=padding) if of_weight else None,
             grad.sum((0, 2, 3)) if of_bias else None,
             None,

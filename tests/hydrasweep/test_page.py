@@ -1,10 +1,12 @@
-"""The report's page: what stands in it, and that it needs nothing else."""
+"""The report's page: what is read, what stands in it, and that it needs nothing else."""
 
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from html import unescape
 from pathlib import Path
@@ -14,15 +16,17 @@ import numpy as np
 import optuna
 import pytest
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 from planted import SPACE, plant, searched, trial, with_seeds
 
-from hydrasweep import report
+from hydrasweep import UserError, page, storage
+from hydrasweep.trials import MARK
 
 SECTIONS = [
     "Result",
-    "Optimisation history",
+    "Optimization history",
     "Learning curves",
     "Hyperparameter importance",
     "Parallel coordinates",
@@ -30,99 +34,139 @@ SECTIONS = [
     "Contours",
     "Timeline of workers",
     "Saved by pruning",
-    "Confusions and worst mistakes",
+    "Pictures",
     "Configuration",
     "Versions",
 ]
 PNG = b"\x89PNG\r\n\x1a\n"
+TESTED = [0.9312, 0.9356, 0.9287]
+CONFIRMED = [0.93, 0.94, 0.92]
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    storage.close_storages()
 
 
 def parts(path: Path) -> dict[str, str]:
     """Each section's HTML by its title."""
-    html = path.read_text()
-    sections = re.findall(r"<section.*?</section>", html, re.DOTALL)
+    sections = re.findall(r"<section.*?</section>", path.read_text(), re.DOTALL)
     return {re.findall(r"<h2>(.*?)</h2>", part)[0]: part for part in sections}
 
 
 def table(part: str) -> list[list[str]]:
     """The cells of a section's table as text, the head first."""
     rows = re.findall(r"<tr>(.*?)</tr>", part, re.DOTALL)
-    cells = (re.findall(r"<t[hd]>(.*?)</t[hd]>", row, re.DOTALL) for row in rows)
-    return [[unescape(re.sub(r"<.*?>", "", cell)) for cell in row] for row in cells]
+    cells = (re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in rows)
+    return [[unescape(re.sub(r"<.*?>", "", cell)).strip() for cell in row] for row in cells]
 
 
-@pytest.fixture
-def finished(tmp_path: Path) -> Path:
-    """The folder of a sweep of all phases."""
-    search = searched()
-    winner = max((t for t in search if t.state == TrialState.COMPLETE), key=lambda t: t.values[0])
+def again(values: Sequence[float], minute: int, **numbers: Sequence[float]) -> list[Any]:
+    """The winner of ``searched(24)`` on fresh seeds, with what its trials recorded."""
+    best = max(searched(24), key=lambda t: (t.state == TrialState.COMPLETE, t.values[0]))
+    trials = with_seeds(best, values, minute)
+    for name, recorded in numbers.items():
+        for made, number in zip(trials, recorded, strict=True):
+            made.set_user_attr(name.replace("_", "/"), number)
+    return trials
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep of all phases, of which one stratum has come to its end, with its
+    report."""
+    search = searched(24)
     folder = plant(
-        tmp_path / "sweeps" / "done",
+        tmp_path_factory.mktemp("sweeps") / "done",
         {
             "/cnn": search,
             "/lenet5": [*search, trial(state=TrialState.FAIL, minute=5)],
-            "@confirm/cnn": with_seeds(winner, [0.93, 0.94, 0.92], 6),
-            "@final/cnn": with_seeds(winner, [0.9312, 0.9356, 0.9287], 9),
+            "@confirm/cnn": again(CONFIRMED, 30),
+            "@confirm/lenet5": again([0.90, 0.91, 0.92], 40),
+            "@final/cnn": again(CONFIRMED, 50, test_accuracy=TESTED),
+            "@final/lenet5": [],
         },
     )
-    OmegaConf.save({"python": "3.11.7", "torch": "2.15.0"}, folder / "environment.yaml")
+    OmegaConf.save(
+        {"python": "3.11.7", "command": "app.py db.password=x"}, folder / "environment.yaml"
+    )
     for label in ("cnn-final-000", "cnn-final-001"):
-        (folder / label / "pictures").mkdir(parents=True)
-        picture = folder / label / "pictures" / "confusion.png"
-        picture.write_bytes(PNG + label.encode())
+        (folder / label / "deep").mkdir(parents=True)
+        (folder / label / "deep" / "confusion.png").write_bytes(PNG + label.encode())
+    (folder / "cnn-final-000" / "secret.png").symlink_to("/etc/hostname")
+    assert page.write(folder) == folder / "report.html"
     return folder
 
 
 def test_result_has_what_each_phase_measured(finished: Path) -> None:
-    head, cnn, lenet5 = table(parts(report.write(finished))["Result"])
+    part = parts(finished / "report.html")["Result"]
+    head, cnn, lenet5 = table(part)
     found = dict(zip(head, cnn, strict=True))
-    for name, values in (
-        ("test/accuracy", [0.9312, 0.9356, 0.9287]),
-        ("val/accuracy confirmed", [0.93, 0.94, 0.92]),
-    ):
+    for name, values in (("test/accuracy", TESTED), ("val/accuracy confirmed", CONFIRMED)):
         mean, sd, n = re.findall(r"[\d.]+", found[name])
-        assert float(mean) == pytest.approx(np.mean(values), abs=5e-4)
-        assert float(sd) == pytest.approx(np.std(values, ddof=1), rel=0.05)
+        assert float(mean) == pytest.approx(np.mean(values), abs=1e-4)
+        assert float(sd) == pytest.approx(np.std(values, ddof=1), abs=1e-4)
         assert n == "3"
     assert found["val/accuracy in the search"] == "0.9400"
-    assert found["search minus confirmed"] == "+0.010"
-    assert [found[name] for name in ("complete", "pruned", "failed")] == ["6", "2", "0"]
-    assert found["best settings"].split() == [
-        "optimizer.lr=0.0016",
-        "model.dropout=0.2",
-        "data.batch_size=64",
-    ]
-    assert dict(zip(head, lenet5, strict=True))["failed"] == "1"
-    assert lenet5[1:3] == ["—", "—"]
+    assert [found[name] for name in ("complete", "pruned", "failed")] == ["16", "8", "0"]
+    settings = [word.partition("=")[0] for word in found["settings"].split()]
+    assert settings == ["optimizer.lr", "model.dropout", "data.batch_size"]
+    second = dict(zip(head, lenet5, strict=True))
+    assert (second["failed"], second["test/accuracy"]) == ("1", "—")
+    assert "cnn leads lenet5 by 0.0200, more than two standard errors" in part
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        ([0.90, 0.91, 0.92], "more than two standard errors"),
+        ([0.93, 0.95, 0.90], "less than two standard errors"),
+        ([0.90], "single seeds can't tell"),
+    ],
+)
+def test_lead_is_told_from_chance(tmp_path: Path, others: list[float], told: str) -> None:
+    phases = {"/a": searched(24), "/b": searched(24)}
+    phases |= {"@confirm/a": again(CONFIRMED, 30), "@confirm/b": again(others, 30)}
+    part = parts(page.write(plant(tmp_path / "s", phases)))["Result"]
+    assert re.search(f"a leads b by 0.0.*{told}", unescape(part))
+
+
+def test_seed_that_failed_is_told(tmp_path: Path) -> None:
+    lost = again([0.5], 60)[0]
+    lost.state, lost.values = TrialState.FAIL, None
+    phases = {"": searched(24), "@confirm": [*again(CONFIRMED, 30), lost]}
+    sweeper = {"confirm": {"seed": "seed"}}
+    head, row = table(parts(page.write(plant(tmp_path / "s", phases, sweeper=sweeper)))["Result"])
+    assert dict(zip(head, row, strict=True))["val/accuracy confirmed"].endswith("failed on 1 seeds")
 
 
 def test_one_file_holds_every_section_and_loads_nothing(finished: Path) -> None:
-    path = report.write(finished)
-    assert path == finished / "report.html"
+    path = finished / "report.html"
     assert list(parts(path)) == SECTIONS
     html = path.read_text()
     assert html.count("plotly.js v") == 1
     without_plotly = re.sub(r"<script>/\*\*.*?</script>", "", html, count=1, flags=re.DOTALL)
-    assert len(without_plotly) < 500_000
+    assert len(without_plotly) < 700_000
     assert not re.findall(
         r"""(?:src|href)=["']?(?!data:|#)[^"'> ]+|@import|url\(""", without_plotly
     )
     for title, part in parts(path).items():
-        drawn = title in SECTIONS[1:8]
-        assert ("plotly-graph-div" in part) == drawn, title
+        assert ("plotly-graph-div" in part) == (title in SECTIONS[1:8]), title
 
 
 def test_what_pruning_saved_and_the_winners_pictures(finished: Path) -> None:
-    sections = parts(report.write(finished))
+    sections = parts(finished / "report.html")
     head, cnn, _, both = table(sections["Saved by pruning"])
-    assert head[1:4] == ["epochs trained", "epochs saved", "share saved"]
-    assert cnn[1:4] == ["20", "4", "17%"]  # 6 trials of 3 epochs and 2 of 1
-    assert both[1:3] == ["40", "8"]
-    pictures = sections["Confusions and worst mistakes"]
-    assert pictures.count("data:image/png;base64,") == 1
-    assert "cnn-final-000 has no worst_mistakes.png" in pictures
-    assert "lenet5 has no complete final trial" in pictures
-    assert table(sections["Versions"])[0] == ["python", "3.11.7"]
+    assert head[1:4] == ["steps run", "steps saved", "share saved"]
+    assert cnn[1:4] == ["56", "16", "22 %"]  # 16 trials of 3 steps and 8 of 1
+    assert both[1:3] == ["112", "32"]
+    pictures = sections["Pictures"]
+    assert re.findall("<figcaption>(.*?)<", pictures) == ["cnn-final-000/deep/confusion.png"]
+    assert table(sections["Versions"]) == [
+        ["python", "3.11.7"],
+        ["command", "app.py db.password=***"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -136,148 +180,209 @@ def test_what_pruning_saved_and_the_winners_pictures(finished: Path) -> None:
         [trial(0.5, lr=0.1), trial(state=TrialState.RUNNING, lr=0.1, reports=[0.4])],
         [trial(float("inf"), lr=0.1)] * 2,
         [trial(0.5), trial(0.5)],
+        [trial(0.5, lr=10 ** (-1 - i / 15), dropout=0.1 + 0.01 * i) for i in range(1, 30)],
     ],
-    ids=["empty", "waiting", "running", "failed", "pruned", "first", "infinite", "no parameters"],
+    ids=["empty", "waiting", "run", "fail", "pruned", "first", "inf", "same", "equal"],
 )
-def test_sweep_that_has_hardly_begun_says_what_is_missing(
-    tmp_path: Path, trials: list[object], capfd: pytest.CaptureFixture[str]
+def test_what_is_missing_is_said(
+    tmp_path: Path, trials: list[Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = plant(tmp_path / "early", {"/cnn": trials, "/lenet5": []})  # type: ignore[dict-item]
-    sections = parts(report.write(folder))
+    folder = plant(tmp_path / "early", {"/cnn": trials, "/lenet5": []})
+    sections = parts(page.write(folder))
     assert list(sections) == SECTIONS
-    assert "no complete trial of the confirm phase" in sections["Result"]
+    assert "No winner has been confirmed" in sections["Result"]
     assert "no environment.yaml" in sections["Versions"]
+    assert "It takes 20 trials" in sections["Contours"]
+    assert "It takes 20 trials" in sections["Hyperparameter importance"]
     for title, part in sections.items():
         shown = "plotly-graph-div" in part or "<td>" in part or "<pre>" in part
-        assert shown or re.search(r"<p>.*\w.*</p>", part), title
-    assert "It takes two" in sections["Contours"]
+        assert shown or re.search(r"<p>\s*\w.*</p>", part), title
     assert capfd.readouterr() == ("", "")
+
+
+def test_numbers_are_called_what_they_were_recorded_as(tmp_path: Path) -> None:
+    trials = [trial(0.5, lr=0.1, attrs={"size": 3.0, f"{MARK}step": 4.0, "note": "words"})]
+    path = page.write(plant(tmp_path / "s", {"": trials}, sweeper={"objective": None}))
+    head, _ = table(parts(path)["Result"])
+    assert head[1:4] == ["value in the search", "by trial", "size"]
+    assert "accuracy" not in re.sub("<script>.*?</script>", "", path.read_text(), flags=re.DOTALL)
 
 
 def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     points = [(0.9, 30.0), (0.8, 10.0), (0.7, 20.0), (0.95, 50.0)]
     trials = [trial(*point, lr=0.01 * (i + 1), dropout=0.1 * i) for i, point in enumerate(points)]
-    config = {"objective": ["val/accuracy", "seconds"]}
-    folder = plant(tmp_path / "pareto", {"": trials}, ["maximize", "minimize"], config)
-    sections = parts(report.write(folder))
+    objective = {"objective": ["val/accuracy", "seconds"]}
+    folder = plant(tmp_path / "pareto", {"": trials}, ["maximize", "minimize"], objective)
+    sections = parts(page.write(folder))
     head, *rows = table(sections["Result"])
-    assert head == ["model", "trial", "val/accuracy", "seconds", "settings"]
-    assert [row[1] for row in rows] == ["0", "1", "3"]
+    assert head == ["trial", "val/accuracy", "seconds", "settings"]
+    assert [row[0] for row in rows] == ["000", "001", "003"]
     assert "plotly-graph-div" in sections["Result"]
     assert sections["Slices"].count("plotly-graph-div") == 2
-    assert "several objectives" in sections["Learning curves"]
+
+
+def test_three_objectives_are_no_error(tmp_path: Path) -> None:
+    directions = ["maximize", "minimize", "minimize"]
+    folder = plant(tmp_path / "s", {"": [trial(0.9, 1.0, 2.0, lr=0.1)]}, directions)
+    head, _ = table(parts(page.write(folder))["Result"])
+    assert head[1:4] == ["value 0", "value 1", "value 2"]
 
 
 def test_words_of_the_user_are_text_and_passwords_are_not_shown(tmp_path: Path) -> None:
     space = SPACE | {"kind": CategoricalDistribution(["<script>alert(1)</script>", "b"])}
-    trials = [trial(0.5, kind="<script>alert(1)</script>", space=space)]
-    config = {"url": "postgresql+psycopg://me:hunter2@db/x", "note": "</pre><script>"}
-    path = report.write(plant(tmp_path / "s", {"": trials}, config=config))
-    html = path.read_text()
+    trials = [trial(0.5, kind=kind, space=space) for kind in space["kind"].choices]
+    app = {
+        "url": "postgresql+psycopg://me:hunter2@db/x",
+        "note": "</pre><script>",
+        "api_key": "hunter2",
+        "db": {"password": "hunter2 and more"},
+    }
+    html = page.write(plant(tmp_path / "s", {"": trials}, app=app)).read_text()
     assert "kind=&lt;script&gt;" in html
     assert "<script>alert" not in html
     assert "</pre><script>" not in html
     assert "hunter2" not in html
-    assert "me:***@db/x" in html
+    assert "//db/x" in html
+
+
+def test_sweep_is_read_where_it_lies_now(tmp_path: Path) -> None:
+    folder = plant(tmp_path / "s", {"": searched()})
+    shutil.move(folder, tmp_path / "moved")
+    sweep = page.read(tmp_path / "moved")
+    assert (sweep.name, len(sweep.search.trials())) == ("s", 8)
+
+
+def test_phases_and_strata_are_told_by_the_names_of_the_studies(tmp_path: Path) -> None:
+    names = ["/cnn", "/lenet5", "@confirm/cnn", "-other/cnn", "x@final/cnn"]
+    folder = plant(tmp_path / "s", {name: searched(2) for name in names})
+    sweep = page.read(folder)
+    assert {phase: len(s.strata) for phase, s in sweep.phases.items()} == {"search": 2}
+    assert (sweep.objectives, sweep.stratify, sweep.winners) == (["val/accuracy"], "model", [])
+
+
+def test_database_in_the_folder_is_read_without_any_other_file(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name=tmp_path.name, storage=f"sqlite:///{tmp_path}/study.db")
+    study.add_trials(searched())
+    study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+    sweep = page.read(tmp_path)
+    assert (sweep.name, sweep.objectives) == (tmp_path.name, ["value"])
+    assert [t.values for _, t in sweep.search.trials()] == [t.values for t in searched()]
+    assert "no multirun.yaml" in parts(page.write(tmp_path))["Configuration"]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"_target_": "os.mkdir", "path": "${hydra.sweep.dir}/made"},
+        {"_target_": "os.mkdir", "file_path": "x", "log_storage": {"file_path": "made"}},
+        {"_target_": "pathlib.Path.touch", "url": {"_target_": "os.mkdir", "path": "made"}},
+        {
+            "_target_": "optuna.storages.JournalStorage",
+            "log_storage": {"_target_": "os.mkdir", "path": "made", "file_path": "log"},
+        },
+        None,
+    ],
+)
+def test_nothing_that_a_folder_names_is_called(tmp_path: Path, kept: Any) -> None:
+    folder = plant(tmp_path / "s", {"": searched()}, sweeper={"storage": kept})
+    (folder / "journal").unlink()
+    (folder / "journal.lock").unlink(missing_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.storage"):
+        page.write(folder)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_folder_without_a_study_is_refused_and_stays_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no sweep to read"):
+        page.write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sweeps_are_compared_beside_their_folders(finished: Path) -> None:
     other = plant(finished.with_name("other"), {"/cnn": searched(5), "/baseline": searched(4)})
-    path = report.compare([finished, other])
+    path = page.compare([finished, other])
     assert path == finished.with_name("compare-done-other.html")
     sections = parts(path)
     head, *rows = table(sections["Results"])
-    assert [row[0] for row in rows] == ["cnn", "lenet5", "baseline"]
-    assert head.count("done: test/accuracy") == head.count("other: test/accuracy") == 1
-    assert rows[0][head.index("other: val/accuracy in the search")] == "0.9400"
-    assert rows[2][head.index("done: val/accuracy in the search")] == "—"
-    assert "plotly-graph-div" in sections["Best so far"]
+    assert [row[:2] for row in rows] == [
+        ["done", "cnn"], ["done", "lenet5"], ["other", "cnn"], ["other", "baseline"],
+    ]  # fmt: skip
+    assert rows[0][head.index("test/accuracy")].startswith("0.9318")
+    assert rows[2][head.index("val/accuracy in the search")] == "0.9400"
+    assert rows[2][head.index("val/accuracy confirmed")] == "—"
+    assert "other baseline" in sections["Best so far"]
 
 
 def test_sweeps_for_different_things_are_said_to_be_so(tmp_path: Path) -> None:
     one = plant(tmp_path / "one", {"": searched()})
-    two = plant(tmp_path / "two", {"": searched()}, config={"objective": "val/loss"})
+    two = plant(tmp_path / "two", {"": searched()}, sweeper={"objective": "val/loss"})
+    less = plant(tmp_path / "less", {"": searched()}, ["minimize"])
     many = plant(tmp_path / "many", {"": [trial(1.0, 2.0, lr=0.1)]}, ["maximize", "minimize"])
-    assert "They search for different things" in parts(report.compare([one, two]))["Results"]
-    sections = parts(report.compare([many, one]))
+    for other in (two, less):
+        sections = parts(page.compare([one, other]))
+        assert "They search for different things" in sections["Results"]
+        assert "plotly-graph-div" not in sections["Best so far"]
+    sections = parts(page.compare([many, one]))
     assert "many has several objectives" in sections["Results"]
-    assert "plotly-graph-div" not in parts(report.compare([many]))["Best so far"]
+    assert "plotly-graph-div" in sections["Best so far"]
 
 
-def command(
-    folder: Path, *words: str, stdout: Any = subprocess.PIPE, **extra: str
-) -> "subprocess.CompletedProcess[str]":
-    """What ``python src/report.py`` does for the sweeps in ``folder``."""
-    script = Path(report.__file__).parents[2] / "report.py"
-    words = (*words, f"paths.outputs={folder.parent}")
+def command(*words: Any, stdout: Any = subprocess.PIPE, **extra: str) -> Any:
+    """What ``python -m hydrasweep`` does."""
+    command = [sys.executable, "-m", "hydrasweep", *map(str, words)]
     env = {**os.environ, **extra}
-    command = [sys.executable, script, *words]
     return subprocess.run(command, env=env, text=True, stdout=stdout, stderr=subprocess.PIPE)
 
 
 def test_command_writes_compares_and_helps(finished: Path) -> None:
-    sweeps = finished.parent
-    plant(sweeps / "other", {"/cnn": searched(5)})
-    done = command(sweeps, "study=done")
+    other = plant(finished.with_name("third"), {"/cnn": searched(5)})
+    done = command(finished)
     assert (done.stdout, done.stderr) == (f"{finished / 'report.html'}\n", "")
-    done = command(sweeps, "study=done,other", PYTHONPROFILEIMPORTTIME="1")
-    assert done.stdout == f"{sweeps / 'compare-done-other.html'}\n"
-    assert (sweeps / "compare-done-other.html").exists()
+    done = command(finished, other, PYTHONPROFILEIMPORTTIME="1")
+    assert done.stdout == f"{finished.with_name('compare-done-third.html')}\n"
     imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE))
     assert "plotly" in imported
-    assert not imported & {"torch", "mlflow"}
-    assert "study=A,B" in command(sweeps, "--help").stdout
+    assert not imported & {"torch", "mlflow", "mnist"}
+    assert "of several" in command("--help").stdout
+    done = command(finished / "none")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch("Error: .*there is no sweep to read.*\n", done.stderr)
 
 
 @pytest.mark.parametrize(
-    ("storage", "words"),
+    ("kept", "words"),
     [
-        ("'${oc.env:HYDRASWEEP_STORAGE}'", "//me:[*]+@127.* can't be used"),
-        (
-            "{_target_: hydrasweep.search.storage.database, url: '${oc.env:HYDRASWEEP_STORAGE}'}",
-            r"//me:\*+@127.* can't be used",
-        ),
+        ("'${oc.env:HYDRASWEEP_STORAGE}'", r"//me:\*+@127.* can't be used"),
+        ("{_target_: any, url: '${oc.env:HYDRASWEEP_STORAGE}'}", r"//me:\*+@127.* can't be used"),
+        ("'${oc.env:NOT_SET_HERE}'", "NOT_SET_HERE"),
         ("nosuchkind://127.0.0.1:9/db", "nosuchkind://127.* can't be used"),
         ("mssql+pyodbc://127.0.0.1:9/db", "needs a package .*No module named 'pyodbc'"),
-        ("'sqlite:///${hydra.sweep.dir}/none/study.db'", "no study of this name"),
+        ("'sqlite:///${hydra.sweep.dir}/none/study.db'", "no study.db and no study.journal"),
+        ("'sqlite:///${hydra.sweep.dir}/other.db'", "there is no study done"),
         ("'sqlite:///${hydra.sweep.dir}/damaged.db'", "failed .*no such column"),
     ],
 )
-def test_storage_that_fails_is_told_in_a_sentence(finished: Path, storage: str, words: str) -> None:
-    if "oc.env" in storage:
+def test_storage_that_fails_is_told_in_a_sentence(
+    tmp_path: Path, kept: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "HYDRASWEEP_STORAGE" in kept:
         pytest.importorskip("psycopg")
-    kept = optuna.create_study(study_name="done", storage=f"sqlite:///{finished}/damaged.db")
-    kept.add_trials(searched())
-    with closing(sqlite3.connect(finished / "damaged.db")) as connection:
+    for name in ("other", "damaged"):
+        optuna.create_study(study_name=name, storage=f"sqlite:///{tmp_path}/{name}.db")
+    with closing(sqlite3.connect(tmp_path / "damaged.db")) as connection:
         connection.execute("ALTER TABLE studies RENAME COLUMN study_name TO other")
-    (finished / "multirun.yaml").write_text(
-        f"hydra: {{sweep: {{dir: here}}, sweeper: {{storage: {storage}}}}}"
+    (tmp_path / "multirun.yaml").write_text(
+        f"hydra: {{sweeper: {{study_name: done, storage: {kept}}}}}"
     )
-    url = "postgresql://me:hunter2@127.0.0.1:9/db"
-    done = command(finished.parent, "study=done", HYDRASWEEP_STORAGE=url)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(f"Error: .*{words}.*\n", done.stderr)
-    assert "hunter2" not in done.stderr
+    monkeypatch.setenv("HYDRASWEEP_STORAGE", "postgresql://me:hunter2@127.0.0.1:9/db")
+    with pytest.raises((UserError, OmegaConfBaseException), match=words) as caught:
+        page.read(tmp_path)
+    assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("word", ["study=done", "--help"])
-def test_output_that_cannot_be_written_is_told_in_a_sentence(finished: Path, word: str) -> None:
+def test_output_that_cannot_be_written_is_told_in_a_sentence(finished: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        done = command(finished.parent, word, stdout=full)
+        done = command(finished, stdout=full)
     assert done.returncode == 1
     assert re.fullmatch("Error: .*No space left on device\n", done.stderr)
-
-
-def test_unknown_study_is_answered_with_those_that_are_known(finished: Path) -> None:
-    unknown = ("nope", "done,nope", "../sweeps/done", ".", "..", "", str(finished), "x" * 300)
-    for words in ([], *([f"study={name}"] for name in unknown)):
-        done = command(finished.parent, *words)
-        (line,) = done.stderr.splitlines()
-        assert done.returncode == 1
-        assert line.startswith("Error: study=")
-        assert line.endswith("there are done")
-    for word, told in (("pathz.outputs=x", "pathz"), ("paths=3", "paths.outputs")):
-        done = command(finished.parent, "study=done", word)
-        assert done.returncode == 1
-        assert told in done.stderr
-        assert "Traceback" not in done.stderr

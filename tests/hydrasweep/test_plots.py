@@ -1,136 +1,150 @@
 """What the figures show."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from planted import BEGAN, SPACE, plant, searched, trial
 
-from hydrasweep.report import plots
-from hydrasweep.report.source import Sweep, read
-
-RATES = [0.001, 0.003, 0.01, 0.003, 0.001]
+from hydrasweep import page, plots, storage
+from hydrasweep.plots import Sweep, View
 
 
-def sweep_of(folder: Path, *strata: Sequence[FrozenTrial]) -> Sweep:
-    return read(plant(folder / "s", {f"/{i}": trials for i, trials in enumerate(strata)}))
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    storage.close_storages()
 
 
-def axes(figure: Any, title: str) -> list[Any]:
-    """The axes with a title."""
-    layout = figure.to_dict()["layout"]
-    named = [layout[key] for key in layout if key[1:].startswith("axis")]
-    return [axis for axis in named if axis.get("title", {}).get("text") == title]
+def sweep_of(folder: Path, *strata: Sequence[FrozenTrial], direction: str = "maximize") -> Sweep:
+    studies = {f"/{i}": trials for i, trials in enumerate(strata)}
+    return page.read(plant(folder / "s", studies, [direction]))
 
 
-@pytest.mark.parametrize(
-    "searched_as",
-    [
-        FloatDistribution(1e-3, 5e-3, log=True),
-        FloatDistribution(1e-4, 1e-1),
-        CategoricalDistribution([0.001, 0.003, 0.01]),
-    ],
-    ids=["log", "decades", "choices"],
-)
-def test_learning_rate_is_logarithmic_however_it_was_searched(
-    tmp_path: Path, searched_as: BaseDistribution
+def test_pruned_trials_count_with_their_last_value(tmp_path: Path) -> None:
+    trials = [*searched(), trial(math.inf, lr=0.1), trial(state=TrialState.FAIL, lr=0.1)]
+    study = View(sweep_of(tmp_path, trials, searched(3)), 0).study
+    assert {t.state for t in study.trials} == {TrialState.COMPLETE}
+    assert sorted(t.value for t in study.trials) == sorted(
+        t.values[0] for t in (*searched(), *searched(3))
+    )
+    assert [t.params["model"] for t in study.trials].count("1") == 3
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
+def test_trial_that_diverged_leaves_room_for_the_others(
+    tmp_path: Path, direction: str, sign: int
 ) -> None:
-    rates = [0.001, 0.003, 0.005] if getattr(searched_as, "high", 1) == 5e-3 else RATES
-    space = SPACE | {"optimizer.lr": searched_as}
-    trials = [
-        trial(0.9 + i / 100, lr=lr, dropout=i / 10, space=space) for i, lr in enumerate(rates)
-    ]
-    sweep = sweep_of(tmp_path, trials, trials)
-    for figure in (plots.slices(sweep), plots.contours(sweep)):
-        found = axes(figure, "optimizer.lr")
-        assert found
-        assert {axis["type"] for axis in found} == {"log"}
-        assert {text for axis in found for text in axis["ticktext"]} >= {"0.001", "0.003", "0.01"}
-    texts = [note.text for note in plots.parallel(sweep).layout.annotations]
-    assert "0.001" in texts
-    assert "-3" not in texts
-    middle = next(n.y for n in plots.parallel(sweep).layout.annotations if n.text == "0.001")
-    assert middle == 0
+    values = [sign * value for value in (0.90, 0.91, 0.92, 0.93, 0.94, -1e6)]
+    trials = [trial(value, lr=10 ** -(i + 1)) for i, value in enumerate(values[:4])]
+    trials += [trial(value, lr=0.05) for value in values[4:]]
+    view = View(sweep_of(tmp_path, trials, direction=direction), 0)
+    worst = min(sign * t.value for t in view.study.trials)
+    assert 0.5 < worst < 0.9
+    assert view.range is not None
+    low, high = sorted(sign * end for end in view.range)
+    assert 0.5 < low < worst
+    assert 0.94 < high < 1.1
 
 
-def test_other_parameters_are_drawn_as_they_are(tmp_path: Path) -> None:
-    space = {
-        "depth": IntDistribution(1, 6),
-        "width": CategoricalDistribution([16, 64, 256]),
-        "kind": CategoricalDistribution(["sgd", "adam"]),
-    }
-    trials = [
-        trial(0.5 + d / 100, depth=d, width=[16, 64, 256][d % 3], kind=["sgd", "adam"][d % 2],
-              space=space)
-        for d in range(1, 7)
-    ]  # fmt: skip
-    figure = plots.slices(sweep_of(tmp_path, trials))
-    assert [axes(figure, name)[0].get("type") for name in space] == [None, "log", "category"]
-    assert axes(figure, "width")[0]["ticktext"] == ["16", "64", "256"]
-
-
-def test_history_has_all_values_and_the_best_so_far(tmp_path: Path) -> None:
+def test_history_has_complete_values_and_the_best_so_far(tmp_path: Path) -> None:
     trials = searched()
-    figure = plots.history(sweep_of(tmp_path, trials))
-    pruned, complete, best = figure.data
-    states = [t.state for t in trials]
-    assert list(pruned.x) == [i for i, s in enumerate(states) if s == TrialState.PRUNED]
-    assert list(complete.y) == [t.value for t in trials if t.state == TrialState.COMPLETE]
-    assert best.y[-1] == max(complete.y)
-    assert sorted(best.y) == list(best.y)
-
-
-def test_pruned_curves_are_grey_and_running_ones_dotted(tmp_path: Path) -> None:
-    running = trial(state=TrialState.RUNNING, reports=[0.5, 0.6], lr=0.1)
-    trials = [*searched(), running]
-    figure = plots.curves(sweep_of(tmp_path, trials))
+    (figure,) = plots.history(sweep_of(tmp_path, trials, []).views)
     shown = {trace.name: trace for trace in figure.data}
-    assert len(shown) == len(trials)
+    complete = [t.values[0] for t in trials if t.state == TrialState.COMPLETE]
+    assert [y for y in shown["val/accuracy of 0"].y if not math.isnan(y)] == complete
+    best = shown["Best Value of 0"].y
+    assert max(best) == best[-1] == max(complete)
+
+
+def test_pruned_curves_are_pale_and_strata_have_colours(tmp_path: Path) -> None:
+    running = trial(state=TrialState.RUNNING, reports=[0.5, 0.6], lr=0.1, minute=50)
+    sweep = sweep_of(tmp_path, [*searched(), running], searched(3))
+    (figure,) = sweep.views[0].figures["curves"]
+    shown = {trace.name: trace for trace in figure.data}
+    assert len(shown) == 12
     assert list(shown["0-008 RUNNING"].y) == [0.5, 0.6]
-    assert shown["0-008 RUNNING"].line.dash == "dot"
     for name, trace in shown.items():
-        assert (trace.line.color == plots.GREY) == name.endswith("PRUNED")
+        assert (trace.opacity < 1) == name.endswith("PRUNED")
+        assert trace.line.color == plots.COLOURS[int(name[0])]
 
 
-def test_strata_stand_side_by_side_on_the_same_axis(tmp_path: Path) -> None:
-    figure = plots.slices(sweep_of(tmp_path, searched(), searched(5), searched(6)))
-    titles = [note.text for note in figure.layout.annotations]
-    assert titles == ["0", "1", "2"]
-    assert figure.layout.yaxis2.matches == figure.layout.yaxis3.matches == "y"
-    assert figure.layout.xaxis2.matches == "x"
+def test_strata_may_search_different_things(tmp_path: Path) -> None:
+    spaces: list[dict[str, Any]] = [
+        {
+            "lr": FloatDistribution(1e-4, 1e-1, log=True),
+            "width": CategoricalDistribution([16, 64]),
+            "depth": IntDistribution(1, 8),
+            "only_here": FloatDistribution(0, 1),
+        },
+        {
+            "lr": FloatDistribution(-1.0, 1.0),
+            "width": IntDistribution(8, 64),
+            "depth": CategoricalDistribution([1, 2, "deep"]),
+            "elsewhere": CategoricalDistribution([None, True, "x"]),
+        },
+    ]
+    strata = []
+    for space in spaces:
+        ends = [getattr(d, "choices", None) or (d.low, d.high) for d in space.values()]
+        strata.append(
+            [
+                trial(i / 100 + i % 7, space=space, minute=i, **{
+                    name: end[i % len(end)] for name, end in zip(space, ends, strict=True)
+                })
+                for i in range(15)
+            ]
+        )  # fmt: skip
+    view = sweep_of(tmp_path, *strata).views[0]
+    assert set(view.figures) == {
+        "history", "curves", "parallel", "slices", "importances", "contours",
+    }  # fmt: skip
+    names = {name for t in view.study.trials for name in t.params}
+    assert names == {"model", "lr", "width", "depth", "only_here", "elsewhere"}
+    assert all(isinstance(t.params["width"], str) for t in view.study.trials)
+
+
+def test_contours_are_of_what_all_trials_have_and_of_few_trials(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, searched(9), searched(8))
+    assert not {"contours", "importances"} & set(sweep.views[0].figures)
+    space = {f"p{i}": FloatDistribution(0, 1) for i in range(7)}
+    trials = [
+        trial(
+            i / 300,
+            space=space,
+            minute=i,
+            **{name: (i * (7 + k) % 300) / 300 for k, name in enumerate(space)},
+        )
+        for i in range(300)
+    ]
+    figures = page.read(plant(tmp_path / "many", {"": trials})).views[0].figures
+    (contours,) = figures["contours"]
+    points = [trace for trace in contours.data if trace.type == "scatter" and trace.x]
+    assert len(points) == plots.MAX_PARAMS * (plots.MAX_PARAMS - 1)
+    assert all(len(trace.x) <= plots.MAX_CONTOUR_TRIALS for trace in points)
+    assert len(figures["slices"]) == 2
 
 
 def test_timeline_has_a_row_for_each_worker_with_the_lost_trials(tmp_path: Path) -> None:
-    lost = trial(state=TrialState.FAIL, attrs={"dropped": "its process died"}, minute=9, pid=7)
+    lost = trial(state=TrialState.FAIL, minute=9, pid=7)
     trials = [*searched(), lost, trial(state=TrialState.WAITING)]
-    figure = plots.timeline(sweep_of(tmp_path, trials))
+    (figure,) = plots.timeline(sweep_of(tmp_path, trials))
     bars = {bar.name: bar for bar in figure.data}
     assert set(bars) == {"COMPLETE", "PRUNED", "FAIL"}
-    assert set(bars["COMPLETE"].y) == {"here 0 search", "here 1 search"}
-    assert bars["FAIL"].y == ("here 7 search",)
-    assert "its process died" in bars["FAIL"].text[0]
+    assert set(bars["COMPLETE"].y) == {"here 0", "here 1"}
+    assert bars["FAIL"].y == ("here 7",)
     assert bars["FAIL"].x == (60_000,)
+    assert "0-008" in bars["FAIL"].text[0]
     assert datetime.fromisoformat(bars["FAIL"].base[0]) == BEGAN + timedelta(minutes=9)
 
 
-def test_sweeps_are_compared_by_the_best_so_far(tmp_path: Path) -> None:
-    late = [trial(0.7, minute=0), trial(0.9, minute=20), trial(0.8, minute=10)]
-    sweeps = [
-        read(plant(tmp_path / "first", {"/cnn": late})),
-        read(plant(tmp_path / "second", {"/cnn": searched(), "/lenet5": searched()})),
-    ]
-    figure = plots.compared(sweeps)
-    in_time, *_ = [t for t in figure.data if t.name == "first" and t.x]
-    assert (list(in_time.x), list(in_time.y)) == ([1, 11, 21], [0.7, 0.8, 0.9])
-    by_number = [t for t in figure.data if t.name == "first" and t.x][1]
-    assert (list(by_number.x), list(by_number.y)) == ([0, 1, 2], [0.7, 0.9, 0.9])
-    assert sum(bool(t.showlegend) or t.showlegend is None for t in figure.data) == 2
+def test_space_of_planted_sweeps_is_drawn_whole(tmp_path: Path) -> None:
+    (parallel,) = sweep_of(tmp_path, searched(), searched(4)).views[0].figures["parallel"]
+    names = parallel.layout.xaxis.ticktext
+    assert names[0] == "val/accuracy"
+    assert set(names[1:]) == {"model", *SPACE} - {"seed"}

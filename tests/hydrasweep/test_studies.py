@@ -50,9 +50,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=[sqlite, journal])
-def open_studies(
-    request: pytest.FixtureRequest, tmp_path: Path, database: Path
-) -> Iterator[Open]:
+def open_studies(request: pytest.FixtureRequest, tmp_path: Path, database: Path) -> Iterator[Open]:
     """``open_studies(*strata)`` opens the same studies as often as it is called."""
     storage = request.param(tmp_path / "study")
     if request.param == sqlite:
@@ -374,9 +372,10 @@ def test_two_who_find_a_dead_process_queue_its_trial_once(open_studies: Open) ->
         add(trial)
         raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stratum.study, "add_trial", meanwhile)
-        studies.settle()
+        with pytest.raises(KeyboardInterrupt):
+            studies.settle()
     assert open_studies().settle() == ["000"]
     assert n_to_do(studies) == [1]
     assert [trial.state.name for trial in stratum.study.trials] == ["FAIL", "WAITING"]

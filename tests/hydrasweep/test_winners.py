@@ -79,11 +79,12 @@ def finish(
 def work_off(
     studies: Studies,
     value: Callable[[Any], float | None],
-    record: Callable[[Trial], None] = lambda trial: None,
+    record: Callable[[Trial], None] | None = None,
 ) -> None:
     while taken := studies.take({}):
         stratum, trial = taken
-        record(trial)
+        if record:
+            record(trial)
         result = value(trial.params)
         stratum.study.tell(trial, result, None if result is not None else TrialState.FAIL)
 
@@ -155,8 +156,8 @@ def test_the_best_mean_wins_and_is_told_beside_what_the_search_saw(phases: Phase
     confirm(phases, lambda p: 0.9 + 0.01 * p["seed"] + (p["x"] == steady) * 0.02)
     finish(
         phases,
-        lambda p: 0.85,
-        **{"test/accuracy": lambda p: 0.8 + 0.01 * p["seed"], "size": lambda p: 7.0},
+        lambda _: 0.85,
+        **{"test/accuracy": lambda p: 0.8 + 0.01 * p["seed"], "size": lambda _: 7.0},
     )
     found = winners.winners(phases, "seed")
     assert [winner.stratum for winner in found] == ["a", "b"]
@@ -186,7 +187,7 @@ def test_setting_that_fails_on_a_seed_loses_to_one_that_came_through_all(phases:
 def test_winner_that_failed_on_a_seed_is_trained_on_the_others_and_told_so(phases: Phases) -> None:
     searched(phases, x2=0.99)
     confirm(phases, lambda p: None if p["seed"] == 2 else 0.9)
-    finish(phases, lambda p: 0.8)
+    finish(phases, lambda _: 0.8)
     for winner in winners.winners(phases, "seed"):
         assert winner.n_failed == 1
         assert winner.record("model")["confirm"]["n_failed"] == 1
@@ -213,7 +214,7 @@ def test_overall_is_the_best_by_confirmation_and_not_by_what_finals_record(
     for stratum, x in zip(phases[SEARCH].strata, (0.1, 0.2), strict=True):
         stratum.study.add_trials([ended(x, 0.9)])
     confirm(phases, lambda params: params["x"])
-    finish(phases, lambda p: 0.5, **{"test/accuracy": lambda p: 1 - p["x"]})
+    finish(phases, lambda _: 0.5, **{"test/accuracy": lambda p: 1 - p["x"]})
     found = winners.winners(phases, "seed")
     assert winners.overall(found, StudyDirection.MAXIMIZE).stratum == "b"
     assert winners.overall(found, StudyDirection.MINIMIZE).stratum == "a"

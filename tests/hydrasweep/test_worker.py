@@ -202,7 +202,7 @@ def test_failing_trial_fails_alone_with_its_traceback(app: Callable[..., App]) -
             raise RuntimeError(f"{cfg.x} is negative")
         return cfg.x
     """
-    done = app(body)("hydra.sweeper.n_trials=10")
+    done = app(body)()
     assert done.code == 0, done.err
     for trial in done.trials():
         if trial.params["x"] < 0:
@@ -213,16 +213,16 @@ def test_failing_trial_fails_alone_with_its_traceback(app: Callable[..., App]) -
         else:
             assert trial.state == TrialState.COMPLETE
             assert trial.value == trial.params["x"]
-    assert 0 < done.states().count("FAIL") < 10
+    assert done.states().count("FAIL") == 2
     assert "Traceback" not in done.out + done.err
 
 
 @pytest.mark.parametrize("error", ["RuntimeError('no such thing')", "RuntimeError(f'no {cfg.x}')"])
 def test_first_three_failing_alike_end_the_sweep(app: Callable[..., App], error: str) -> None:
     """By the line that raises them; what they say may hold a number."""
-    done = app(f"raise {error}")("hydra.sweeper.n_trials=9")
+    done = app(f"raise {error}")()
     assert done.code == 1
-    assert sorted(done.states()) == ["FAIL"] * 3 + ["WAITING"] * 6
+    assert sorted(done.states()) == ["FAIL"] * 3 + ["WAITING"]
     assert "the first 3 trials failed alike: RuntimeError: no " in done.err
     assert len(done.err.splitlines()) == 1
     assert "Traceback" not in done.out + done.err
@@ -232,7 +232,7 @@ def test_max_failures_end_the_sweep(app: Callable[..., App]) -> None:
     done = app('raise RuntimeError(f"{cfg.x}")')("hydra.sweeper.max_failures=1")
     assert done.code == 1
     assert "2 trials failed, and max_failures=1; the last with RuntimeError: " in done.err
-    assert sorted(done.states()) == ["FAIL"] * 2 + ["WAITING"] * 4
+    assert sorted(done.states()) == ["FAIL"] * 2 + ["WAITING"] * 2
 
 
 @pytest.mark.parametrize("outage", ["OSError(28, 'No space left')", "hydrasweep.Outage('no disk')"])
@@ -251,12 +251,12 @@ def test_outage_stops_the_sweep_and_blames_no_trial(
     assert ". To resume: python app.py -m hydra.sweeper.study_name=s" in done.err
     assert "Traceback" not in done.out + done.err
     n_done = done.states().count("COMPLETE")
-    assert done.states().count("WAITING") == 6 - n_done
-    assert n_done < 6
+    assert done.states().count("WAITING") == 4 - n_done
+    assert n_done < 4
     (tmp_path / "repaired").touch()
     done = task()
     assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE"] * 6
+    assert done.states() == ["COMPLETE"] * 4
 
 
 def test_clock_that_is_set_back_ends_nothing(app: Callable[..., App]) -> None:
@@ -278,7 +278,7 @@ class Earlier(datetime):
 """
     done = app(body, more=more)()
     assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE"] * 6
+    assert done.states() == ["COMPLETE"] * 4
     assert min(float(row["duration_s"]) for row in done.table()) >= 0
     assert any(t.duration.total_seconds() < 0 for t in done.trials() if t.duration)
 
@@ -301,7 +301,7 @@ def test_storage_that_fails_for_a_moment_blames_no_trial(
     """
     done = app(body)()
     assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE"] * 6
+    assert done.states() == ["COMPLETE"] * 4
     (lost,) = done.lost()
     assert lost.params in [trial.params for trial in done.trials()]
 
@@ -315,7 +315,7 @@ def test_worker_goes_on_after_a_trial_that_others_took_for_lost(app: Callable[..
     """
     done = app(body)()
     assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 3
+    assert done.states() == ["COMPLETE"] * 2 + ["FAIL", "COMPLETE"]
     assert ERROR not in done.trials()[2].user_attrs
 
 
@@ -344,11 +344,11 @@ def test_storage_that_fails_for_a_while_hangs_nothing(
     assert done.code == 1
     assert done.err.startswith("Error: hydra.sweeper.storage failed (OperationalError: database is")
     assert len(done.err.splitlines()) == 1
-    assert done.states().count("COMPLETE") < 6
+    assert done.states().count("COMPLETE") < 4
     time.sleep(5)  # until it is let go
     done = task(storage)
     assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE"] * 6
+    assert done.states() == ["COMPLETE"] * 4
 
 
 # What a trial prints and logs
