@@ -1,7 +1,8 @@
 """Faults of the machine: what was finished is kept, a sentence says what to do, nothing hangs.
 
 Kills and interruptions of a single training are in test_train.py, those of sweeps in
-test_sweep.py, stores that fail in mnist/test_recording.py, and damaged files beside what reads them.
+test_sweep.py, stores that fail in mnist/test_recording.py, and damaged files beside what reads
+them.
 """
 
 import json
@@ -338,27 +339,31 @@ def test_checkpoint_cut_short_is_told_and_training_begins_anew_without_it(
 # Signals and standard output
 
 
+def interrupt(process: "subprocess.Popen[str]", output: Path, pause: float) -> None:
+    """Press Ctrl-C again and again, until it is said how to resume."""
+    while process.poll() is None and "To resume: " not in output.read_text():
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(pause)
+
+
 def test_impatient_ctrl_c_does_not_disturb_the_end(root: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        command_line("train.py", *LONG),
-        cwd=tmp_path,
-        env=environment(root),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "epoch  2/50" in line:
-                break
-        while process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.01)
-        _, errors = process.communicate()
-    assert process.returncode == 130
-    assert "python src/train.py resume=" in errors
-    assert "Traceback" not in errors
+    output = tmp_path / "output.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            command_line("train.py", *LONG),
+            cwd=tmp_path,
+            env=environment(root),
+            text=True,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    wait_until(lambda: "epoch  2/50" in output.read_text(), process)
+    interrupt(process, output, 0.01)
+    assert process.wait() == 130
+    shown = output.read_text()
+    assert "python src/train.py resume=" in shown
+    assert "Traceback" not in shown
     assert [run.info.status for run in runs_of(client_of(root))] == ["KILLED"]
 
 
@@ -367,10 +372,8 @@ def test_impatient_ctrl_c_does_not_disturb_the_end_of_a_sweep(root: Path, tmp_pa
     output, sweep = tmp_path / "output.txt", Sweep(root, "impatient")
     process = start(root, "study=impatient", "hydra.sweeper.n_trials=60", output=output)
     wait_until(lambda: re.search("COMPLETE|PRUNED", output.read_text()), process)
-    while process.poll() is None:
-        os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.05)
-    assert process.returncode == 130
+    interrupt(process, output, 0.05)
+    assert process.wait() == 130
     shown = output.read_text()
     assert "Traceback" not in shown
     assert "study=impatient" in shown.partition("To resume: ")[2]

@@ -100,7 +100,9 @@ def test_a_sweep_without_torch_and_mlflow(python: Path, tmp_path: Path) -> None:
         assert any("PRUNED" in row for row in rows)
     assert (app.folder / "second" / "study.journal").exists()
     # Asked for where it is missing, MLflow is named in a sentence.
-    app.run("-m", "hydra.sweeper.mlflow=true", "hydra.sweep.dir=third", fails=True, PYTHONPATH="")
+    told = app.run("-m", "hydra.sweeper.mlflow=true", fails=True, PYTHONPATH="")
+    assert 'pip install "hydrasweep[mlflow]"' in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.slow

@@ -65,30 +65,27 @@ def plain_exit(resume: str | None = None) -> Iterator[None]:
     tracebacks.
     """
     hint = f" To resume: {resume}" if resume else ""
-    try:
-        with (
-            environment(HYDRA_FULL_ERROR="1"),  # or Hydra prints errors
-            signals_as_exceptions(),
-            tolerant_output(),
-            received_first(),
-        ):
-            yield
-            if sys.stdout:
-                sys.stdout.flush()
-    except Exception as error:
-        if WANTS_TRACEBACK:
-            raise
-        _discard_output()
-        if not (words := _in_words(error)):
-            traceback.print_exc()
-            sys.exit(1)
-        sys.exit(f"Error: {words}" + (f".{hint}" if hint and is_outage(error) else ""))
-    except KeyboardInterrupt:
-        print(f"\nStopped.{hint}", file=sys.stderr)
-        sys.exit(130)
-    except Terminated as end:
-        print(f"Terminated.{hint}", file=sys.stderr)
-        sys.exit(end.code)
+    with signals_as_exceptions():  # until all is said: further signals are ignored
+        try:
+            # Without the variable Hydra prints errors itself.
+            with environment(HYDRA_FULL_ERROR="1"), tolerant_output(), received_first():
+                yield
+                if sys.stdout:
+                    sys.stdout.flush()
+        except Exception as error:
+            if WANTS_TRACEBACK:
+                raise
+            _discard_output()
+            if not (words := _in_words(error)):
+                traceback.print_exc()
+                sys.exit(1)
+            sys.exit(f"Error: {words}" + (f".{hint}" if hint and is_outage(error) else ""))
+        except KeyboardInterrupt:
+            print(f"\nStopped.{hint}", file=sys.stderr)
+            sys.exit(130)
+        except Terminated as end:
+            print(f"Terminated.{hint}", file=sys.stderr)
+            sys.exit(end.code)
 
 
 @contextmanager
@@ -121,7 +118,8 @@ def signals_as_exceptions(*more: signal.Signals) -> Iterator[None]:
         yield
     finally:
         for each, handler in before.items():
-            signal.signal(each, handler)
+            if handler != _raise or not _received:  # else an outer call is to end as well
+                signal.signal(each, handler)
 
 
 def _raise(signum: int, frame: FrameType | None) -> NoReturn:
@@ -179,7 +177,8 @@ def _in_words(error: Exception) -> str:
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         name = frame.f_globals.get("__name__", "")
         if name.startswith("hydra."):
-            return f"Hydra failed at a setting or a file of the config ({root_cause(error)})"
+            told = without_password(f"{type(error).__name__}: {error}")
+            return f"Hydra failed at a setting or a file of the config ({told})"
         # A compiled module's frames name the source that it was compiled from.
         path = str(frame.f_globals.get("__file__") or frame.f_code.co_filename)
         if name.startswith("hydrasweep.") or not path.startswith(libraries):

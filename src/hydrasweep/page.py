@@ -27,7 +27,7 @@ from sqlalchemy import URL
 from hydrasweep import files, output, plots, results, settings, storage
 from hydrasweep.errors import UserError, without_password
 from hydrasweep.plots import COLOURS, Sweep
-from hydrasweep.stratum import Stratum
+from hydrasweep.stratum import N_TRIALS, Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trials import PHASES, SEARCH, n_steps, recorded
 from hydrasweep.winners import winners
@@ -129,6 +129,7 @@ def _render(sweeps: Sequence[Sweep]) -> str:
         "plot": _plot, "pictures": _pictures, "verdict": _verdict, "yaml": OmegaConf.to_yaml,
         "masked": lambda text: SECRET.sub(r"\1***", without_password(text)), "steps": n_steps,
         "short": output.short, "duration": output.as_duration, "seconds": results.seconds,
+        "planned": _planned,
     }  # fmt: skip
     return templates.get_template("page.html").render(
         sweeps=sweeps, plots=plots, results=results, recorded=recorded, font=FONT,
@@ -157,6 +158,11 @@ def _verdict(sweep: Sweep) -> str:
     error = math.hypot(a.sd / len(a.values) ** 0.5, b.sd / len(b.values) ** 0.5)
     kind = "less" if abs(a.mean - b.mean) < 2 * error else "more"
     return f"{told}, {kind} than two standard errors of the difference ({error:.4f})."
+
+
+def _planned(stratum: Stratum) -> int:
+    """How many trials a stratum is to have."""
+    return max(stratum.study.user_attrs.get(N_TRIALS, 0), len(stratum.trials()))
 
 
 def _pictures(sweep: Sweep) -> dict[str, str]:

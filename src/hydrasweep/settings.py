@@ -1,6 +1,7 @@
 """The sweeper's settings, ``hydra.sweeper``, and every check of them."""
 
 import functools
+import importlib.util
 import re
 import shutil
 import time
@@ -95,6 +96,10 @@ def check_settings(settings: DictConfig, config: DictConfig) -> None:
                 f"chosen by hydra/sweeper/{group}={given}"
             )
     directions(settings)
+    if settings.mlflow and importlib.util.find_spec("mlflow") is None:
+        raise UserError(
+            'hydra.sweeper.mlflow=true: needs a package: python -m pip install "hydrasweep[mlflow]"'
+        )
     check_confirm(settings, config)
 
 

@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,18 +76,21 @@ class ImageData:
     n_val: int
     split_seed: int
     batch_size: int  # of the training, which is all that it is for
-    raw: str | None = None
 
     def __post_init__(self) -> None:
-        n, is_group = self.n_channels, isinstance(self.dataset, Mapping)
+        n = self.n_channels
         for key, holds, allowed in (
             ("name", _is_name(self.name), "1 to 100 letters, digits, '_', '+', '.' or '-'"),
-            ("dataset", is_group and {"_target_", "root"} <= {*self.dataset}, "_target_ and root"),
+            ("dataset", _is_dataset(self.dataset), "a group with a class's _target_ and a root"),
             ("n_classes", _is_whole(self.n_classes, 1), "a whole number, 1 or more"),
             ("n_channels", _is_whole(n, 1), "a whole number, 1 or more"),
-            ("image_size", _are_numbers(self.image_size, 2, above=0), "height and width in pixels"),
+            (
+                "image_size",
+                _are_numbers(self.image_size, 2, 0, {int}),
+                "height and width in pixels",
+            ),
             ("mean", _are_numbers(self.mean, n), f"a list of {n} numbers"),
-            ("std", _are_numbers(self.std, n, above=0), f"a list of {n} numbers above 0"),
+            ("std", _are_numbers(self.std, n, 0), f"a list of {n} numbers above 0"),
             ("n_train", self.n_train is None or _is_whole(self.n_train, 1), "null, or 1 or more"),
             ("n_val", _is_whole(self.n_val, 0), "a whole number, 0 or more"),
             ("split_seed", _is_whole(self.split_seed, 0), "a whole number, 0 or more"),
@@ -186,7 +189,8 @@ class ImageData:
         arguments = {key: value for key, value in self.dataset.items() if key != "_target_"}
         try:
             cls = resolve_name(self.dataset["_target_"])
-            if "download" in inspect.signature(cls).parameters:
+            signatures = (inspect.signature(base.__init__) for base in cls.__mro__)  # EMNIST's too
+            if any("download" in signature.parameters for signature in signatures):
                 arguments.setdefault("download", True)
             dataset = cls(**arguments, train=train)
             images, labels = zip(*(dataset[i] for i in range(len(dataset))), strict=True)
@@ -237,9 +241,16 @@ def _is_whole(value: Any, low: int) -> bool:
     return type(value) is int and low <= value < 2**63
 
 
-def _are_numbers(values: Any, n: int, above: float = -math.inf) -> bool:
+def _are_numbers(
+    values: Any, n: int, above: float = -math.inf, types: Set[type] = frozenset({int, float})
+) -> bool:
     is_list = isinstance(values, Sequence) and len(values) == n
-    return is_list and all(type(v) in (int, float) and above < v < 2**63 for v in values)
+    return is_list and all(type(v) in types and above < v < 2**63 for v in values)
+
+
+def _is_dataset(value: Any) -> bool:
+    is_group = isinstance(value, Mapping)
+    return is_group and all(isinstance(value.get(key), str) for key in ("_target_", "root"))
 
 
 def _balanced_order(labels: Tensor, seed: int) -> Tensor:

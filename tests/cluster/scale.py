@@ -9,6 +9,7 @@ included. The figures are printed and kept in scale.json.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,34 +20,25 @@ from pathlib import Path
 import psycopg
 from services import PostgreSQL, postgresql
 
-from hydrasweep.search import summary
-from hydrasweep.search.heartbeat import OWNER
-from hydrasweep.search.storage import database
+from hydrasweep import output
+from hydrasweep.liveness import OWNER
+from hydrasweep.storage import database
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 2.0
 N_EACH = 20  # trials for each worker
-OFF = ("tracking=none", "confirm=none", "hydra.sweeper.report=false", "hydra.sweeper.check=null")
 
 
 def run(server: PostgreSQL, n_workers: int, seconds: float, n_each: int) -> dict[str, float]:
     """A sweep with so many workers; its figures."""
-    sys.path.insert(0, str(HERE.parent))
-    from conftest import environment
-
     name = f"scale{n_workers}"
     url = server.create(name)
     with tempfile.TemporaryDirectory() as folder:
-        words = [
-            sys.executable,
-            HERE / "sleeping.py",
-            "-m",
-            "hparams_search=random",
-            f"study={name}",
-        ]
-        words += ["storage=postgresql", *OFF, f"hydra.sweeper.n_trials={n_each * n_workers}"]
-        words += [f"hydra.sweeper.n_workers={n_workers}", f"+seconds={seconds}", "epochs=1"]
-        env = environment(Path(folder), HYDRASWEEP_STORAGE=url)
+        words = [sys.executable, HERE / "sleeping" / "app.py", "-m", "mlflow=false"]
+        words += ["hydra/sweeper/storage=postgresql", f"hydra.sweeper.study_name={name}"]
+        words += [f"hydra.sweep.dir={folder}/sweep", f"hydra.sweeper.n_trials={n_each * n_workers}"]
+        words += [f"hydra.sweeper.n_workers={n_workers}", f"seconds={seconds}"]
+        env = os.environ | {"HYDRASWEEP_STORAGE": url}
         subprocess.run(words, env=env, check=True, stdout=subprocess.DEVNULL)
     storage = database(url)
     begun = defaultdict(list)
@@ -89,7 +81,7 @@ def main() -> None:
             rows.append(run(server, n_workers, given.seconds, given.each))
             print(rows[-1], flush=True)
     kept = {"date": time.strftime("%Y-%m-%d"), "seconds_of_a_trial": given.seconds}
-    kept |= {"machine": summary.environment(), "rows": rows}
+    kept |= {"machine": output.environment(), "rows": rows}
     (HERE / "scale.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 

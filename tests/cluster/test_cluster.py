@@ -7,6 +7,7 @@ own: what works there is known to all others by its heartbeats alone.
 import functools
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,21 +25,22 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from services import TELLTALE, PostgreSQL, machine
-from test_sweep import Sweep, assert_whole
+from test_sweep import Sweep, name_of
 
-from hydrasweep.search.heartbeat import OWNER
-from hydrasweep.search.queue import DROPPED, RETRIES
-from hydrasweep.search.storage import AdvisoryLock, database, read_url
+from hydrasweep.liveness import OWNER
+from hydrasweep.storage import AdvisoryLock, database, read_url
+from hydrasweep.stratum import LOST, RETRIES, RETRY_OF
 
 T = TypeVar("T")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-SWEEP = ("-m", "hparams_search=random", "storage=postgresql", "confirm=none",
-         "hydra.sweeper.n_workers=2", "hydra.sweeper.heartbeat=1", "hydra.sweeper.check=null",
-         "hydra.sweeper.report=false")  # fmt: skip
 N_TRIALS = 9
-SLEEPING = Path(__file__).with_name("sleeping.py")
+SWEEP = ("-m", "hydra/sweeper/storage=postgresql", f"hydra.sweeper.n_trials={N_TRIALS}",
+         "hydra.sweeper.n_workers=2", "hydra.sweeper.heartbeat=1")  # fmt: skip
+TRAINING = ("hparams_search=random", "hydra/sweeper/confirm=none", "hydra.sweeper.check=null",
+            "hydra.sweeper.report=false")  # fmt: skip
+SLEEPING = Path(__file__).parent / "sleeping" / "app.py"
 
 
 @dataclass
@@ -78,11 +80,17 @@ class SharedSweep(Sweep):
             root,
             HYDRASWEEP_STORAGE=self.cluster.postgresql.url(self.name),
             MLFLOW_TRACKING_URI=self.cluster.mlflow,
+            MLFLOW_EXPERIMENT_NAME=self.name,
         )
 
-    def arguments(self, *arguments: str) -> tuple[str, ...]:
-        own = (f"study={self.name}", f"tracking.experiment={self.name}")
-        return (*SWEEP, f"hydra.sweeper.n_trials={N_TRIALS}", *own, *arguments)
+    def sleeping(self, *arguments: str) -> list[str]:
+        """The command of a sweep whose trials sleep."""
+        own = f"hydra.sweeper.study_name={self.name}", f"hydra.sweep.dir={self.folder}"
+        return [sys.executable, str(SLEEPING), *SWEEP, *own, *arguments]
+
+    def training(self, *arguments: str) -> list[str]:
+        """The command of a sweep whose trials are trainings."""
+        return command_line("train.py", *SWEEP, *TRAINING, f"study={self.name}", *arguments)
 
     def ended(self) -> dict[str, FrozenTrial]:
         return {label: trial for label, trial in self.trials().items() if trial.state.is_finished()}
@@ -141,10 +149,29 @@ def start(words: list[str], env: dict[str, str]) -> "subprocess.Popen[str]":
 
 def assert_tried_again(sweep: SharedSweep, label: str) -> None:
     """The trial was lost with its process, and another had its settings."""
-    lost = sweep.all_trials()[label]
-    assert lost.user_attrs[DROPPED] == "its process died"
-    again = [trial for trial in sweep.trials().values() if trial.params == lost.params]
-    assert [trial.state for trial in again if RETRIES in trial.user_attrs] == [TrialState.COMPLETE]
+    trials, (stratum, number) = sweep.all_trials(), label.split("-")
+    (again,) = (
+        trial for name, trial in trials.items()
+        if name.startswith(stratum) and trial.user_attrs.get(RETRY_OF) == int(number)
+    )  # fmt: skip
+    assert (again.user_attrs[LOST], again.user_attrs[RETRIES]) == ("its process died", 1)
+    assert (trials[label].state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert again.params == trials[label].params
+
+
+def assert_whole(sweep: SharedSweep) -> None:
+    """Each trial was done to its end; the storage, the folder and MLflow agree."""
+    trials, (parents, children) = sweep.trials(), sweep.runs()
+    assert len(trials) == N_TRIALS
+    assert {trial.state for trial in trials.values()} == {TrialState.COMPLETE}
+    assert len({label.partition("-")[0] for label in trials}) == 3
+    assert set(trials) <= set(sweep.folders()) <= set(sweep.all_trials())
+    assert {f"{row['kind']}-{int(row['number']):03d}" for row in sweep.table()} == set(trials)
+    assert [run.info.status for run in parents] == ["FINISHED"]
+    statuses = {name_of(run): run.info.status for run in children}
+    assert len(statuses) == len(children)
+    assert {name for name, status in statuses.items() if status == "FINISHED"} == set(trials)
+    assert "RUNNING" not in statuses.values()
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
@@ -183,21 +210,20 @@ def test_worker_that_is_killed_is_missed_and_its_trial_is_tried_again(
             address = stack.enter_context(services.ray(env))
             words += [f"+hydra.launcher.ray.init.address={address}"]
             words += ["+hydra.launcher.ray.init._node_ip_address=127.0.0.1"]
-        arguments = shared.arguments("+seconds=4", "epochs=8", *words)
-        process = start([sys.executable, str(SLEEPING), *arguments], env)
+        process = start(shared.sleeping("seconds=4", "n_steps=8", *words), env)
         with process:
             wait_until(shared.has_begun, process)
             running = wait_until(lambda: shared.ended() and shared.running(), process)
             label, owner = running.popitem()
             kill(owner)
             printed = finish(process)
-    assert_whole(shared, N_TRIALS)
+    assert_whole(shared)
     assert_tried_again(shared, label)
     assert_secret(shared, printed)
 
 
 def test_starts_on_two_machines_are_one_sweep(shared: SharedSweep) -> None:
-    command = command_line("train.py", *shared.arguments("epochs=20"))
+    command = shared.training("epochs=20")
     one, two = (replace(shared, root=shared.root / name) for name in ("one", "two"))
     processes = [
         start([*machine(sweep.root.name), *command], shared.environment(sweep.root))
@@ -223,7 +249,7 @@ def test_starts_on_two_machines_are_one_sweep(shared: SharedSweep) -> None:
     parents, children = shared.runs()
     assert len(parents) == 1
     assert parents[0].data.metrics["trials/complete"] == N_TRIALS
-    statuses = {Path(run.data.tags["output_dir"]).name: run.info.status for run in children}
+    statuses = {name_of(run): run.info.status for run in children}
     assert len(statuses) == len(children)
     assert statuses[label] == "FAILED"
     assert {name for name, status in statuses.items() if status == "FINISHED"} == set(trials)
@@ -232,11 +258,11 @@ def test_starts_on_two_machines_are_one_sweep(shared: SharedSweep) -> None:
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])  # in 0.2 s; as a crash, in 3 s
-def test_sweep_outlives_a_restart_of_postgresql_or_says_how_to_go_on(
+def test_sweep_outlives_a_restart_of_postgresql_or_says_how_to_resume_it(
     shared: SharedSweep, mode: str
 ) -> None:
-    words = [sys.executable, str(SLEEPING), *shared.arguments("+seconds=2", "epochs=4")]
-    process = start(words, shared.environment(shared.root))
+    env = shared.environment(shared.root)
+    process = start(shared.sleeping("seconds=2", "n_steps=4"), env)
     wait_until(shared.has_begun, process)
     wait_until(lambda: shared.ended() and shared.running(), process)
     shared.cluster.postgresql.stop(mode)
@@ -246,10 +272,10 @@ def test_sweep_outlives_a_restart_of_postgresql_or_says_how_to_go_on(
     ended = shared.ended()
     assert "Traceback" not in printed
     if process.returncode:
-        assert f"study={shared.name}" in printed.partition("To go on: ")[2]
-        printed += finish(start(words, shared.environment(shared.root)))
+        _, *words = shlex.split(printed.partition("To resume: ")[2].partition("\n")[0])
+        printed += finish(start([sys.executable, *words], env))
     assert ended.items() <= shared.trials().items()
-    assert_whole(shared, N_TRIALS)
+    assert_whole(shared)
     assert_secret(shared, printed)
 
 

@@ -24,7 +24,7 @@ class Project:
     python: str = sys.executable
 
     def run(self, *words: str, app: str = "app.py", fails: bool = False, **variables: str) -> str:
-        """What ``python app.py …`` prints."""
+        """What ``python app.py …`` prints; where it fails, with what it complains about."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
         done = subprocess.run(
             [self.python, app, *words],
@@ -32,7 +32,7 @@ class Project:
             env=kept | {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"} | variables,
         )  # fmt: skip
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
-        return done.stdout
+        return done.stdout + (done.stderr if fails else "")
 
     def sweep(self) -> Path:
         """The folder of its only sweep."""

@@ -49,6 +49,8 @@ def test_an_app_with_folders_logging_and_modules_of_its_own(tmp_path: Path, laun
         assert set(levels) == {"INFO", "DEBUG"}
         printed = (folder / "app.log").read_text()
         assert printed.count(f"error: {row['value']}") == 1
+        assert (folder / "ended.txt").read_text() == f"COMPLETED {row['slope']}\n"
+    assert len(list(app.sweep().rglob("ended.txt"))) == len(rows)  # a worker's own job has none
     created = {path.name for path in app.folder.iterdir()} - before
     assert created <= {"sweeps", "__pycache__"}
     n_workers = 1 if launcher == "basic" else 2

@@ -43,41 +43,52 @@ def test_the_diff_has_at_most_ten_lines() -> None:
     assert 0 < len(re.findall(r"^[+-](?!--)", loop, re.MULTILINE)) <= 10
 
 
-def test_the_template_without_lightning(tmp_path: Path) -> None:
+def commands() -> list[list[str]]:
+    """The words of the document's commands."""
+    _, shell = blocks("bash")
+    found = [shlex.split(line) for line in shell.splitlines() if line.startswith("python ")]
+    assert len(found) == 6
+    return [words[1:] for words in found]
+
+
+def without_lightning(tmp_path: Path) -> Project:
+    """The project after the document's changes; its loop's own line in the callback's place."""
     project = copy("template", tmp_path)
-    project.run("-m", "hparams_search=mnist_optuna", "hydra.sweep.dir=stock", app="src/train.py")
-    stock = OmegaConf.load(project.folder / "stock" / "optimization_results.yaml")
     for diff in blocks("diff"):
         apply(diff, project)
-    # The loop's own line takes the callback's place.
     search = project.folder / SEARCH
     callback = re.compile(r"^callbacks:\n( .*\n)+", re.MULTILINE)
     assert callback.search(search.read_text())
     search.write_text(callback.sub("", search.read_text()))
+    return project
 
-    (_, shell) = blocks("bash")
-    commands = [line for line in shell.splitlines() if line.startswith("python ")]
-    assert len(commands) == 6
-    for command in commands:
-        _, app, *words = shlex.split(command)
-        last = project.run(*words, app=app)
-        if "dry_run=true" in command:
-            assert not (project.folder / "logs" / "train" / "multiruns").exists()
+
+def test_the_template_without_lightning(tmp_path: Path) -> None:
+    project = without_lightning(tmp_path)
+    try_it, sweep, resume, *_ = commands()
+    assert "dry_run=true" in try_it[-1]
+    project.run(*try_it[1:], app=try_it[0])
+    assert not list(project.folder.rglob("study.db"))
+    project.run(*sweep[1:], app=sweep[0])
+    rows = project.trials()
+    assert len(rows) == 6
+    project.run(*resume[1:], app=resume[0])
+    assert project.trials()[:6] == rows
+    assert len(project.trials()) == 12
+    assert any(row["state"] == "PRUNED" for row in project.trials())
+    assert project.sweep().name == "lr"
+
+
+@pytest.mark.slow
+def test_the_other_commands(tmp_path: Path) -> None:
+    project = without_lightning(tmp_path)
+    for app, *words in commands()[3:]:
+        project.run(*words, app=app)
     sweeps = sorted(path.parent for path in (project.folder / "logs").rglob("trials.csv"))
-    assert len(sweeps) == 4
-    resumed, parallel, confirmed, reported = sweeps
-    assert resumed.name == "lr"
-    rows = (resumed / "trials.csv").read_text().splitlines()[1:]
-    assert len(rows) == 12
-    assert any("PRUNED" in row for row in rows)
+    parallel, confirmed, reported = sweeps
     assert len(list((parallel / "workers").iterdir())) == 2
     assert (confirmed / "best" / "overall.yaml").exists()
     assert (reported / "report.html").exists()
-    assert f"Results: {reported}" in last
-    # The first trial, before anything is pruned, is the stock sweeper's.
-    params = OmegaConf.load(parallel / "000" / ".hydra" / "overrides.yaml")
-    assert any(word.startswith("model.optimizer.lr=") for word in params)
-    assert set(OmegaConf.load(resumed / "optimization_results.yaml")) == set(stock)
 
 
 @pytest.mark.slow

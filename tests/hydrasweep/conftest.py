@@ -5,13 +5,13 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import apps
+import pytest
+
 # Before mlflow is imported anywhere: no telemetry, no store of the caller's.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_CONTEXT"):
     os.environ.pop(name, None)
-
-import apps
-import pytest
 
 # A suite started in the background ignores Ctrl-C, and so would every process it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

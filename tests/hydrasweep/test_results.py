@@ -24,15 +24,13 @@ SPACE = {
 }
 
 
-def trial(
-    state: TrialState, *values: float, steps: int = 0, first: int = 1, **attrs: Any
-) -> FrozenTrial:
+def trial(state: TrialState, *values: float, steps: int = 0, **attrs: Any) -> FrozenTrial:
     return create_trial(
         state=state,
         values=list(values) or None,
         params={} if state == TrialState.WAITING else {"optimizer.lr": 0.5, "data.batch_size": 64},
         distributions={} if state == TrialState.WAITING else SPACE,
-        intermediate_values=dict.fromkeys(range(first, first + steps), 0.5),
+        intermediate_values=dict.fromkeys(range(1, steps + 1), 0.5),
         user_attrs=attrs,
     )
 
@@ -90,10 +88,9 @@ def test_pareto_front_is_what_no_other_beats(
 # Steps
 
 
-def test_steps_count_from_0_or_from_1() -> None:
+def test_steps_are_those_that_were_reported() -> None:
     assert n_steps(trial(TrialState.COMPLETE, 0.5)) == 0
-    for first in (0, 1):
-        assert n_steps(trial(TrialState.COMPLETE, 0.5, steps=3, first=first)) == 3
+    assert n_steps(trial(TrialState.COMPLETE, 0.5, steps=3)) == 3
     assert n_steps(trial(TrialState.COMPLETE, 0.5, 0.6, **{STEP: 4})) == 4  # several objectives
 
 

@@ -209,3 +209,13 @@ def test_forward_of_one_module_alone_is_called() -> None:
     fast = accelerate(max_pool_relu())
     fast[1].forward = lambda x: -x
     torch.testing.assert_close(fast(IMAGES), -fast[0](IMAGES))
+
+
+def test_what_is_parametrized_afterwards_is_as_without() -> None:
+    torch.manual_seed(0)
+    plain = conv_tanh_pool()
+    fast = accelerate(deepcopy(plain))
+    for model in (plain, fast):
+        parametrizations.weight_norm(model[0])
+        model[0].parametrizations.weight.original0.data *= 2
+    torch.testing.assert_close(fast(IMAGES), plain(IMAGES))

@@ -46,6 +46,15 @@ USERS_MODULE = dedent(
 
         def __getitem__(self, index):
             return self.pixels(self.images[index]), self.label(index % 3)
+
+    class Downloaded(Stripes):
+        def __init__(self, root, train, download):
+            assert download
+            super().__init__(root, train)
+
+    class Inherited(Downloaded):
+        def __init__(self, root, **more):
+            super().__init__(root, **more)
     """
 )
 
@@ -115,6 +124,14 @@ def test_decoding_happens_once_until_the_files_change(stripes: ImageData, tmp_pa
     assert n_decoded(tmp_path) == 3
     assert not torch.equal(before.inputs, changed.inputs)
     assert len(list((tmp_path / "data" / ".cache").glob("*.pt"))) == 2
+
+
+@pytest.mark.parametrize("name", ["Downloaded", "Inherited"])
+def test_class_that_can_download_is_asked_to(stripes: ImageData, tmp_path: Path, name: str) -> None:
+    dataset = {**stripes.dataset, "_target_": f"stripes_module.{name}"}
+    assert len(stripes_data(tmp_path, dataset=dataset).first(9).targets) == 9
+    with pytest.raises(UserError, match="AssertionError"):
+        stripes_data(tmp_path, dataset={**dataset, "download": False}).first(9)
 
 
 def test_cache_belongs_to_the_arguments(stripes: ImageData, tmp_path: Path) -> None:
@@ -201,9 +218,13 @@ def test_settings_that_the_data_do_not_fit_are_refused(
     [
         *(("name", value) for value in ("", "a b", "a/b", "x" * 101, None, 3)),
         *(("dataset", value) for value in (None, "stripes", {"_target_": "a.B"}, {"root": "."})),
+        ("dataset", {"_target_": 3, "root": "."}),
         *((key, value) for key in ("n_classes", "n_channels", "n_train") for value in (0, -1, 1.5)),
         *((key, value) for key in ("n_val", "split_seed") for value in (-1, True, "3", 2**63)),
-        *(("image_size", value) for value in ([12], 12, [12, 0], [12, 10, 3], "ab", [12, None])),
+        *(
+            ("image_size", value)
+            for value in ([12], 12, [12, 0], [12, 10.0], [12, 10, 3], "ab", [12, None])
+        ),
         *((key, value) for key in ("mean", "std") for value in ([0.5], 0.5, [1, 2, "3"], None)),
         ("mean", [0.5, 0.5, float("nan")]),
         ("std", [0.2, 0.2, 0]),

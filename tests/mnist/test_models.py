@@ -26,6 +26,21 @@ def test_number_of_parameters_and_shape_of_logits(
     assert model(torch.rand(3, 1, 28, 28)).shape == (3, 10)
 
 
+def test_models_and_their_weights_are_plain_torch(compose: Compose) -> None:
+    names = {
+        "baseline": ["classifier.1", "classifier.4"],
+        "cnn": ["features.0", "classifier.1", "classifier.3"],
+        "lenet5": ["features.0", "features.3", "features.6", "classifier.2", "classifier.5"],
+    }
+    for name, layers in names.items():
+        model = config.build(compose(f"model={name}").model)
+        assert {type(module).__module__.partition(".")[0] for module in model.children()} == {
+            "torch"
+        }
+        weights = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+        assert list(model.state_dict()) == weights
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_channels_and_classes_come_from_the_data(compose: Compose, name: str) -> None:
     cfg = compose(f"model={name}", "data.n_channels=3", "data.n_classes=4")

@@ -3,16 +3,28 @@
 import json
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
 import points
+from hydra.core.config_store import ConfigStore
 from hydra.utils import to_absolute_path
-from omegaconf import DictConfig
+from omegaconf import MISSING
 
 import hydrasweep
 
 log = logging.getLogger("line")
+
+
+@dataclass
+class Config:
+    data: str = MISSING
+    slope: float = 0.0
+    output: Path = Path("fit.json")
+
+
+ConfigStore.instance().store(name="schema", node=Config)
 
 
 def set_up_logging() -> None:
@@ -23,7 +35,7 @@ def set_up_logging() -> None:
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> float:
+def main(cfg: Config) -> float:
     set_up_logging()
     data = points.read(to_absolute_path(cfg.data))
     log.info("read %d points, slope %s", len(data), cfg.slope)
@@ -35,7 +47,7 @@ def main(cfg: DictConfig) -> float:
             break
     print("error:", error)
     found = {"slope": cfg.slope, "error": error, "pid": os.getpid()}
-    Path(cfg.output).write_text(json.dumps(found))
+    cfg.output.write_text(json.dumps(found))
     return error
 
 

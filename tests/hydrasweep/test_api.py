@@ -1,0 +1,243 @@
+"""What a task function tells its sweep and asks of it, inside a sweep and outside."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from apps import CONFIG, App
+from optuna.distributions import FloatDistribution
+from optuna.study import Study
+from optuna.trial import TrialState
+
+import hydrasweep
+from hydrasweep import api
+from hydrasweep.trials import SweepTrial, n_steps
+
+# Outside a sweep
+
+
+def test_outside_a_sweep_nothing_is_stopped_and_nothing_is_kept() -> None:
+    for step in range(3):
+        assert hydrasweep.report(0.5, step) is False
+    hydrasweep.record(size=3)
+
+
+def test_outside_a_sweep_the_trial_knows_of_none_and_takes_what_callbacks_give_it() -> None:
+    level = optuna.logging.get_verbosity()
+    trial = hydrasweep.trial()
+    assert isinstance(trial, optuna.Trial)
+    facts = (trial.sweep, trial.phase, trial.stratum, trial.name, trial.parent_run_id)
+    assert facts == (None,) * 5
+    for step in range(3):
+        trial.report(0.5, step)
+        assert not trial.should_prune()
+    trial.set_user_attr("a", 1)
+    assert hydrasweep.trial() is trial
+    assert optuna.logging.get_verbosity() == level
+
+
+@pytest.mark.parametrize("value", ["abc", None, [1.0]])
+def test_what_is_no_number_is_not_recorded(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        hydrasweep.record(size=value)
+
+
+def test_api_is_what_the_package_exports_and_costs_nothing() -> None:
+    code = (
+        "import json, sys, hydrasweep; hydrasweep.report(0.5, 1); hydrasweep.record(a=1);"
+        "print(json.dumps([hydrasweep.__all__, sorted(sys.modules)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names, modules = json.loads(done.stdout)
+    assert names == ["Outage", "UserError", "plain_exit", "record", "report", "trial"]
+    assert "hydrasweep.api" in modules
+    assert not {"optuna", "torch", "mlflow", "plotly", "matplotlib", "pandas"} & set(modules)
+
+
+# Reports
+
+
+class StopsAt(optuna.pruners.BasePruner):
+    """Stops each trial at one step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def prune(self, study: Study, trial: optuna.trial.FrozenTrial) -> bool:
+        del study
+        return trial.last_step is not None and trial.last_step >= self.step
+
+
+def trial_of(study: Study) -> SweepTrial:
+    return SweepTrial.adopt(study.ask({"x": FloatDistribution(0, 1)}), sweep="s")
+
+
+@pytest.fixture
+def current() -> Iterator[Callable[[Study], SweepTrial]]:
+    """``current(study)`` makes its next trial the one that this process works on."""
+
+    def begun(study: Study) -> SweepTrial:
+        trial = trial_of(study)
+        api.set_current(trial)
+        return trial
+
+    yield begun
+    api.set_current(None)
+
+
+def test_current_trial_is_told_and_kept(current: Callable[[Study], SweepTrial]) -> None:
+    trial = current(optuna.create_study(pruner=StopsAt(2)))
+    assert hydrasweep.trial() is trial
+    assert [hydrasweep.report(value, step) for step, value in ((1, 0.5), (2, 0.25))] == [
+        False,
+        True,
+    ]
+    hydrasweep.record(size=3, **{"test/score": 0.5})
+    frozen = trial.study.trials[0]
+    assert frozen.intermediate_values == {1: 0.5, 2: 0.25}
+    assert frozen.user_attrs == {"size": 3.0, "test/score": 0.5}
+
+
+@pytest.mark.parametrize("by", [hydrasweep.report, lambda v, s: hydrasweep.trial().report(v, s)])
+def test_steps_from_0_are_kept_from_1(
+    current: Callable[[Study], SweepTrial], by: Callable[[float, int], object]
+) -> None:
+    study = optuna.create_study()
+    for first in (0, 1, 5):
+        trial = current(study)
+        for step in range(first, first + 3):
+            by(0.5, step)
+        frozen = study.trials[trial.number]
+        assert list(frozen.intermediate_values) == list(range(max(1, first), max(1, first) + 3))
+        assert n_steps(frozen) == max(1, first) + 2
+
+
+def test_several_objectives_take_no_reports_but_count_their_steps(
+    current: Callable[[Study], SweepTrial],
+) -> None:
+    for first in (0, 1):
+        study = optuna.create_study(directions=["minimize", "maximize"])
+        current(study)
+        assert [hydrasweep.report(0.5, step) for step in range(first, first + 3)] == [False] * 3
+        assert n_steps(study.trials[0]) == 3
+
+
+def test_what_a_stopped_trial_returns_at_the_last_step_of_others_is_its_result() -> None:
+    study = optuna.create_study(pruner=StopsAt(3))
+
+    def ended(n: int, value: float | None) -> bool:
+        trial = trial_of(study)
+        for step in range(1, n + 1):
+            trial.stops_at(0.5, step)
+        return trial.is_pruned(value)
+
+    assert ended(3, 0.5)  # nothing is complete yet
+    whole = trial_of(study)
+    for step in range(1, 5):
+        whole.report(0.5, step)
+    study.tell(whole, 0.5)
+    assert ended(3, 0.5)
+    assert not ended(2, 0.5)  # it was not told to stop
+    assert not ended(4, 0.5)
+    assert ended(4, None)
+
+
+# In whole sweeps
+
+HALVING = CONFIG.replace("sampler: random", "sampler: random\n  - override hydra/sweeper/pruner: "
+                         "successive_halving")  # fmt: skip
+EACH = "{x: -0.9}, {x: 0.9}, {x: -0.8}, {x: 0.8}"  # the lower the better
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_steps_from_0_and_from_1_prune_equally(app: Callable[..., App], first: int) -> None:
+    body = f"""
+        for epoch in range({first}, {first} + 9):
+            value = cfg.x + 0.01 * epoch
+            if hydrasweep.report(value, epoch):
+                break
+        hydrasweep.record(n=epoch - {first} + 1)
+        return value
+    """
+    done = app(body, HALVING)(f"hydra.sweeper.enqueue=[{EACH}]")
+    assert done.code == 0, done.err
+    assert [(row["state"], row["steps"], row["n"]) for row in done.table()] == [
+        ("COMPLETE", "9", "9.0"),
+        ("PRUNED", "1", "1.0"),
+        ("PRUNED", "1", "1.0"),
+        ("PRUNED", "1", "1.0"),
+    ]
+    assert "Pruning saved 24 steps" in done.out
+
+
+def test_trial_that_is_told_to_stop_where_complete_ones_end_is_complete(
+    app: Callable[..., App],
+) -> None:
+    """Successive halving stops at its rungs, the last step of all included."""
+    body = """
+        for epoch in range(1, 4):
+            if hydrasweep.report(1.0 if epoch < 3 else cfg.x, epoch):
+                hydrasweep.record(stopped=epoch)
+                break
+        return cfg.x
+    """
+    done = app(body, HALVING)(f"hydra.sweeper.enqueue=[{EACH}]")
+    assert done.code == 0, done.err
+    assert [(row["state"], row["steps"]) for row in done.table()] == [("COMPLETE", "3")] * 4
+    assert [row["stopped"] for row in done.table()] == ["", "3.0", "3.0", "3.0"]
+    assert [trial.value for trial in done.trials()] == [-0.9, 0.9, -0.8, 0.8]
+
+
+def test_task_function_may_prune_in_optunas_way(app: Callable[..., App]) -> None:
+    body = """
+        hydrasweep.trial().report(cfg.x, 0)
+        if cfg.x < 0:
+            raise optuna.TrialPruned("too low")
+        return cfg.x
+    """
+    done = app(body)("hydra.sweeper.max_failures=0")
+    assert done.code == 0, done.err
+    assert done.states() == ["COMPLETE", "PRUNED"] * 2
+    for trial in done.trials():
+        log = done.log(f"{trial.number:03d}") if trial.state == TrialState.PRUNED else ""
+        assert "Traceback" not in log
+        assert "rror" not in log
+        assert trial.value == trial.params["x"]  # of a pruned one the last report
+
+
+def test_trial_knows_its_sweep(app: Callable[..., App], tmp_path: Path) -> None:
+    body = """
+        import json
+        trial = hydrasweep.trial()
+        assert isinstance(trial, optuna.Trial)
+        facts = [trial.sweep, trial.phase, trial.stratum, trial.name, trial.parent_run_id]
+        print(json.dumps([*facts, trial.number, trial.params]), file=open("facts", "a"))
+        assert trial.params.get("x") == cfg.x
+        assert os.path.isdir(f"sweep/{trial.name}")
+        return cfg.x
+    """
+    more = "assert hydrasweep.trial().name is None"
+    done = app(body, more=more)(
+        "kind=choice(a,b)", "hydra.sweeper.stratify=kind", "hydra.sweeper.n_trials=2",
+        "hydra/sweeper/confirm=two_seeds", "hydra.sweeper.confirm.n_seeds=1",
+        "hydra.sweeper.enqueue=[{x: 0.5}]",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    lines = [json.loads(line) for line in (tmp_path / "facts").read_text().splitlines()]
+    assert sorted(lines, key=str) == sorted(
+        [
+            ["s", phase, kind, f"{kind}-{word}000", None, 0, {"x": 0.5} | seed]
+            for kind in "ab"
+            for phase, word, seed in (
+                ("search", "", {}),
+                ("confirm", "confirm-", {"seed": 1}),
+                ("final", "final-", {"seed": 1}),
+            )
+        ],
+        key=str,
+    )

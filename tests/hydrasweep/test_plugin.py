@@ -1,0 +1,149 @@
+"""What Hydra finds of hydrasweep, and what that costs apps that do not sweep with it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from apps import CONFIG, App
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+import hydrasweep
+from hydrasweep import settings
+from hydrasweep.storage import close_storages, open_storage, shareable
+from hydrasweep.stratum import TRUSTED, make_pruner, make_sampler
+
+SHIPPED = Path(hydrasweep.__file__).parent / "conf" / "hydra" / "sweeper"
+FILES = sorted(path.relative_to(SHIPPED) for path in SHIPPED.rglob("*.yaml"))
+HEAVY = {"optuna", "torch", "mlflow", "plotly", "matplotlib", "pandas", "sqlalchemy", "rich"}
+
+
+@pytest.fixture
+def composed(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
+    """``composed(*overrides)`` gives the config of a tiny app that sweeps with hydrasweep."""
+    (tmp_path / "config.yaml").write_text("defaults: [override hydra/sweeper: hydrasweep]\nseed: 0")
+
+    def made(*overrides: str) -> DictConfig:
+        words = [*overrides, f"hydra.sweep.dir={tmp_path}"]
+        with initialize_config_dir(str(tmp_path)):
+            return compose("config", words, return_hydra_config=True)
+
+    yield made
+    close_storages()
+
+
+# Found, and light
+
+
+def test_hydra_finds_the_plugin_by_its_entry_point(app: Callable[..., App], tmp_path: Path) -> None:
+    app("return 0", "x: 0\n")
+    done = subprocess.run(
+        [sys.executable, "app.py", "--info", "plugins"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "HydraSweepSweeper" in done.stdout
+    assert "HydraSweepSearchPath" in done.stdout
+    plugins = [plugin.__name__ for plugin in Plugins.instance().discover(Sweeper)]
+    assert {"HydraSweepSweeper", "OptunaSweeper", "BasicSweeper"} <= set(plugins)
+
+
+@pytest.mark.parametrize("module", ["hydrasweep", "hydrasweep.plugin"])
+def test_what_every_app_imports_is_light(module: str) -> None:
+    code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = json.loads(done.stdout)
+    assert module in modules
+    assert not HEAVY & set(modules)
+
+
+def test_upstreams_sweeper_is_there_under_its_own_name(
+    app: Callable[..., App], composed: Callable[..., DictConfig]
+) -> None:
+    theirs = composed("hydra/sweeper=optuna").hydra.sweeper
+    assert theirs._target_ == "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
+    assert not {"pruner", "stratify", "confirm", "heartbeat"} & set(theirs)
+    config = CONFIG.replace("hydra/sweeper: hydrasweep", "hydra/sweeper: optuna")
+    done = app("return cfg.x", config)("hydra.sweeper.n_trials=2")
+    assert done.code == 0, done.err
+    names = {path.name for path in (done.folder / "sweep").iterdir()}
+    assert names - {"multirun.yaml"} == {"0", "1", "optimization_results.yaml"}
+
+
+# The settings
+
+
+def test_schema_has_all_settings_of_upstreams_with_their_defaults(
+    composed: Callable[..., DictConfig],
+) -> None:
+    ours, theirs = composed().hydra.sweeper, composed("hydra/sweeper=optuna").hydra.sweeper
+    changed = {"_target_", "defaults", "storage", "n_jobs", "max_failure_rate"}
+    assert {key: ours[key] for key in theirs if key not in changed} == {
+        key: theirs[key] for key in theirs if key not in changed
+    }
+    assert settings.study_name(ours.study_name)
+    assert (ours.n_trials, ours.n_jobs, ours.mlflow, ours.report) == (20, None, False, False)
+
+
+def test_all_groups_are_shipped() -> None:
+    assert {file.parent.as_posix() for file in FILES} == {"confirm", "pruner", "sampler", "storage"}
+    names = {file.stem for file in FILES if file.parent.name == "pruner"}
+    assert names >= {"none", "median", "successive_halving", "hyperband", "patient", "percentile"}
+
+
+by_file = pytest.mark.parametrize("file", FILES, ids=str)
+
+
+@by_file
+def test_every_file_says_first_what_it_is_for_and_then_how_it_is_used(file: Path) -> None:
+    lines = (SHIPPED / file).read_text().splitlines()
+    header = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
+    assert header[0][0].isupper()
+    (command,) = (line.split() for line in header if line.startswith("python "))
+    assert command[:3] == ["python", "app.py", "-m"]
+    assert f"hydra/sweeper/{file.parent}={file.stem}" in command
+
+
+@by_file
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_every_file_composes_by_its_name_and_makes_what_it_is_for(
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    config = composed(f"hydra/sweeper/{file.parent}={file.stem}")
+    settings.check_settings(config.hydra.sweeper, config)
+    node = config.hydra.sweeper[file.parent.name]
+    if file.parent.name == "sampler":
+        assert isinstance(make_sampler(node), optuna.samplers.BaseSampler)
+        assert type(make_sampler(node)) is type(instantiate(node, _execution_whitelist_=TRUSTED))
+    elif file.parent.name == "pruner":
+        assert make_pruner(node).__class__.__module__.startswith("optuna.pruners")
+    elif file.parent.name == "confirm":
+        assert settings.confirms(config.hydra.sweeper) == (file.stem != "none")
+    elif file.stem == "postgresql":
+        monkeypatch.setenv("HYDRASWEEP_STORAGE", "postgresql://me:secret@host/db")
+        assert node.url == "postgresql://me:secret@host/db"
+    else:
+        assert open_storage(shareable(config)).get_all_studies() == []
+
+
+def test_groups_may_be_extended_by_the_apps_own(
+    composed: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    folder = tmp_path / "hydra" / "sweeper" / "pruner"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("defaults: [median, _self_]\nn_startup_trials: 1\n")
+    pruner: Any = make_pruner(composed("hydra/sweeper/pruner=mine").hydra.sweeper.pruner)
+    assert isinstance(pruner, optuna.pruners.MedianPruner)
+    assert pruner._n_startup_trials == 1
+
+
+def test_sampler_configs_of_upstreams_are_there_too(composed: Callable[..., DictConfig]) -> None:
+    node = composed("hydra/sweeper/sampler=nsgaii").hydra.sweeper.sampler
+    assert isinstance(make_sampler(node), optuna.samplers.NSGAIISampler)
