@@ -57,6 +57,12 @@ def trial(
     return made
 
 
+def journal(folder: Path) -> optuna.storages.JournalStorage:
+    """The storage of a planted sweep."""
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal"))
+    return optuna.storages.JournalStorage(backend)
+
+
 def plant(
     folder: Path,
     studies: Mapping[str, Sequence[FrozenTrial]],
@@ -75,8 +81,7 @@ def plant(
     chosen |= sweeper or {}
     kept = {**(app or {}), "hydra": {"sweep": {"dir": "/where/it/was/run"}, "sweeper": chosen}}
     OmegaConf.save(OmegaConf.create(kept), folder / "multirun.yaml")
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal"))
-    storage = optuna.storages.JournalStorage(backend)
+    storage = journal(folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for key, trials in studies.items():
         study = optuna.create_study(

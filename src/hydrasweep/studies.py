@@ -184,8 +184,12 @@ class Studies:
                     self.requeue(stratum, trial.number, "it could not be ended", counts=False)
 
     def lost(self) -> set[str]:
-        """The labels of the trials that were lost."""
-        return {stratum.label(number) for stratum in self.strata for number in stratum.lost()}
+        """The labels of the trials that ended without a result, if only for now."""
+        return {
+            stratum.label(trial.number)
+            for stratum in self.strata
+            for trial in stratum.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        }
 
     def wait_for_others(self, seconds: float = math.inf) -> None:
         """Wait until no trial runs, and set right those whose process has died."""

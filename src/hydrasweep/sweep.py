@@ -247,7 +247,8 @@ class Sweep:
 
     def _conclude(self, phases: dict[str, Studies], folder: Path, run: SweepRun) -> None:
         """Keep and tell who won."""
-        search = phases[SEARCH]
+        search, directions = phases[SEARCH], settings.directions(self.settings)
+        objectives = settings.objectives(self.settings)
         found = winners.winners(phases, self.seed)
         metrics, tags = output.outcome(search, found)
         run.log(metrics)
@@ -261,11 +262,11 @@ class Sweep:
         patterns = ("*.csv", "*.yaml", "*.html")
         kept = sorted(path for pattern in patterns for path in folder.glob(pattern))
         run.keep(kept, tags)
-        print(output.summary(search, found, folder, run.link(search.name)))
+        link = run.link(search.name, objectives[0], directions[0])
+        print(output.summary(search, found, folder, link))
         if prefix := self.settings.registered_model:
-            objective = ", ".join(settings.objectives(self.settings))
-            direction = ", ".join(settings.directions(self.settings))
-            told = registry.register(run, prefix, found, search.name, objective, direction)
+            named = ", ".join(objectives), ", ".join(directions)
+            told = registry.register(run, prefix, found, search.name, *named)
             print(*told, sep="\n")
         if not search.states()["COMPLETE"] and not search.states()["PRUNED"]:
             raise UserError(f"study {search.name}: no trial came to its end")

@@ -25,6 +25,8 @@ from hydrasweep.trials import SweepTrial
 URI, NAME, CONTEXT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_CONTEXT"
 PARENT, TRIAL = "mlflow.parentRunId", "trial"  # tags
 LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
+# MLflow's own patience with a server that doesn't answer is four minutes a call.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 RETRY_SECONDS = 1.0  # after which a call to MLflow is tried a second time, and no more
 log = logging.getLogger(__name__)
 
@@ -55,17 +57,17 @@ def child_runs(context: Context | None, trial: SweepTrial) -> Iterator[None]:
     if context.uri and URI not in os.environ:
         given[URI] = context.uri
     status = "FAILED"
-    try:
-        with environment(**given):
+    with environment(**given):
+        try:
             yield
-        status = "KILLED" if trial.was_pruned else "FINISHED"
-    except (KeyboardInterrupt, Terminated):
-        status = "KILLED"
-        raise
-    finally:
-        if "mlflow" in sys.modules:  # else it has begun no run
-            with suppress(Exception):  # the trial's result counts, whatever MLflow makes of it
-                _close(context, trial, status)
+            status = "KILLED" if trial.was_pruned else "FINISHED"
+        except (KeyboardInterrupt, Terminated):
+            status = "KILLED"
+            raise
+        finally:
+            if "mlflow" in sys.modules:  # else it has begun no run
+                with suppress(Exception):  # the trial's result counts, whatever MLflow makes of it
+                    _close(context, trial, status)
 
 
 def _close(context: Context, trial: SweepTrial, status: str) -> None:
@@ -110,18 +112,8 @@ class SweepRun:
             Outage: MLflow's store can't be used.
         """
         try:
-            import mlflow
-
-            client = mlflow.MlflowClient()
-            experiment_id = _experiment(client)
-            run = client.get_run(known) if known else None
-            if run is None or run.info.lifecycle_stage == "deleted":
-                tags = {"mlflow.source.name": sys.argv[0], "mlflow.source.type": "LOCAL"}
-                run = client.create_run(experiment_id, tags=tags, run_name=f"sweep {name}")
-                cleaned = {clean(key): value for key, value in params.items()}
-                mlflow.log_params(cleaned, run_id=run.info.run_id)
-            client.update_run(run.info.run_id, "RUNNING")
-            client.set_tag(run.info.run_id, "n_trials", params["n_trials"])
+            with environment(**_patience()):
+                run = _run(known, name, params)
         except Exception as error:
             raise Outage(
                 f"MLflow's store at {shown_uri()} can't be used ({root_cause(error)}): make it "
@@ -146,11 +138,12 @@ class SweepRun:
         import mlflow
 
         try:
-            try:
-                call(mlflow)
-            except Exception:  # a lock, or a server that is just started again
-                time.sleep(RETRY_SECONDS)
-                call(mlflow)
+            with environment(**_patience()):
+                try:
+                    call(mlflow)
+                except Exception:  # a lock, or a server that is just started again
+                    time.sleep(RETRY_SECONDS)
+                    call(mlflow)
         except Exception as error:
             self.lost = root_cause(error)
             log.warning("MLflow stopped answering (%s)", self.lost)
@@ -196,10 +189,12 @@ class SweepRun:
                 "and their results are in the sweep's folder"
             )
 
-    def link(self, study: str) -> str | None:
-        """Where the UI charts the sweep's search, side by side and without their parent.
+    def link(self, study: str, objective: str, direction: str) -> str | None:
+        """Where the UI charts the sweep's search, side by side, the best first, where trials log
+        ``objective``.
 
-        The UI applies a filter only beside all the other parts of its address.
+        The UI applies a filter only beside all the other parts of its address. Ordered by time,
+        it would show the sweep's run, and its trials folded under it.
         """
         if not self.run_id:
             return None
@@ -208,8 +203,8 @@ class SweepRun:
             "workflowType": "machine_learning",
             "compareRunsMode": "CHART",
             "searchFilter": f"tags.study = '{study}' AND tags.phase = 'search'",
-            "orderByKey": "attributes.start_time",
-            "orderByAsc": "false",
+            "orderByKey": f"metrics.`{objective}`",
+            "orderByAsc": str(direction == "minimize").lower(),
             "startTime": "ALL",
             "lifecycleFilter": "Active",
             "modelVersionFilter": "All Runs",
@@ -217,6 +212,31 @@ class SweepRun:
         }
         base = uri if uri.startswith("http") else LOCAL_UI
         return f"{base}/#/experiments/{self.experiment_id}/runs?{urlencode(words, quote_via=quote)}"
+
+
+def _patience() -> dict[str, str]:
+    return {name: value for name, value in PATIENCE.items() if name not in os.environ}
+
+
+def _run(known: str | None, name: str, params: Mapping[str, Any]) -> Any:
+    """The sweep's run: the one that is known, where it is there, or a new one."""
+    import mlflow
+
+    client, run = mlflow.MlflowClient(), None
+    experiment_id = _experiment(client)
+    try:
+        run = client.get_run(known) if known else None
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+    if run is None or run.info.lifecycle_stage == "deleted":
+        tags = {"mlflow.source.name": sys.argv[0], "mlflow.source.type": "LOCAL"}
+        run = client.create_run(experiment_id, tags=tags, run_name=f"sweep {name}")
+        cleaned = {clean(key): value for key, value in params.items()}
+        mlflow.log_params(cleaned, run_id=run.info.run_id)
+    client.update_run(run.info.run_id, "RUNNING")
+    client.set_tag(run.info.run_id, "n_trials", params["n_trials"])
+    return run
 
 
 def clean(name: str) -> str:

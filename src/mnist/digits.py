@@ -82,13 +82,15 @@ def _paper(grey: Array) -> Array:
     the border, less those furthest off it, where the digit may touch."""
     border = np.ones(grey.shape, bool)
     border[1:-1, 1:-1] = False
-    places = np.stack([np.ones(grey.shape), *np.indices(grey.shape)], axis=-1)
-    paper = np.full(grey.shape, np.median(grey[border]))
+    y, x = np.ogrid[: grey.shape[0], : grey.shape[1]]
+    levels, (rows, columns) = grey[border], np.nonzero(border)
+    places = np.stack([np.ones(len(rows)), rows, columns], axis=1)
+    plane = np.array([np.median(levels), 0, 0])
     for _ in range(3):
-        off = np.abs(grey - paper)
-        kept = border & (off <= np.median(off[border]))
-        paper = places @ np.linalg.lstsq(places[kept], grey[kept], rcond=None)[0]
-    return paper
+        off = np.abs(levels - places @ plane)
+        kept = off <= np.median(off)
+        plane = np.linalg.lstsq(places[kept], levels[kept], rcond=None)[0]
+    return (plane[0] + plane[1] * y + plane[2] * x).astype(np.float32)
 
 
 def _fit(image: Image.Image, side: int) -> Image.Image:

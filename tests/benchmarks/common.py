@@ -15,9 +15,8 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from hydrasweep import search
+from hydrasweep.compose import Composer
 from mnist.assembly import Assembly, assemble
-from hydrasweep.search.compose import Composer
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -27,7 +26,6 @@ OPTIMIZERS = {"baseline": "sgd", "cnn": "adam", "lenet5": "adam"}
 DROPOUT = {"baseline": 0.0, "cnn": 0.2, "lenet5": 0.0}
 
 os.environ.setdefault("HYDRASWEEP_ROOT", str(ROOT))
-search.register()
 
 
 def job(*overrides: str) -> Assembly:

@@ -61,7 +61,7 @@ def compare(name: str) -> dict[str, str | float]:
     epochs = fit(training, ours.train, ours.val, epochs=N_ROUNDS + 1, batch_size=100)
     model = plain_model(name, DROPOUT[name])
     optimizer = plain_optimizer(model, name)
-    train, val = ((training.normalize(s.images), s.labels) for s in (ours.train, ours.val))
+    train, val = ((training.normalize(s.inputs), s.targets) for s in (ours.train, ours.val))
 
     def bare() -> None:
         epoch(model, optimizer, *train)

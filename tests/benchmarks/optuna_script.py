@@ -26,7 +26,7 @@ def loaders(batch_size: int) -> tuple[DataLoader, DataLoader]:
     parts = []
     for split in SPLITS:
         part = datasets.MNIST(ROOT / "data", download=True, transform=transforms.Compose(steps))
-        part.data, part.targets = split.images[:, 0], split.labels
+        part.data, part.targets = split.inputs[:, 0], split.targets
         parts.append(part)
     train, val = parts
     return DataLoader(train, batch_size, shuffle=True), DataLoader(val, batch_size)

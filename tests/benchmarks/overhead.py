@@ -17,7 +17,7 @@ from mnist.training import fit
 N_ROUNDS = 3
 N_FIRST, N_TRIALS = 20, 80
 N_WORKERS = 2
-BARE = ("hydra.sweeper.check=null", "confirm=none", "hydra.sweeper.report=false")
+BARE = ("hydra.sweeper.check=null", "hydra/sweeper/confirm=none", "hydra.sweeper.report=false")
 # Without images to train on or to evaluate, what is left is not training.
 NO_TRAINING = (*BARE, "epochs=0", "objective=n_parameters", "data.n_train=100", "data.n_val=0")
 # Each epoch is reported, written and logged; none is the last by a pruner's verdict.

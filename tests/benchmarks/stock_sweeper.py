@@ -10,7 +10,7 @@ from mnist import config
 def main(cfg: DictConfig) -> float:
     import train
 
-    value = train.train(*config.started(cfg))
+    value = train.train(*config.resolve_run(cfg))
     assert isinstance(value, float)
     return value
 

@@ -37,11 +37,12 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
+import hydrasweep
 from mnist.config import TRUSTED
 
 HERE = Path(__file__).resolve().parent
 CURVES = HERE / "curves.json"
-PRUNERS = HERE.parents[1] / "conf" / "hydra" / "sweeper" / "pruner"
+PRUNERS = Path(hydrasweep.__file__).parent / "conf" / "hydra" / "sweeper" / "pruner"
 SIZES = (32, 64, 128, 256)
 SPACE = {
     "optimizer.lr": FloatDistribution(3e-4, 3e-2, log=True),

@@ -35,7 +35,7 @@ def hydrasweep(folder: Path, seed: int) -> None:
     python(
         "src/train.py", "-m", "hparams_search=optuna", "study=benchmark", *PART,
         f"hydra.sweeper.n_trials={N_TRIALS}", f"hydra.sweeper.sampler.seed={seed}",
-        "confirm=none", "hydra.sweeper.report=false", store=folder,
+        "hydra/sweeper/confirm=none", "hydra.sweeper.report=false", store=folder,
     )  # fmt: skip
 
 

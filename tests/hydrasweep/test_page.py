@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from html import unescape
@@ -19,9 +20,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
-from planted import SPACE, plant, searched, trial, with_seeds
+from planted import SPACE, journal, plant, searched, trial, with_seeds
 
 from hydrasweep import UserError, page, storage
+from hydrasweep.stratum import N_TRIALS
 from hydrasweep.trials import MARK
 
 SECTIONS = [
@@ -38,7 +40,10 @@ SECTIONS = [
     "Configuration",
     "Versions",
 ]
-PNG = b"\x89PNG\r\n\x1a\n"
+# One pixel.
+PNG = b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
 TESTED = [0.9312, 0.9356, 0.9287]
 CONFIRMED = [0.93, 0.94, 0.92]
 
@@ -93,7 +98,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for label in ("cnn-final-000", "cnn-final-001"):
         (folder / label / "deep").mkdir(parents=True)
-        (folder / label / "deep" / "confusion.png").write_bytes(PNG + label.encode())
+        (folder / label / "deep" / "confusion.png").write_bytes(PNG)
     (folder / "cnn-final-000" / "secret.png").symlink_to("/etc/hostname")
     assert page.write(folder) == folder / "report.html"
     return folder
@@ -206,6 +211,14 @@ def test_numbers_are_called_what_they_were_recorded_as(tmp_path: Path) -> None:
     head, _ = table(parts(path)["Result"])
     assert head[1:4] == ["value in the search", "by trial", "size"]
     assert "accuracy" not in re.sub("<script>.*?</script>", "", path.read_text(), flags=re.DOTALL)
+
+
+def test_trials_that_are_still_to_begin_are_counted(tmp_path: Path) -> None:
+    folder = plant(tmp_path / "s", {"/a": searched(4), "/b": [trial(state=TrialState.RUNNING)]})
+    for name in ("s/a", "s/b"):
+        study = optuna.load_study(study_name=name, storage=journal(folder))
+        study.set_user_attr(N_TRIALS, 6)
+    assert "search 4 of 12 trials have ended" in page.write(folder).read_text()
 
 
 def test_several_objectives_have_a_front(tmp_path: Path) -> None:
@@ -386,3 +399,33 @@ def test_output_that_cannot_be_written_is_told_in_a_sentence(finished: Path) -> 
         done = command(finished, stdout=full)
     assert done.returncode == 1
     assert re.fullmatch("Error: .*No space left on device\n", done.stderr)
+
+
+WATCH = """<script>
+  const seen = document.documentElement.dataset;
+  addEventListener("error", e => seen.error = e.message || e.target.outerHTML, true);
+  addEventListener("load", () => seen.loaded = performance.getEntriesByType("resource")
+    .filter(entry => !entry.name.startsWith("data:")).length);
+</script>"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+def test_all_figures_are_drawn_from_disk_alone(finished: Path, tmp_path: Path) -> None:
+    compared = page.compare([finished, finished])
+    for path, n_figures in ((finished / "report.html", 7), (compared, 1)):
+        watched = tmp_path / path.name
+        watched.write_text(path.read_text().replace("<head>", f"<head>{WATCH}"))
+        words = "--headless --no-sandbox --disable-gpu --no-first-run --disable-sync"
+        words += " --disable-background-networking --disable-component-update"
+        words += f" --user-data-dir={tmp_path / 'profile'} --window-size=1600,1200"
+        words += f" --virtual-time-budget=60000 --dump-dom file://{watched}"
+        shown = subprocess.run(
+            ["chromium", *words.split()], text=True, capture_output=True, timeout=180
+        ).stdout
+        (root,) = re.findall(r"<html[^>]*>", shown)
+        assert 'data-loaded="0"' in root
+        assert "data-error" not in root, root
+        assert shown.count('class="plotly-graph-div') == n_figures
+        drawn = r'class="plotly-graph-div.*?class="main-svg.*?class="infolayer'
+        assert len(re.findall(drawn, shown, re.DOTALL)) == n_figures

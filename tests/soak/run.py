@@ -22,12 +22,12 @@ from typing import Any
 import psutil
 from optuna.trial import TrialState
 
-from hydrasweep.search import summary
+from hydrasweep.output import environment as machine
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 # A few seconds each, and more than one epoch.
-SHORT = ("data.n_train=6000", "data.n_val=2000", "epochs=3", "confirm=none")
+SHORT = ("data.n_train=6000", "data.n_val=2000", "epochs=3", "hydra/sweeper/confirm=none")
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED"}
 GROWTH = 1.1  # what flat memory may differ by, from the early to the late half of the run
 
@@ -63,7 +63,7 @@ def soak(root: Path, n_trials: int, every: float, n_workers: int) -> dict[str, A
     """
     sys.path.insert(0, str(HERE.parent))
     from conftest import REPOSITORY, environment
-    from test_sweep import Sweep, assert_whole
+    from test_sweep import Sweep, assert_whole, name_of
 
     parent, workers, n_kills, chance = Memory(), Memory(), 0, random.Random(0)
     arguments = [
@@ -95,7 +95,7 @@ def soak(root: Path, n_trials: int, every: float, n_workers: int) -> dict[str, A
     traces = Sweep(root, "soak")
     assert_whole(traces, n_trials)
     trials, (_, children) = traces.trials(), traces.runs()
-    ended = {Path(run.data.tags["output_dir"]).name: run.info.status for run in children}
+    ended = {name_of(run): run.info.status for run in children}
     for label, trial in trials.items():
         assert ended[label] == STATUS[trial.state]
     trained = sum(trial.duration.total_seconds() for trial in trials.values())  # type: ignore[union-attr]
@@ -129,7 +129,7 @@ def main() -> None:
         figures = soak(Path(folder), given.trials, given.every, given.workers)
     kills = f"a kill every {given.every:g} s" if given.every else "no kills"
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    about = {"date": time.strftime("%Y-%m-%d"), "machine": summary.environment()}
+    about = {"date": time.strftime("%Y-%m-%d"), "machine": machine()}
     kept[f"{given.trials} trials, {kills}"] = about | figures
     RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
