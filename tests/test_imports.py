@@ -68,7 +68,7 @@ def test_the_application_knows_the_public_names_of_the_sweeper_alone(module: str
 def test_what_trains_knows_no_mlflow_no_optuna_and_no_hydra(room: str) -> None:
     assert not packages(f"mnist.{room}") & {"hydra", "mlflow", "omegaconf", "optuna"}
     assert own(f"mnist.{room}") <= {
-        *(f"mnist.{name}" for name in (*TRAINS, "figures", "files")),
+        *(f"mnist.{name}" for name in (*TRAINS, "figures", "files", "text")),
         "hydrasweep",
     }
 

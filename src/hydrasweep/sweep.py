@@ -227,6 +227,7 @@ class Sweep:
             studies.fill_with_given()
         studies.stop("")
         studies.settle()
+        run.settle(studies.lost())
         folder = Path(self.config.hydra.sweep.dir)
         write = functools.partial(results.write_all, phases, folder, plan.space.stratify, self.seed)
         with Monitor(studies, n_workers, write, run.log) as monitor:

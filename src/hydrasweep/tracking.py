@@ -222,8 +222,8 @@ def _run(known: str | None, name: str, params: Mapping[str, Any]) -> Any:
     """The sweep's run: the one that is known, where it is there, or a new one."""
     import mlflow
 
+    experiment_id = _experiment()
     client, run = mlflow.MlflowClient(), None
-    experiment_id = _experiment(client)
     try:
         run = client.get_run(known) if known else None
     except mlflow.MlflowException as error:
@@ -251,9 +251,11 @@ def shown_uri() -> str:
     return without_password(mlflow.get_tracking_uri())
 
 
-def _experiment(client: Any) -> str:
+def _experiment() -> str:
     """The id of the experiment, whose artifacts are beside an SQLite store wherever the app is
     started. One process makes the store where several come at once."""
+    from mlflow import MlflowClient
+
     name, found = os.environ.get(NAME) or "Default", re.match(r"sqlite:///([^?]+)", shown_uri())
     database = Path(found[1]).resolve() if found else None
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -262,6 +264,7 @@ def _experiment(client: Any) -> str:
             with closing(sqlite3.connect(database, timeout=20)) as connection:
                 # Readers and one writer work side by side, which the file remembers.
                 connection.execute("PRAGMA journal_mode=WAL")
+        client = MlflowClient()  # makes the store, and would try to open it for two minutes
         if experiment := client.get_experiment_by_name(name):
             return str(experiment.experiment_id)
         place = (database.parent / "mlruns" / name).as_uri() if database else None

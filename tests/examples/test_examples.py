@@ -78,8 +78,8 @@ def test_a_loop_in_plain_pytorch(tmp_path: Path) -> None:
     rows, again = app.trials(), app.trials("confirmation.csv")
     assert Counter(row["optimizer"] for row in rows) == {"adam": 3, "sgd": 3}
     assert states(rows)["PRUNED"] >= 1
-    assert Counter(row["phase"] for row in again) == {"confirm": 4, "final": 4}
-    assert {row["seed"] for row in again} == {"1", "2"}
+    assert Counter(row["phase"] for row in again) == {"confirm": 2, "final": 2}
+    assert {row["seed"] for row in again} == {"1"}
     assert {row["state"] for row in again} == {"COMPLETE"}
 
     parent, others = children(app.runs())
@@ -92,15 +92,7 @@ def test_a_loop_in_plain_pytorch(tmp_path: Path) -> None:
         assert run.status == status[row["state"]]
         assert run.params["lr"] == row["optimizer.lr"]
         assert run.tags.items() >= {"study": "spirals", "phase": "search"}.items()
-    assert found["sgd-final-001"].tags["phase"] == "final"
-
-    # The recipe of the winner is a config of the app, and its training nobody's child.
-    recipe = (app.sweep() / "best" / "overall.yaml").read_text()
-    *words, _ = recipe.split("python app.py ")[1].split("\n", 1)
-    app.run(*words[0].split())
-    last = app.runs()[-1]
-    assert last.parent is None
-    assert last.params["lr"] == str(OmegaConf.create(recipe).optimizer.lr)
+    assert found["sgd-final-000"].tags["phase"] == "final"
 
 
 def test_two_objectives(tmp_path: Path) -> None:

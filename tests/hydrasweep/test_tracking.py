@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import mlflow
@@ -38,10 +39,10 @@ def client(
 ) -> Iterator[MlflowClient]:
     """A client of a store of the test's own, which the environment names."""
     shutil.copy(empty_store, tmp_path)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv(URI, uri)
+    monkeypatch.setenv(URI, f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv(NAME, "tests")
-    yield MlflowClient(uri)
+    # Another spelling of it: MLflow keeps connections by the name, and forks share none.
+    yield MlflowClient(f"sqlite:///{tmp_path}/./mlflow.db")
     mlflow.set_tracking_uri(None)
 
 
@@ -119,26 +120,27 @@ def test_runs_of_trials_are_children_of_the_sweeps_run(
     assert len(runs_of(client)[0]) == 1
 
 
-def test_status_tells_how_a_trial_ended(app: Callable[..., App], client: MlflowClient) -> None:
-    body = """
+def test_status_tells_how_a_trial_ended(
+    app: Callable[..., App], client: MlflowClient, tmp_path: Path
+) -> None:
+    body = f"interrupted = '{tmp_path}/interrupted'\n" + dedent("""
         import mlflow
         with mlflow.start_run():
-            for step in range(4):
-                if cfg.kind == "raises" and step == 2:
+            for step in range(0 if cfg.kind == "returns_nothing" else 4):
+                if cfg.kind == "raises":
                     raise RuntimeError("no")
                 if hydrasweep.report(cfg.x, step):
                     break
             if cfg.kind == "prunes":
                 raise optuna.TrialPruned
-        if cfg.kind == "is_interrupted" and not os.path.exists("interrupted"):
-            open("interrupted", "w").close()
-            mlflow.start_run()
-            os.kill(os.getpid(), signal.SIGINT)
+            if cfg.kind == "is_interrupted" and not os.path.exists(interrupted):
+                open(interrupted, "w").close()
+                os.kill(os.getpid(), signal.SIGINT)
         if cfg.kind == "returns_nothing":
             return None
         os.chdir("/")  # where no store is
         return cfg.x
-    """
+    """)
     kinds = ["whole", "is_stopped", "prunes", "raises", "returns_nothing", "is_interrupted"]
     enqueue = ",".join(f"{{kind: {kind}, x: {i / 10}}}" for i, kind in enumerate(kinds))
     task = app(body)
@@ -167,7 +169,7 @@ def test_status_tells_how_a_trial_ended(app: Callable[..., App], client: MlflowC
         "001": ("is_stopped", "PRUNED", "KILLED"),
         "002": ("prunes", "PRUNED", "KILLED"),
         "003": ("raises", "FAIL", "FAILED"),
-        "004": ("returns_nothing", "PRUNED", "KILLED"),
+        "004": ("returns_nothing", "FAIL", "FAILED"),
         "005": ("is_interrupted", "FAIL", "KILLED"),
         "006": ("is_interrupted", "PRUNED", "KILLED"),
     }
@@ -197,9 +199,14 @@ def test_run_whose_process_died_is_marked_failed_at_the_next_start(
     assert parent.info.status == "FAILED"
 
 
-@pytest.mark.parametrize("gone", ["deleted", "with its store"])
+@pytest.mark.parametrize("gone", ["deleted", "in another store"])
 def test_sweep_whose_run_is_gone_has_a_new_one(
-    app: Callable[..., App], client: MlflowClient, tmp_path: Path, empty_store: Path, gone: str
+    app: Callable[..., App],
+    client: MlflowClient,
+    tmp_path: Path,
+    empty_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gone: str,
 ) -> None:
     task = app("return cfg.x")
     assert task(MLFLOW, "hydra.sweeper.n_trials=1").code == 0
@@ -207,13 +214,12 @@ def test_sweep_whose_run_is_gone_has_a_new_one(
     if gone == "deleted":
         client.delete_run(first.info.run_id)
     else:
-        mlflow.set_tracking_uri(None)
-        for path in tmp_path.glob("mlflow.db*"):
-            path.unlink()
-        shutil.copy(empty_store, tmp_path)
+        shutil.copy(empty_store, tmp_path / "other.db")
+        monkeypatch.setenv(URI, f"sqlite:///{tmp_path}/other.db")
+        client = MlflowClient(f"sqlite:///{tmp_path}/./other.db")
     done = task(MLFLOW, "hydra.sweeper.n_trials=2")
     assert done.code == 0, done.err
-    (second,), _ = runs_of(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"))
+    (second,), _ = runs_of(client)
     assert second.info.run_id != first.info.run_id
     assert second.info.status == "FINISHED"
 
@@ -321,7 +327,7 @@ def test_sweep_that_records_nothing_needs_no_mlflow() -> None:
 
 @pytest.mark.parametrize(
     ("name", "cleaned"),
-    [("best/a", "best/a"), ("a+b=[c]@d", "a_b_c__d"), ("space.x y:z", "space.x y:z"), ("+", "_")],
+    [("best/a", "best/a"), ("a+b=[c]@d", "a_b__c__d"), ("space.x y:z", "space.x y:z"), ("+", "_")],
 )
 def test_names_are_such_as_mlflow_takes(client: MlflowClient, name: str, cleaned: str) -> None:
     assert clean(name) == cleaned
