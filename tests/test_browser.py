@@ -124,11 +124,11 @@ WATCH = """<script>
 
 
 def test_reports_draw_all_their_figures_from_disk_alone(page: Page, tmp_path: Path) -> None:
-    trials = searched(9)
+    trials = searched(30)  # fewer have no importances
     phases = {
         f"@{phase}/cnn": with_seeds(trials[4], [0.9, 0.91], 20) for phase in ("confirm", "final")
     }
-    folder = plant(tmp_path / "drawn", {"/cnn": trials, "/lenet5": trials[:7], **phases})
+    folder = plant(tmp_path / "drawn", {"/cnn": trials, "/lenet5": trials[:20], **phases})
     paths = write(folder), compare([folder, folder])
     close_storages()
     for path in paths:

@@ -50,10 +50,11 @@ def _promote(mlflow: Any, name: str, model_id: str, tags: Mapping[str, str]) -> 
     client = mlflow.MlflowClient()
     with suppress(mlflow.MlflowException):  # it may be there
         client.create_registered_model(name)
-    known = [v for v in client.search_model_versions(f"name = '{name}'") if v.model_id == model_id]
+    logged = client.get_logged_model(model_id)
+    place, run_id = logged.artifact_location, logged.source_run_id
+    # A database keeps no model's id with a version.
+    known = [v for v in client.search_model_versions(f"name = '{name}'") if v.run_id == run_id]
     if not known:  # by the client, since mlflow.register_model prints
-        logged = client.get_logged_model(model_id)
-        place, run_id = logged.artifact_location, logged.source_run_id
         known = [client.create_model_version(name, place, run_id, model_id=model_id)]
     version = str(known[0].version)
     for key, value in tags.items():

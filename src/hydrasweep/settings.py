@@ -89,8 +89,8 @@ def check_settings(settings: DictConfig, config: DictConfig) -> None:
     """
     if settings.n_trials < 0:
         raise UserError(f"hydra.sweeper.n_trials={settings.n_trials}: must be 0 or more")
-    for group in ("sampler", "pruner", "confirm"):
-        if isinstance(given := settings[group], str):
+    for group in ("sampler", "pruner", "storage", "confirm"):
+        if isinstance(given := settings[group], str) and given.isidentifier():  # no URL
             raise UserError(
                 f"hydra.sweeper.{group}={given}: must be a config; those that are shipped are "
                 f"chosen by hydra/sweeper/{group}={given}"

@@ -25,8 +25,13 @@ from hydrasweep.trials import SweepTrial
 URI, NAME, CONTEXT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_CONTEXT"
 PARENT, TRIAL = "mlflow.parentRunId", "trial"  # tags
 LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
-# MLflow's own patience with a server that doesn't answer is four minutes a call.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+SETTINGS = {
+    # MLflow's own patience with a server that doesn't answer is four minutes a call.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    # It would print addresses with the password that may be in them.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 RETRY_SECONDS = 1.0  # after which a call to MLflow is tried a second time, and no more
 log = logging.getLogger(__name__)
 
@@ -66,7 +71,8 @@ def child_runs(context: Context | None, trial: SweepTrial) -> Iterator[None]:
             raise
         finally:
             if "mlflow" in sys.modules:  # else it has begun no run
-                with suppress(Exception):  # the trial's result counts, whatever MLflow makes of it
+                # The trial's result counts, whatever MLflow makes of it.
+                with suppress(Exception), environment(**_settings()):
                     _close(context, trial, status)
 
 
@@ -112,7 +118,7 @@ class SweepRun:
             Outage: MLflow's store can't be used.
         """
         try:
-            with environment(**_patience()):
+            with environment(**_settings()):
                 run = _run(known, name, params)
         except Exception as error:
             raise Outage(
@@ -138,7 +144,7 @@ class SweepRun:
         import mlflow
 
         try:
-            with environment(**_patience()):
+            with environment(**_settings()):
                 try:
                     call(mlflow)
                 except Exception:  # a lock, or a server that is just started again
@@ -214,8 +220,8 @@ class SweepRun:
         return f"{base}/#/experiments/{self.experiment_id}/runs?{urlencode(words, quote_via=quote)}"
 
 
-def _patience() -> dict[str, str]:
-    return {name: value for name, value in PATIENCE.items() if name not in os.environ}
+def _settings() -> dict[str, str]:
+    return {name: value for name, value in SETTINGS.items() if name not in os.environ}
 
 
 def _run(known: str | None, name: str, params: Mapping[str, Any]) -> Any:

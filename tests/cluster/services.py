@@ -254,5 +254,7 @@ def ray(variables: Mapping[str, str]) -> Iterator[str]:
         words = [*machine("raynode"), str(program), "start", "--head", "--block"]
         words += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
         words += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}/ray"]
-        with service(folder, words, lambda: listens(port), env=os.environ | variables):
+        # Ray wants a token of who connects where any local Ray has left one in the home folder.
+        env = os.environ | variables | {"RAY_AUTH_MODE": "disabled"}
+        with service(folder, words, lambda: listens(port), env=env):
             yield f"127.0.0.1:{port}"

@@ -358,6 +358,7 @@ def test_trial_that_kills_its_process_each_time_fails_and_counts(open_studies: O
     ((_, trial),) = studies.trials()
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs[RETRIES] == MAX_RETRIES
+    assert studies.lost() == {f"{n:03d}" for n in range(MAX_RETRIES + 1)}  # this one for good
     assert len({tuple(trial.params.items()) for trial in studies.strata[0].study.trials}) == 1
 
 
