@@ -171,7 +171,9 @@ def _in_words(error: Exception) -> str:
     """What to tell of an error instead of a traceback; "" of a bug in code of ours or a user's."""
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         return f"{error}\n{error.__cause__}".strip()
-    if isinstance(error, UserError | OSError | HydraException | OmegaConfBaseException):
+    if isinstance(error, UserError):  # whose writer has left passwords out
+        return str(error)
+    if isinstance(error, OSError | HydraException | OmegaConfBaseException):
         return without_password(str(error))
     libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):

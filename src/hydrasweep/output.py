@@ -19,6 +19,7 @@ from rich.table import Table
 from hydrasweep import results, settings
 from hydrasweep.plan import Plan
 from hydrasweep.space import as_text as space_text
+from hydrasweep.space import as_word
 from hydrasweep.stratum import Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trials import n_steps
@@ -38,7 +39,7 @@ def resume_command(config: DictConfig, name: str) -> str:
     key, folder = name_key(config), str(config.hydra.sweep.dir)
     given = {key or "hydra.sweeper.study_name": name}
     if not (key and Path(folder).name == name):  # else the name gives the folder
-        given["hydra.sweep.dir"] = folder
+        given["hydra.sweep.dir"] = as_word(folder)
     words = [word for word in sys.argv if word.partition("=")[0] not in given]
     return shlex.join(["python", *words, *(f"{key}={value}" for key, value in given.items())])
 
@@ -181,7 +182,8 @@ def _table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
 def as_text(renderable: RenderableType) -> str:
     """A table as plain text: the same on the screen, in a pipe and in a file."""
     output = io.StringIO()
-    Console(file=output, width=200, color_system=None).print(renderable)
+    # What is in square brackets or between colons may be a setting's value, and no markup.
+    Console(file=output, width=200, color_system=None, markup=False, emoji=False).print(renderable)
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
 
 

@@ -51,7 +51,7 @@ def check(cfg: DictConfig) -> None:
         if not (OmegaConf.is_dict(node) and isinstance(node.get("_target_"), str)):
             raise UserError(f"{key}={node}: must be settings with a _target_")
     directions = OmegaConf.select(cfg, "task.directions")
-    given = {*directions.values()} if OmegaConf.is_dict(directions) else set()
+    given = {*map(str, directions.values())} if OmegaConf.is_dict(directions) else set()
     if not given or not given <= {"maximize", "minimize"}:
         raise UserError(f"task.directions={directions}: must give each metric its direction")
     part, _, metric = str(cfg.score_train).rpartition("/")
@@ -59,7 +59,7 @@ def check(cfg: DictConfig) -> None:
         known = ", ".join(f"NAME/{metric}" for metric in directions)
         raise UserError(f"score_train={cfg.score_train}: must be null or one of {known}")
     measured = metric_directions(cfg)
-    if not objectives(cfg) or not {*objectives(cfg)} <= measured.keys():
+    if not objectives(cfg) or not {*map(str, objectives(cfg))} <= measured.keys():
         why = "" if cfg.epochs else " (epochs=0 trains nothing)"
         why += "" if _has_val(cfg) else " (data.n_val=0 leaves nothing to validate on)"
         raise UserError(f"objective={cfg.objective}: must be of {', '.join(measured)}{why}")

@@ -15,6 +15,8 @@ from optuna.trial import TrialState
 from hydrasweep.launch import python_path
 from hydrasweep.liveness import OWNER
 
+pytest_plugins = ["sweep_fixtures"]
+
 TWO = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2")
 
 
@@ -75,7 +77,8 @@ def test_no_worker_waits_for_another(app: Callable[..., App]) -> None:
             max(0.0, (min(later, none_left) - max(ended, both_began)).total_seconds())
             for (_, ended), (later, _) in pairwise(of_one)
         )
-        assert idle <= 0.05 * (none_left - both_began).total_seconds()
+        # As batches they would wait a third of it.
+        assert idle <= 0.15 * (none_left - both_began).total_seconds()
 
 
 @pytest.mark.slow

@@ -21,6 +21,8 @@ from hydrasweep import settings
 from hydrasweep.storage import close_storages, open_storage, shareable
 from hydrasweep.stratum import TRUSTED, make_pruner, make_sampler
 
+pytest_plugins = ["sweep_fixtures"]
+
 SHIPPED = Path(hydrasweep.__file__).parent / "conf" / "hydra" / "sweeper"
 FILES = sorted(path.relative_to(SHIPPED) for path in SHIPPED.rglob("*.yaml"))
 HEAVY = {"optuna", "torch", "mlflow", "plotly", "matplotlib", "pandas", "sqlalchemy", "rich"}

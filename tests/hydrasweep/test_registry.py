@@ -1,42 +1,24 @@
 """The winners in MLflow's model registry: which version is champion, and by what."""
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import mlflow
 import pytest
 from apps import CONFIG, App
-from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput
 from optuna.distributions import IntDistribution
 from optuna.trial import create_trial
 
 from hydrasweep import registry
-from hydrasweep.tracking import NAME, PARENT, TRIAL, URI, SweepRun
+from hydrasweep.tracking import PARENT, TRIAL, SweepRun
 from hydrasweep.winners import Score, Winner
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+pytest_plugins = ["sweep_fixtures"]
+mlflow = pytest.importorskip("mlflow")
+
 Promote = Callable[..., list[str]]
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that holds no runs; made once, because that takes MLflow seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    assert MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def client(
-    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[MlflowClient]:
-    shutil.copy(empty_store, tmp_path)
-    monkeypatch.setenv(URI, f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv(NAME, "tests")
-    yield MlflowClient()
-    mlflow.set_tracking_uri(None)
 
 
 def won(score: float | Sequence[float], stratum: str = "", **params: Any) -> Winner:
@@ -49,7 +31,7 @@ def won(score: float | Sequence[float], stratum: str = "", **params: Any) -> Win
 
 
 @pytest.fixture
-def promote(client: MlflowClient) -> Promote:
+def promote(client: "MlflowClient") -> Promote:
     """``promote(winner)`` ends a sweep whose final trial has logged a model, and tells what is
     said of it; ``again`` is the sweep's run where it has ended before."""
 
@@ -70,7 +52,7 @@ def promote(client: MlflowClient) -> Promote:
                     run.experiment_id, name="model", source_run_id=child.info.run_id
                 )
                 client.finalize_logged_model(model.model_id, "READY")
-                output = LoggedModelOutput(model.model_id, 0)
+                output = mlflow.entities.LoggedModelOutput(model.model_id, 0)
                 client.log_outputs(child.info.run_id, [output])
         told = registry.register(run, "model", found, study, objective, direction)
         assert run.lost is None
@@ -80,11 +62,11 @@ def promote(client: MlflowClient) -> Promote:
     return promoted
 
 
-def champion(client: MlflowClient, name: str = "model") -> str:
+def champion(client: "MlflowClient", name: str = "model") -> str:
     return str(client.get_model_version_by_alias(name, registry.CHAMPION).version)
 
 
-def test_only_a_better_score_moves_the_champion(client: MlflowClient, promote: Promote) -> None:
+def test_only_a_better_score_moves_the_champion(client: "MlflowClient", promote: Promote) -> None:
     assert promote(won(0.98)) == ["Registered model model: this one is the champion now"]
     assert promote(won(0.98)) == ["Registered model model: this one stays behind the champion"]
     assert "stays behind" in promote(won(0.97))[0]
@@ -93,7 +75,7 @@ def test_only_a_better_score_moves_the_champion(client: MlflowClient, promote: P
     assert champion(client) == "4"
 
 
-def test_of_a_loss_the_lowest_wins(client: MlflowClient, promote: Promote) -> None:
+def test_of_a_loss_the_lowest_wins(client: "MlflowClient", promote: Promote) -> None:
     loss = {"objective": "val/loss", "direction": "minimize"}
     promote(won(0.3), **loss)
     assert "is the champion now" in promote(won(0.2), **loss)[0]
@@ -103,7 +85,7 @@ def test_of_a_loss_the_lowest_wins(client: MlflowClient, promote: Promote) -> No
 
 
 def test_scores_of_different_things_are_not_compared(
-    client: MlflowClient, promote: Promote
+    client: "MlflowClient", promote: Promote
 ) -> None:
     promote(won(0.9))
     for other in (
@@ -118,13 +100,13 @@ def test_scores_of_different_things_are_not_compared(
     assert "is the champion now" in promote(won(0.1), objective="val/loss")[0]
 
 
-def test_each_stratum_has_a_model_of_its_own(client: MlflowClient, promote: Promote) -> None:
+def test_each_stratum_has_a_model_of_its_own(client: "MlflowClient", promote: Promote) -> None:
     told = promote(won(0.9, "a"), won(0.8, "b"))
     assert told == [f"Registered model model-{k}: this one is the champion now" for k in "ab"]
     assert (champion(client, "model-a"), champion(client, "model-b")) == ("1", "1")
 
 
-def test_version_tells_where_it_is_from(client: MlflowClient, promote: Promote) -> None:
+def test_version_tells_where_it_is_from(client: "MlflowClient", promote: Promote) -> None:
     promote(won(0.9125, **{"optimizer.lr": 0.01, "+new@key": "a"}), study="first")
     version = client.get_model_version("model", "1")
     assert version.tags == {
@@ -136,7 +118,7 @@ def test_version_tells_where_it_is_from(client: MlflowClient, promote: Promote) 
 
 
 def test_sweep_that_ends_again_registers_no_second_version(
-    client: MlflowClient, promote: Promote
+    client: "MlflowClient", promote: Promote
 ) -> None:
     promote(won(0.9))
     for score in (0.8, 0.95):
@@ -146,7 +128,7 @@ def test_sweep_that_ends_again_registers_no_second_version(
     assert champion(client) == "1"
 
 
-def test_winner_that_logged_no_model_is_told(client: MlflowClient, promote: Promote) -> None:
+def test_winner_that_logged_no_model_is_told(client: "MlflowClient", promote: Promote) -> None:
     assert promote(won(0.9), logs=False) == [
         "Registered model model: none, since final-000 logged no model"
     ]
@@ -154,7 +136,7 @@ def test_winner_that_logged_no_model_is_told(client: MlflowClient, promote: Prom
 
 
 def test_whole_sweep_makes_its_winner_the_champion(
-    app: Callable[..., App], client: MlflowClient
+    app: Callable[..., App], client: "MlflowClient"
 ) -> None:
     more = """
 import mlflow

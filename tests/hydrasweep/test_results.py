@@ -1,9 +1,12 @@
 """What is kept of a sweep: the best, what pruning saved, the files."""
 
 import csv
+import errno
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -13,7 +16,8 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hydrasweep import results
+from hydrasweep import files, results
+from hydrasweep.errors import Outage
 from hydrasweep.stratum import LOST, RETRY_OF, Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trials import MARK, SEARCH, STEP, n_steps
@@ -211,3 +215,33 @@ def test_summary_has_counts_and_the_best_of_each_stratum(tmp_path: Path) -> None
     assert best["params"]["model"] == "cnn"
     stock = OmegaConf.load(tmp_path / "optimization_results.yaml")
     assert (stock.best_value, stock.best_params.model) == (0.75, "cnn")
+
+
+# Files are written in full or not at all
+
+
+def test_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+    path, other = tmp_path / "results.yaml", tmp_path / "other"
+    other.touch()
+    files.write(path, "old" * 1000)
+    with path.open() as reader:  # who has it open goes on seeing all of the old one
+        files.write(path, "new")
+        assert reader.read() == "old" * 1000
+    assert path.read_text() == "new"
+    assert path.stat().st_mode == other.stat().st_mode
+    assert set(tmp_path.iterdir()) == {path, other}
+
+
+@pytest.mark.parametrize("failing", ["write_text", "replace"])
+def test_failure_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    path = tmp_path / "file"
+    files.write(path, "old")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(Path, failing, Mock(side_effect=full))
+    with pytest.raises(Outage, match=r"file can't be written \(No space left on device\)"):
+        files.write(path, "new")
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"

@@ -15,6 +15,8 @@ from apps import CONFIG, App
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
+pytest_plugins = ["sweep_fixtures"]
+
 # The configs of upstream's examples, as they stand in its repository but for the sweeper's name.
 SPHERE = """
 defaults:

@@ -7,46 +7,29 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import mlflow
 import pytest
 from apps import App, write
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from hydrasweep.errors import Outage
 from hydrasweep.tracking import CONTEXT, NAME, URI, SweepRun, clean
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+pytest_plugins = ["sweep_fixtures"]
+mlflow = pytest.importorskip("mlflow")
+
 MLFLOW = "hydra.sweeper.mlflow=true"
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that holds no runs; made once, because that takes MLflow seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    assert MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def client(
-    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[MlflowClient]:
-    """A client of a store of the test's own, which the environment names."""
-    shutil.copy(empty_store, tmp_path)
-    monkeypatch.setenv(URI, f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv(NAME, "tests")
-    # Another spelling of it: MLflow keeps connections by the name, and forks share none.
-    yield MlflowClient(f"sqlite:///{tmp_path}/./mlflow.db")
-    mlflow.set_tracking_uri(None)
-
-
-def runs_of(client: MlflowClient, name: str = "tests") -> tuple[list[Run], dict[str, Run]]:
+def runs_of(client: "MlflowClient", name: str = "tests") -> "tuple[list[Run], dict[str, Run]]":
     """The sweeps' runs, and those of trials by their names."""
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
@@ -57,7 +40,7 @@ def runs_of(client: MlflowClient, name: str = "tests") -> tuple[list[Run], dict[
     return parents, children
 
 
-def statuses(children: dict[str, Run]) -> dict[str, str]:
+def statuses(children: "dict[str, Run]") -> dict[str, str]:
     return {name: run.info.status for name, run in children.items()}
 
 
@@ -65,7 +48,7 @@ def statuses(children: dict[str, Run]) -> dict[str, str]:
 
 
 def test_runs_of_trials_are_children_of_the_sweeps_run(
-    app: Callable[..., App], client: MlflowClient, tmp_path: Path
+    app: Callable[..., App], client: "MlflowClient", tmp_path: Path
 ) -> None:
     body = """
         import json
@@ -121,7 +104,7 @@ def test_runs_of_trials_are_children_of_the_sweeps_run(
 
 
 def test_status_tells_how_a_trial_ended(
-    app: Callable[..., App], client: MlflowClient, tmp_path: Path
+    app: Callable[..., App], client: "MlflowClient", tmp_path: Path
 ) -> None:
     body = f"interrupted = '{tmp_path}/interrupted'\n" + dedent("""
         import mlflow
@@ -176,7 +159,7 @@ def test_status_tells_how_a_trial_ended(
 
 
 def test_run_whose_process_died_is_marked_failed_at_the_next_start(
-    app: Callable[..., App], client: MlflowClient
+    app: Callable[..., App], client: "MlflowClient"
 ) -> None:
     body = """
         import mlflow
@@ -201,9 +184,9 @@ def test_run_whose_process_died_is_marked_failed_at_the_next_start(
 
 def test_sweep_whose_run_is_gone_has_a_new_one(
     app: Callable[..., App],
-    client: MlflowClient,
+    client: "MlflowClient",
     tmp_path: Path,
-    empty_store: Path,
+    mlflow_store: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task = app("return cfg.x")
@@ -218,14 +201,14 @@ def test_sweep_whose_run_is_gone_has_a_new_one(
     first = found(1)
     client.delete_run(first)
     second = found(2)
-    shutil.copy(empty_store, tmp_path / "other.db")
+    shutil.copy(mlflow_store, tmp_path / "other.db")
     monkeypatch.setenv(URI, f"sqlite:///{tmp_path}/other.db")
-    client = MlflowClient(f"sqlite:///{tmp_path}/./other.db")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/./other.db")
     assert len({first, second, found(3)}) == 3
 
 
 def test_store_that_goes_away_ends_no_sweep(
-    app: Callable[..., App], client: MlflowClient, tmp_path: Path
+    app: Callable[..., App], client: "MlflowClient", tmp_path: Path
 ) -> None:
     body = """
         import sqlite3
@@ -289,7 +272,7 @@ def test_store_that_cannot_be_used_is_told_without_its_password(
 
 
 def test_locked_store_is_waited_for_once_and_then_left_alone(
-    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+    client: "MlflowClient", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hydrasweep.tracking.RETRY_SECONDS", 0.0)
     run = SweepRun.open(None, "s", {"n_trials": 1})
@@ -329,7 +312,7 @@ def test_sweep_that_records_nothing_needs_no_mlflow() -> None:
     ("name", "cleaned"),
     [("best/a", "best/a"), ("a+b=[c]@d", "a_b__c__d"), ("space.x y:z", "space.x y:z"), ("+", "_")],
 )
-def test_names_are_such_as_mlflow_takes(client: MlflowClient, name: str, cleaned: str) -> None:
+def test_names_are_such_as_mlflow_takes(client: "MlflowClient", name: str, cleaned: str) -> None:
     assert clean(name) == cleaned
     run = SweepRun.open(None, "s", {"n_trials": 1, name: "a"})
     run.log({name: 1.0})
@@ -361,7 +344,7 @@ def test_starts_where_there_is_no_store_share_one(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [start.wait() for start in starts] == [0, 0, 0]
 
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     runs = client.search_runs(["0"])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 3

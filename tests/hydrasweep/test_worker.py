@@ -19,6 +19,8 @@ from hydrasweep.stratum import ERROR, WHERE, WHY
 from hydrasweep.studies import Studies
 from hydrasweep.worker import as_values, too_many_failures
 
+pytest_plugins = ["sweep_fixtures"]
+
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Iterator[Plan]:
