@@ -30,6 +30,8 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
 from mnist.assembly import assemble
 from mnist.data import Split
@@ -44,6 +46,19 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 torch.set_num_threads(1)
 # A suite started in the background ignores Ctrl-C, and so would every process it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_connections: list[Any] = []
+event.listen(Pool, "connect", lambda _, entry: _connections.append(entry))
+
+
+@pytest.fixture(autouse=True)
+def close_databases() -> Iterator[None]:
+    """Close what Optuna's and MLflow's stores have open, which keep it as long as their process
+    lives; one that is used again opens it again."""
+    yield
+    while _connections:
+        _connections.pop().close()
 
 
 @pytest.fixture

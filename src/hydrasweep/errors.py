@@ -136,7 +136,7 @@ def received_first() -> Iterator[None]:
     """Raise a signal's exception in place of what a library made of it."""
     try:
         yield
-    except BaseException:
+    except Exception:
         raise_received()
         raise
 
