@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
+from sqlalchemy import NullPool
 
 import hydrasweep.sweep  # noqa: F401  # apps inherit it, and would each take a second for it
 from hydrasweep.stratum import N_TRIALS, RETRY_OF
@@ -71,9 +73,16 @@ class Ended:
     err: str
     folder: Path
 
-    def study(self, name: str = "s") -> Study:
-        (path,) = self.folder.rglob("study.db")
-        return optuna.load_study(study_name=name, storage=f"sqlite:///{path}")
+    def names(self) -> list[str]:
+        """Of the studies that there are."""
+        return optuna.get_all_study_names(self._storage())
+
+    def study(self, name: str = "s", folder: str = "*") -> Study:
+        return optuna.load_study(study_name=name, storage=self._storage(folder))
+
+    def _storage(self, folder: str = "*") -> RDBStorage:
+        (path,) = self.folder.rglob(f"{folder}/study.db")
+        return RDBStorage(f"sqlite:///{path}", engine_kwargs={"poolclass": NullPool})
 
     def trials(self, name: str = "s") -> list[FrozenTrial]:
         """Those that count."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.errors import UserError
@@ -53,14 +54,22 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_studies(request: pytest.FixtureRequest, tmp_path: Path, database: Path) -> Iterator[Open]:
     """``open_studies(*strata)`` opens the same studies as often as it is called."""
     storage = request.param(tmp_path / "study")
+    kept = []
     if request.param == sqlite:
         shutil.copy(database, tmp_path)
 
     def opened(*strata: str, **kwargs: Any) -> Studies:
-        return Studies.open("s", storage, strata or [""], ["maximize"], SAMPLER, None, **kwargs)
+        studies = Studies.open("s", storage, strata or [""], ["maximize"], SAMPLER, None, **kwargs)
+        kept.append(studies.head._storage)
+        return studies
 
     yield opened
     close_storages()
+    for each in kept:  # those that were closed before another process began, and used again
+        backend = getattr(each, "_backend", each)
+        if isinstance(backend, RDBStorage):
+            backend.remove_session()
+            backend.engine.dispose()
 
 
 def given(*xs: float, stratum: str = "") -> dict[str, list[Given]]:

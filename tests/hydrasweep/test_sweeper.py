@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from apps import CONFIG, App
 from omegaconf import OmegaConf
@@ -228,10 +227,7 @@ def test_same_seed_gives_the_same_trials(app: Callable[..., App]) -> None:
             "hydra/sweeper/sampler=tpe",
             "hydra.sweeper.sampler.n_startup_trials=1",
         )
-        study = optuna.load_study(
-            study_name="s", storage=f"sqlite:///{done.folder}/{folder}/study.db"
-        )
-        params.append([trial.params for trial in study.trials])
+        params.append([trial.params for trial in done.study(folder=folder).trials])
     assert params[0] == params[1]
     assert len(params[0]) == 4
 
@@ -368,6 +364,7 @@ def test_process_is_left_as_it_was_found(
     assert "changed: {}" in done.out
     assert told in done.out
     assert ("ended with" in done.out) == bool(told)
+    assert done.err.count("Stopped") + done.err.count("Terminated") == told.count("ended with 1")
 
 
 # Confirmation
@@ -539,8 +536,7 @@ def test_interrupted_sweep_resumes_by_the_command_that_it_prints(
     done = task("seed=3")
     assert done.code == 130
     assert "KeyboardInterrupt" not in done.err
-    (path,) = done.folder.rglob("study.db")
-    (name,) = optuna.get_all_study_names(f"sqlite:///{path}")
+    (name,) = done.names()
     assert (name == "s") == (named != "by the time")
     n_done = done.states(name).count("COMPLETE")
     assert sorted(done.states(name)) == ["COMPLETE"] * n_done + ["WAITING"] * (4 - n_done)
