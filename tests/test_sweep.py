@@ -265,7 +265,7 @@ def test_finished_sweep_says_so_and_does_nothing(sweep: Sweep, tmp_path: Path) -
         ("objective=val/acc", "objective=val/acc: must be of train/loss, "),
         ("hydra.sweeper.direction=minimize", "minimize: must be maximize for objective=val/acc"),
         ("optimizer.lr=tag(log,interval(-1,1))", "optimizer.lr=tag(log,interval(-1,1)): can't be"),
-        ("optimizer.lr=interval(-1,1)", "optimizer.lr=-1.0: must be a number above 0"),
+        ("optimizer.lr=interval(-1,1)", "Invalid learning rate: -1.0"),
         ("model.droput=interval(0,0.5)", "droput"),
         ("data.batch_size=choice(64,0)", "data.batch_size=0: must be"),
         ("model=choice(lenet5,lenet6)", "lenet6"),

@@ -1,6 +1,8 @@
 """Tiny apps that the tests sweep, each run as a process of its own through Hydra's command line."""
 
 import csv
+import gc
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -13,15 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from hydra.core.plugins import Plugins
 from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from sqlalchemy import NullPool
 
-import hydrasweep.sweep  # noqa: F401  # apps inherit it, and would each take a second for it
 from hydrasweep.stratum import N_TRIALS, RETRY_OF
 
 fork = multiprocessing.get_context("fork")
+
+# What sweeps import on their way: apps inherit it, and would each take seconds for it.
+for name in ("hydrasweep.sweep", "alembic.command", "joblib", "numpy.random", "psutil"):
+    importlib.import_module(name)
+importlib.import_module("optuna.storages._rdb.models")
+Plugins.instance()
 
 APP = """
 import hydra
@@ -135,6 +143,7 @@ def run(folder: Path, arguments: tuple[str, ...], fresh: bool = False) -> Ended:
         return Ended(done.returncode, done.stdout, done.stderr, folder)
 
     def body() -> None:
+        gc.freeze()  # else it looks through all that the tests have made, again and again
         for path, fd in ((out, 1), (err, 2)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
