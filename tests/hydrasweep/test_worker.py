@@ -333,11 +333,12 @@ def test_storage_that_fails_for_a_while_hangs_nothing(
         return cfg.x
     """
     (tmp_path / "hold.py").write_text(
-        "import sqlite3, time\n"
+        "import pathlib, sqlite3, time\n"
         "connection = sqlite3.connect('sweep/study.db')\n"
         "connection.execute('BEGIN EXCLUSIVE')\n"
         "print('held', flush=True)\n"
-        "time.sleep(4)\n"
+        "while not pathlib.Path('let_go').exists():\n"
+        "    time.sleep(0.1)\n"
     )
     task = app(body)
     storage = "hydra.sweeper.storage='sqlite:///sweep/study.db?timeout=0.1'"
@@ -346,7 +347,8 @@ def test_storage_that_fails_for_a_while_hangs_nothing(
     assert done.err.startswith("Error: hydra.sweeper.storage failed (OperationalError: database is")
     assert len(done.err.splitlines()) == 1
     assert done.states().count("COMPLETE") < 4
-    time.sleep(5)  # until it is let go
+    (tmp_path / "let_go").touch()
+    time.sleep(1)
     done = task(storage)
     assert done.code == 0, done.err
     assert done.states() == ["COMPLETE"] * 4
