@@ -25,11 +25,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from strokes import draw
 
+import digits
 from hydrasweep import UserError, plain_exit
 from hydrasweep.settings import study_name
 from hydrasweep.space import Space, as_text
 from hydrasweep.stratum import Stratum
-from mnist import config, digits
+from mnist import config
 from mnist.assembly import assemble
 from mnist.recording import Run
 from mnist.training import Training

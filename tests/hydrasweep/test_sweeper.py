@@ -381,7 +381,8 @@ CONFIRMING = """
     return cfg.x + 0.01 * cfg.seed + (cfg.kind == "a")
 """
 SEEDS = ("hydra/sweeper/confirm=fresh_seeds", "hydra.sweeper.confirm.final=['scored=true']",
-         "hydra.sweeper.confirm.n_seeds=2", "kind=choice(a,b)", "hydra.sweeper.stratify=kind", "seed=7")  # fmt: skip
+         "hydra.sweeper.confirm.n_seeds=2", "kind=choice(a,b)", "hydra.sweeper.stratify=kind",
+         "seed=7")  # fmt: skip
 
 
 def test_winners_are_confirmed_on_fresh_seeds_and_trained_once_more(

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from strokes import draw
 
+import digits
 from hydrasweep import UserError
-from mnist import config, digits
+from mnist import config
 
 Pixels = NDArray[np.uint8]
 

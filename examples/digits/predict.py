@@ -1,4 +1,5 @@
-"""Read drawn digits with the best model of all sweeps on MNIST: python src/predict.py IMAGE..."""
+"""Read drawn digits with the best model of all sweeps on MNIST:
+python examples/digits/predict.py IMAGE..."""
 
 import argparse
 import csv
@@ -8,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hydrasweep import UserError, plain_exit
-from mnist.recording import use_store
-from mnist.text import root_cause
 
-ROOT = Path(os.environ.get("HYDRASWEEP_ROOT") or Path(__file__).resolve().parents[1])
+ROOT = Path(os.environ.get("HYDRASWEEP_ROOT") or Path(__file__).resolve().parents[2])
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -47,7 +46,8 @@ def predict(pixels: Any, model: str | None) -> tuple[Any, str]:
     """
     import numpy as np
 
-    use_store(ROOT)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{ROOT}/mlflow.db")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else it waits for minutes
     try:
         import mlflow
 
@@ -56,7 +56,7 @@ def predict(pixels: Any, model: str | None) -> tuple[Any, str]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"MLflow gives no champion ({root_cause(error)})") from error
+        raise UserError(f"MLflow gives no champion ({error})") from error
     odds = np.exp(logits - logits.max(1, keepdims=True))
     return odds / odds.sum(1, keepdims=True), f"{best.name} v{best.version}"
 
@@ -69,7 +69,7 @@ def main() -> None:
     with plain_exit():
         import numpy as np
 
-        from mnist import digits
+        import digits
 
         images, n_failed = {}, 0
         for place in args.images:

@@ -1,4 +1,5 @@
-"""``src/predict.py`` as a person uses it: what it prints, how it ends, which model it asks."""
+"""``examples/digits/predict.py`` as a person uses it: what it prints, how it ends, and which model
+it asks."""
 
 import csv
 import io
@@ -20,9 +21,10 @@ from conftest import REPOSITORY, Compose, client_of, copy_store, environment, se
 from PIL import Image, ImageOps
 from strokes import draw
 
+import digits
 import predict as script
 from hydrasweep import UserError
-from mnist import config, digits
+from mnist import config
 
 Predict = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -107,7 +109,7 @@ def predict(champions: Path, tmp_path: Path) -> Predict:
     def run(*words: Any, root: Path = champions, **extra: str) -> Any:
         before = {*tmp_path.rglob("*")}
         done = subprocess.run(
-            [sys.executable, REPOSITORY / "src" / "predict.py", *words],
+            [sys.executable, REPOSITORY / "examples/digits/predict.py", *words],
             cwd=tmp_path,
             env=environment(root, **extra),
             capture_output=True,
@@ -226,7 +228,7 @@ def test_model_that_is_gone_is_told_in_a_sentence(client: Any, tmp_path: Path) -
 def test_nothing_heavy_is_imported_for_help_or_for_what_cannot_be_read(tmp_path: Path) -> None:
     for word in ("--help", "missing.png"):
         done = subprocess.run(
-            [sys.executable, "-X", "importtime", REPOSITORY / "src" / "predict.py", word],
+            [sys.executable, "-X", "importtime", REPOSITORY / "examples/digits/predict.py", word],
             env=environment(tmp_path),
             capture_output=True,
             text=True,
