@@ -21,6 +21,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
 SIZE, BOX, FINE = 28, 20, 80  # pixels: of the image, around the digit, while a pen is widened
 LARGEST = 512  # pixels of a picture's longer side that are worth the work
 PEN = 0.1  # of the box: the width of MNIST's thinner strokes
+RIM = 0.1  # of a picture's height or width: where a line along its border is no part of a digit
 FAINT = 12  # of 255 levels: what is fainter is the paper's grain
 
 Array = NDArray[Any]
@@ -50,7 +51,7 @@ def read(path: Path) -> Array:
 def as_mnist(picture: Image.Image) -> Array | None:
     """The digit in a grey picture, dark on light or light on dark, as pixels like MNIST's,
     uint8 (28, 28); None where nothing is drawn."""
-    picture = picture.reduce(math.ceil(max(picture.size) / LARGEST))
+    picture = _without_lines(picture.reduce(math.ceil(max(picture.size) / LARGEST)))
     soft = picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 200))  # grain, dust fade
     paper = _paper(np.asarray(soft, np.float32))
     ink, soft_ink = (np.asarray(image, np.float32) - paper for image in (picture, soft))
@@ -75,6 +76,33 @@ def _grey(image: Image.Image) -> Image.Image:
         if np.asarray(alpha).mean() < 128:
             return alpha
     return image.convert("L")
+
+
+def _without_lines(picture: Image.Image) -> Image.Image:
+    """The picture without what a form or a grid leaves of its lines along the borders."""
+    grey = np.asarray(picture, np.float32)
+    sides = (grey, grey[::-1], grey.T, grey.T[::-1])  # each with its border in row 0
+    cuts = [0, 0, 0, 0]
+    for strict in (False, True):  # without the corners, then where the other lines leave room
+        for i, rows in enumerate(sides):
+            n = _rim(rows.shape[1])
+            ends = (cuts[2:], cuts[:2])[i // 2] if strict else (n, n)
+            if cuts[i] or not strict:
+                cuts[i] = _line(rows[:, ends[0] : rows.shape[1] - ends[1]])
+    top, bottom, left, right = cuts
+    return picture.crop((left, top, picture.width - right, picture.height - bottom))
+
+
+def _line(rows: Array) -> int:
+    """How many rows a line along the border takes, from the border on; 0 where there is none, or
+    a stroke begins at it."""
+    steps, clear = np.diff(rows[: _rim(len(rows)) + 1], axis=0), max(FAINT, 0.15 * np.ptp(rows))
+    shares = np.maximum((steps > clear).mean(1), (steps < -clear).mean(1))
+    return int(max(np.flatnonzero(shares > 0.97), default=-1)) + 1
+
+
+def _rim(length: int) -> int:
+    return min(max(4, round(RIM * length)), length // 4)
 
 
 def _paper(grey: Array) -> Array:

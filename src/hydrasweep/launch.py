@@ -61,7 +61,8 @@ def launch(
         while not studies.is_idle() and (not plan.deadline or time.time() < plan.deadline):
             n_before = studies.n_finished()
             # Of trials that die together, one alone tells which of them is the cause.
-            lost = _launch_once(launcher, jobs[:1] if n_barren > 1 else jobs)
+            n_jobs = 1 if n_barren > 1 else max(1, studies.n_to_do())
+            lost = _launch_once(launcher, jobs[:n_jobs])
             if lost:
                 studies.requeue_own()
             studies.wait_for_others()

@@ -30,6 +30,7 @@ def identity() -> dict[str, str]:
     pid = os.getpid()
     return {
         "host": socket.gethostname(),
+        "boot": _boot(),
         "pid_namespace": _pid_namespace(),
         "pid": str(pid),
         "process_started": f"{_started(pid):.2f}",
@@ -37,9 +38,10 @@ def identity() -> dict[str, str]:
 
 
 def is_here(owner: Mapping[str, Any]) -> bool:
-    """Whether the process belongs to this machine, and not to another container on it."""
-    namespace = owner.get("pid_namespace", "")
-    return owner.get("host") == socket.gethostname() and namespace in ("", _pid_namespace())
+    """Whether the process belongs to this machine as it runs now, and not to another container
+    on it, nor to another machine of the same name."""
+    here = {"host": socket.gethostname(), "boot": _boot(), "pid_namespace": _pid_namespace()}
+    return all(owner.get(key, value) == value for key, value in here.items())
 
 
 def is_dead(owner: Mapping[str, Any]) -> bool:
@@ -47,6 +49,12 @@ def is_dead(owner: Mapping[str, Any]) -> bool:
     if not is_here(owner):
         return False
     return abs(_started(int(owner["pid"])) - float(owner["process_started"])) > SLACK
+
+
+def _boot() -> str:
+    """What tells this machine, since it was started, from all others."""
+    path = Path("/proc/sys/kernel/random/boot_id")  # Linux only
+    return path.read_text().strip() if path.exists() else ""
 
 
 def _pid_namespace() -> str:

@@ -29,6 +29,7 @@ class Plan:
     overrides: Sequence[str] = ()  # of each trial in this phase
     given: Mapping[str, Sequence[Given]] = field(default_factory=dict)  # by stratum
     mlflow: Context | None = None
+    composed: Mapping[tuple[str, ...], DictConfig] = field(default_factory=dict)  # see Composer
 
     def in_phase(
         self, phase: str, given: Mapping[str, Sequence[Given]], overrides: Sequence[str] = ()

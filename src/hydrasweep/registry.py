@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from hydrasweep.space import as_name
 from hydrasweep.tracking import TRIAL, SweepRun, children, clean
 from hydrasweep.winners import Winner
 
@@ -26,7 +27,7 @@ def register(
     told: list[str] = []
 
     def promote(mlflow: Any, winner: Winner) -> None:
-        name = "-".join(filter(None, (prefix, winner.stratum)))
+        name = "-".join(filter(None, (prefix, as_name(winner.stratum))))
         trial = winner.folder()
         runs = children(run.run_id, f"tags.{TRIAL} = '{trial}'")
         outputs = [run.outputs.model_outputs for run in runs if run.outputs]

@@ -64,6 +64,13 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # The same as a share of the finished trials.
     max_failure_rate: float | None = None
 
+    # Settings of the app that may differ between two starts of a sweep, since they change no
+    # result: where and how fast it runs. Any other difference is refused.
+    may_change: list[str] = field(default_factory=list)
+
+    # Seconds that a trial may take; one that takes longer fails. Null: any time.
+    trial_timeout: float | None = None
+
     # How the best trials are confirmed on fresh seeds: hydra/sweeper/confirm=NAME.
     confirm: Any | None = MISSING
 
@@ -95,6 +102,14 @@ def check_settings(settings: DictConfig, config: DictConfig) -> None:
                 f"hydra.sweeper.{group}={given}: must be a config; those that are shipped are "
                 f"chosen by hydra/sweeper/{group}={given}"
             )
+    subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index,call-overload]
+    if subdir != "${hydra.job.num}":
+        raise UserError(
+            f"hydra.sweep.subdir={subdir}: trials' folders are named by their numbers here; leave "
+            "it out, or set it to '${hydra.job.num}'"
+        )
+    if (limit := settings.trial_timeout) is not None and limit <= 0:
+        raise UserError(f"hydra.sweeper.trial_timeout={limit}: must be null or above 0")
     directions(settings)
     if settings.mlflow and importlib.util.find_spec("mlflow") is None:
         raise UserError(
@@ -161,12 +176,19 @@ def objectives(settings: DictConfig) -> list[str]:
     return ["value"] if n == 1 else [f"value {i}" for i in range(n)]
 
 
-def study_name(given: Any) -> str:
+def study_name(given: Any, typed: str | None = None) -> str:
     """The study's name, which names a folder too; by default the time.
 
     Raises:
-        UserError: it can't be one.
+        UserError: it can't be one, or was ``typed`` as a number that Hydra writes otherwise.
     """
+    if given is not None and (isinstance(given, float) or typed not in (None, str(given))):
+        if not isinstance(given, str):
+            name = typed or given
+            raise UserError(
+                f"hydra.sweeper.study_name={name}: is read as the number or word {given}; quote "
+                f"it to have it as it stands: '\"{name}\"'"
+            )
     name = time.strftime("%Y-%m-%d_%H-%M-%S") if given is None else str(given)
     if not re.fullmatch(r"[\w+][\w+.-]{0,59}", name):
         raise UserError(
@@ -176,9 +198,9 @@ def study_name(given: Any) -> str:
     return name
 
 
-def is_grid(settings: DictConfig) -> bool:
+def is_grid(sampler: DictConfig) -> bool:
     """Whether the sampler is Optuna's grid, whose points are given one by one."""
-    return str(settings.sampler["_target_"]).endswith("GridSampler")
+    return str(sampler["_target_"]).endswith("GridSampler")
 
 
 def count_workers(settings: DictConfig, config: DictConfig) -> int:

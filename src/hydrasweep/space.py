@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from hydra_plugins.hydra_optuna_sweeper._impl import (
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
+    FloatDistribution,
     distribution_to_json,
 )
 
@@ -52,6 +54,15 @@ class Space:
             except Exception as error:  # upstream's, of many kinds
                 why = str(error) or "this sweep is unknown to Optuna"
                 raise UserError(f"{word}: can't be searched: {why}") from error
+            if key.startswith("~") and key[1:] in distributions:
+                del distributions[key[1:]]  # taken out of the space, whether the app has it or not
+                continue
+            for name, distribution in searched.items():
+                if isinstance(distribution, FloatDistribution) and distribution.single():
+                    raise UserError(
+                        f"{word}: has the one value {distribution.low:g}, as a range goes by steps "
+                        f"of 1: write {name}=interval(…), or a step as the third number"
+                    )
             distributions |= searched
             if not searched:
                 fixed[key] = word
@@ -66,10 +77,12 @@ class Space:
                     "searched as choice(…)"
                 )
             strata = [as_word(value) for value in choice.choices]
-        if wrong := [value for value in strata if not re.fullmatch(r"[\w+.-]*", value)]:
+        folders = Counter(map(as_name, strata))
+        if wrong := [v for v in folders if not re.fullmatch(r"[\w+.-]*", v) or folders[v] > 1]:
             raise UserError(
-                f"hydra.sweeper.stratify={stratify}: {wrong[0]} can't name folders, which is done "
-                "by letters, digits, '_', '+', '.' and '-'"
+                f"hydra.sweeper.stratify={stratify}: {wrong[0]} can't name a folder of its own, "
+                "which is done by letters, digits, '_', '+', '.', '-' and '/'; "
+                "hydra.sweeper.stratify=null searches it like any other"
             )
         return cls(distributions, list(fixed.values()), stratify, strata)
 
@@ -101,11 +114,9 @@ class Space:
                         f"hydra.sweeper.enqueue={chosen}: {name}={value} is not in the space"
                     )
 
-    def record(self, name_key: str | None = None) -> dict[str, str]:
-        """The space as words that two starts of one study can be compared by, without the
-        setting ``name_key``, which names the study."""
+    def record(self) -> dict[str, str]:
+        """The space as words that two starts of one study can be compared by."""
         record = {name: distribution_to_json(d) for name, d in self.distributions.items()}
-        record |= {_key(w): w.partition("=")[2] for w in self.fixed if _key(w) != name_key}
         if self.stratify:
             record[self.stratify] = json.dumps(list(self.strata))
         return record
@@ -161,6 +172,11 @@ def as_word(value: Any) -> str:
         if read == value or read is None or value.startswith(("[", "{", "'", '"')):
             return value
     return QuotedString(value, Quote.single).with_quotes()
+
+
+def as_name(stratum: str) -> str:
+    """A stratum as a part of the name of a file, a folder or a model."""
+    return stratum.replace("/", "-")
 
 
 def _holds(distribution: BaseDistribution | None, value: Any) -> bool:

@@ -4,10 +4,11 @@ A plan names the storage as the config does, and each process resolves that for 
 password in a URL stays in the environment, and comes into no file and no pickle.
 """
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from threading import local
@@ -22,9 +23,10 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import URL, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 
-from hydrasweep.errors import Outage, UserError, root_cause
+from hydrasweep.errors import Outage, UserError, root_cause, without_password
 
 EXAMPLE = "postgresql://USER:PASSWORD@HOST/DATABASE"
+MLFLOW = "MLFLOW_TRACKING_URI"
 LOCK_KEY = 0x68796472  # PostgreSQL knows advisory locks by number; this one says "hydr"
 PASSWORD = re.compile(r"://[^/@\s]*:[^@\s]+@|[?&]password=\w")
 
@@ -59,6 +61,32 @@ def shareable(config: DictConfig) -> DictConfig:
     if _lock_file(node) is None:
         make_lock(node)  # which refuses a storage that has none
     return node
+
+
+def refuse_mlflows(node: DictConfig) -> None:
+    """Refuse the database that MLflow has: each takes the other's tables for its own of another
+    version.
+
+    Raises:
+        UserError: it is the same one.
+    """
+    with suppress(ArgumentError, ValueError):  # a server's address or a folder
+        own, other = url_of(node), make_url(os.environ.get(MLFLOW) or "sqlite:///mlflow.db")
+        if (
+            own
+            and own.get_backend_name() == other.get_backend_name()
+            and _place(own) == _place(other)
+        ):
+            raise UserError(
+                f"hydra.sweeper.storage={without_password(str(own))}: is the database of MLflow, "
+                "which can't be shared: give Optuna's studies another"
+            )
+
+
+def _place(url: URL) -> tuple[Any, ...]:
+    if url.get_backend_name() == "sqlite":
+        return (Path(url.database or "").resolve(),)
+    return url.host, url.port or 5432, url.database
 
 
 def open_storage(node: DictConfig) -> BaseStorage:
@@ -192,8 +220,16 @@ def prepare(node: DictConfig) -> None:
     """Make a storage ready for many, by one process where several come at once."""
     with make_lock(node):
         if path := sqlite_file(node):
-            with closing(sqlite3.connect(path)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")  # the file remembers it
+            try:
+                with closing(sqlite3.connect(path)) as connection:
+                    connection.execute("PRAGMA journal_mode=WAL")  # the file remembers it
+            except sqlite3.OperationalError:  # it is locked, or its disk is full
+                raise
+            except sqlite3.DatabaseError as error:
+                raise UserError(
+                    f"hydra.sweeper.storage: {path} can't be used ({error}): put back a copy of "
+                    "it, or take another study name"
+                ) from error
         open_storage(node)
 
 

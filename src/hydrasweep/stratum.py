@@ -1,5 +1,6 @@
 """A stratum of a sweep: one study in Optuna's storage, and how its next trial is begun."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from hydrasweep.errors import UserError
+from hydrasweep.settings import is_grid
+from hydrasweep.space import as_name
 from hydrasweep.trials import MARK, SEARCH
 
 # A config is its user's own code, as much as the app is: no list of allowed targets.
@@ -62,8 +66,14 @@ class Stratum:
         return max(0, self.study.user_attrs.get(N_TRIALS, 0) - len(trials))
 
     def _untried(self, trials: Sequence[FrozenTrial]) -> list[Given]:
-        known = [trial.params.items() for trial in trials]
-        return [g for g in self.given if not any(g.params.items() <= other for other in known)]
+        tried = [trial.params for trial in trials]
+        known = {as_key(params) for params in tried}
+        return [
+            given
+            for given in self.given
+            if as_key(given.params) not in known
+            and (given.distributions or not any(given.params.items() <= t.items() for t in tried))
+        ]
 
     def n_to_do(self, trials: Sequence[FrozenTrial]) -> int:
         """How many are still to begin, the new ones and of ``trials`` those that wait."""
@@ -101,17 +111,24 @@ class Stratum:
             )
 
 
+def as_key(params: Mapping[str, Any]) -> str:
+    """The same text for equal settings, of which no other settings have it."""
+    return json.dumps(params, sort_keys=True, default=str)
+
+
 def label(stratum: str, phase: str, number: int) -> str:
     """The name of a trial's folder."""
-    words = (stratum, "" if phase == SEARCH else phase, f"{number:03d}")
+    words = (as_name(stratum), "" if phase == SEARCH else phase, f"{number:03d}")
     return "-".join(word for word in words if word)
 
 
 def make_sampler(node: DictConfig | None, seed_offset: int = 0) -> optuna.samplers.BaseSampler:
     """The sampler, its seed (if it has one) moved on: equal seeds would suggest equal trials."""
-    sampler = instantiate(node, _execution_whitelist_=TRUSTED)
+    if node and is_grid(node):  # every trial of it is given in full
+        return optuna.samplers.RandomSampler()
+    sampler = instantiate(node, _execution_whitelist_=TRUSTED) or optuna.samplers.RandomSampler()
     if not isinstance(sampler, optuna.samplers.BaseSampler):
-        return optuna.samplers.RandomSampler()  # a grid: every trial of it is given in full
+        raise UserError(f"hydra.sweeper.sampler: {sampler!r} is no sampler of Optuna's")
     seed = node.get("seed") if node else None
     if seed is None or isinstance(sampler, optuna.samplers.QMCSampler):
         return sampler  # a QMC sequence is one for all workers, numbered in the study

@@ -40,6 +40,7 @@ MAX_RETRIES = 3  # settings that are lost once more fail
 
 # Names of a study's user attributes.
 SPACE = f"{MARK}space"  # what is searched
+CONFIG = f"{MARK}config"  # the composed config of its first trial, without what may change
 STOP = f"{MARK}stop"  # why no further trial may begin
 CONCLUDED = f"{MARK}concluded"  # the plan that it ended with
 STARTS = f"{MARK}starts"  # how often the sweep was started
@@ -101,6 +102,10 @@ class Studies:
         states["WAITING"] = self.n_to_do()
         return +states
 
+    def n_begun(self) -> int:
+        """How many trials there have been, lost ones included."""
+        return sum(len(stratum.study.get_trials(deepcopy=False)) for stratum in self.strata)
+
     def n_finished(self) -> int:
         return sum(trial.state.is_finished() for _, trial in self.trials())
 
@@ -149,7 +154,9 @@ class Studies:
                 if elsewhere and owner and is_here(owner):
                     continue
                 if self.watch.is_lost(trial):
-                    self.requeue(stratum, trial.number, "its process died")
+                    is_known = not owner or is_here(owner)
+                    why = "its process died" if is_known else "its process gave no sign of life"
+                    self.requeue(stratum, trial.number, why)
                     settled.append(stratum.label(trial.number))
         return settled
 
@@ -240,8 +247,9 @@ class Studies:
         """Whether the sweep has ended with this plan."""
         return self.is_done() and self.head.user_attrs.get(CONCLUDED) == plan
 
-    def agree(self, record: Mapping[str, str]) -> None:
-        """Record what is searched with every stratum, or compare with what is recorded.
+    def agree(self, record: Mapping[str, str], configs: Mapping[str, Mapping[str, str]]) -> None:
+        """Record with every stratum what is searched, and its config by ``configs``, or compare
+        with what is recorded.
 
         Raises:
             UserError: it differs; the message shows how.
@@ -253,14 +261,19 @@ class Studies:
                     known = optuna.load_study(study_name=name, storage=storage).user_attrs
                     self._refuse_difference(known.get(SPACE, record), record)
             for stratum in self.strata:
+                config = configs[stratum.value]
+                self._refuse_difference(stratum.study.user_attrs.get(CONFIG, config), config)
+            for stratum in self.strata:
                 stratum.study.set_user_attr(SPACE, dict(record))
+                stratum.study.set_user_attr(CONFIG, dict(configs[stratum.value]))
 
     def _refuse_difference(self, known: Mapping[str, str], record: Mapping[str, str]) -> None:
         names = sorted(key for key in {*known, *record} if known.get(key) != record.get(key))
         if names:
             lines = (f"  {key}: was {known.get(key)}, now {record.get(key)}" for key in names)
             raise UserError(
-                f"study {self.name} exists with another search space:\n"
+                f"study {self.name} exists with other settings:\n"
                 + "\n".join(lines)
-                + "\nTake another name, or leave the space as it was."
+                + "\nTake another name, or leave them as they were; a setting that changes no "
+                f"result may differ if it is named in hydra.sweeper.may_change=[{names[0]}]"
             )

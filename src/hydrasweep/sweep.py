@@ -16,7 +16,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydrasweep import api, files, output, registry, results, settings, storage, winners
-from hydrasweep.compose import Composer
+from hydrasweep.compose import Composer, flat
 from hydrasweep.errors import Outage, UserError, is_outage, plain_exit, root_cause
 from hydrasweep.launch import launch, set_override
 from hydrasweep.liveness import identity
@@ -24,9 +24,12 @@ from hydrasweep.monitor import Monitor
 from hydrasweep.plan import Plan
 from hydrasweep.space import Space
 from hydrasweep.stratum import Given, make_pruner, make_sampler
-from hydrasweep.studies import RUN, Studies
+from hydrasweep.studies import ID, RUN, Studies
 from hydrasweep.tracking import SweepRun
 from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH, SweepTrial
+
+
+N_PROPOSED = 12  # more than samplers choose at random before they begin
 
 
 class Sweep:
@@ -39,6 +42,7 @@ class Sweep:
         self.settings: DictConfig = config.hydra.sweeper
         self.hydra_context = hydra_context
         self.task_function = task_function
+        self.composer = Composer(hydra_context.config_loader, config)
         # The app's setting that takes fresh seeds.
         self.seed = self.settings.confirm.seed if settings.confirms(self.settings) else ""
 
@@ -70,7 +74,7 @@ class Sweep:
         set_override(self.config, "hydra.sweep.dir", folder)
         searched = [f"{key}={value}" for key, value in (chosen.params or {}).items()]
         plan = Plan(
-            name=settings.study_name(chosen.study_name),
+            name=settings.study_name(chosen.study_name, self._typed_name(arguments)),
             settings=chosen,
             space=Space.parse([*searched, *arguments], chosen.stratify),
             storage=storage.shareable(self.config),
@@ -78,6 +82,7 @@ class Sweep:
             # Slurm and Ray give each worker its own.
             gpus=settings.gpus() if "n_jobs" in self.config.hydra.launcher else (),
         )
+        storage.refuse_mlflows(plan.storage)
         if self.seed in plan.space.distributions:
             raise UserError(
                 f"hydra.sweeper.confirm.seed={self.seed}: is searched; it must be free for the "
@@ -85,12 +90,19 @@ class Sweep:
             )
         return replace(plan, given=self._given(plan))
 
+    def _typed_name(self, arguments: Sequence[str]) -> str | None:
+        """The study's name as it stands on the command line, if it does."""
+        words = [*self.config.hydra.overrides.hydra, *arguments]
+        given = {key: text for key, _, text in (word.partition("=") for word in words)}
+        key = output.name_key(self.config) or "hydra.sweeper.study_name"
+        return given.get(key)
+
     def _given(self, plan: Plan) -> dict[str, list[Given]]:
         """The settings that each stratum tries first: those to enqueue, and a grid's points."""
         enqueued: Any = OmegaConf.to_container(self.settings.enqueue)
         if not self.settings.custom_search_space:  # which knows more names
             plan.space.check(enqueued)
-        points = plan.space.grid() if settings.is_grid(self.settings) else []
+        points = plan.space.grid() if settings.is_grid(self.settings.sampler) else []
         return {
             value: [
                 *(Given(params) for params in plan.space.of_stratum(enqueued, value)),
@@ -100,7 +112,7 @@ class Sweep:
         }
 
     def _n_trials(self, plan: Plan) -> int:
-        if settings.is_grid(self.settings):
+        if settings.is_grid(self.settings.sampler):
             return len(plan.space.grid()) * len(plan.space.strata)
         return int(self.settings.n_trials)
 
@@ -111,27 +123,30 @@ class Sweep:
         Raises:
             UserError: naming the corner and what is wrong with it.
         """
-        for part, make in (("sampler", make_sampler), ("pruner", make_pruner)):
-            try:
-                make(self.settings[part])
-            except Exception as error:  # of its class or of Hydra's
-                raise UserError(f"hydra.sweeper.{part}: {error}") from error
-        composer = Composer(self.hydra_context.config_loader, self.config)
+        try:
+            part, pruner = "pruner", make_pruner(self.settings.pruner)
+            part, sampler = "sampler", make_sampler(self.settings.sampler)
+            names = settings.directions(self.settings)
+            study = optuna.create_study(sampler=sampler, pruner=pruner, directions=names)  # type: ignore[arg-type]
+            for _ in range(N_PROPOSED):  # what a sampler needs, some only import then
+                study.tell(study.ask(dict(plan.space.distributions)), [0.0] * len(names))
+        except Exception as error:  # of its class or of Hydra's
+            raise UserError(f"hydra.sweeper.{part}: {error}") from error
         estimates: dict[str, float] = {}
         for stratum in plan.space.strata:
             corners = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
-            seconds = [self._try(composer, words, plan.name, SEARCH) for words in corners]
+            seconds = [self._try(words, plan.name, SEARCH) for words in corners]
             estimates[stratum] = sum(seconds) / len(seconds)
         if settings.confirms(self.settings):  # what would else be found wrong at the end
             words = [*corners[0], *self.settings.confirm.final]
-            self._try(composer, words, plan.name, FINAL)
+            self._try(words, plan.name, FINAL)
         return estimates
 
-    def _try(self, composer: Composer, words: Sequence[str], name: str, phase: str) -> float:
+    def _try(self, words: Sequence[str], name: str, phase: str) -> float:
         """Compose a trial and have it checked; give the seconds that it is estimated to take."""
         outer = HydraConfig.instance().cfg
         try:
-            composed = composer.compose(words, label="check", number=0)
+            composed = self.composer.compose(words, label="check", number=0)
             if not self.settings.check:
                 return 0.0
             with open_dict(composed):
@@ -170,7 +185,13 @@ class Sweep:
             return
         with self._recorded(plan, search) as run:
             until = time.time() + timeout if timeout else None
-            plan = replace(plan, start=search.start, deadline=until, mlflow=run.context)
+            plan = replace(
+                plan,
+                start=search.start,
+                deadline=until,
+                mlflow=run.context,
+                composed=self.composer.known,
+            )
             self._run_phase(plan, phases, n_workers, run)
             if self.seed:
                 base = int(OmegaConf.select(self.config, self.seed))
@@ -186,17 +207,43 @@ class Sweep:
     def _prepare(self, plan: Plan, folder: Path) -> Studies:
         """Open the search, set right what an earlier start left, and say what is to do."""
         search = plan.open()
-        record = plan.space.record(output.name_key(self.config))
+        record = plan.space.record()
         record |= {"hydra.sweeper.direction": ", ".join(settings.directions(self.settings))}
         record |= {"hydra.sweeper.objective": ", ".join(settings.objectives(self.settings))}
-        search.agree(record)
+        search.agree(record, {value: self._composed(plan, value) for value in plan.space.strata})
         search.join()
+        self._claim(folder, search)
         search.fill(self._n_trials(plan))
         kept: Any = OmegaConf.to_container(self.config, enum_to_str=True)  # no secret resolved
         kept["hydra"]["sweeper"]["study_name"] = plan.name
         for name, content in (("multirun", kept), ("environment", output.environment())):
             files.write(folder / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
         return search
+
+    def _composed(self, plan: Plan, stratum: str) -> dict[str, str]:
+        """The settings of a stratum's first corner, without those that may change."""
+        words = plan.space.overrides(stratum, next(plan.space.corners()))
+        free = [*self.settings.may_change, output.name_key(self.config)]
+        config = flat(self.composer.compose(words, label="check", number=0))
+        return {
+            key: value
+            for key, value in config.items()
+            if not any(key == name or key.startswith(f"{name}.") for name in free)
+        }
+
+    def _claim(self, folder: Path, search: Studies) -> None:
+        """Keep the study's id in the sweep's folder, which belongs to no other study.
+
+        Raises:
+            UserError: it does, so that its trials' files would be taken for this study's.
+        """
+        path, own = folder / ".study", search.head.user_attrs[ID]
+        if path.exists() and path.read_text() != own:
+            raise UserError(
+                f"hydra.sweep.dir={folder}: has the trials of another study in it, whose database "
+                "was deleted or is elsewhere: take another name for this one, or move that folder"
+            )
+        files.write(path, own)
 
     @contextmanager
     def _recorded(self, plan: Plan, search: Studies) -> Iterator[SweepRun]:
@@ -243,6 +290,8 @@ class Sweep:
                 )
             finally:
                 run.settle(studies.lost())
+        if (path := storage.sqlite_file(plan.storage)) and not path.exists():
+            raise Outage(f"{path} was deleted while the sweep ran, and its trials with it")
         if reason := studies.stop_reason():
             raise Outage(f"the sweep was stopped: {reason}")
 

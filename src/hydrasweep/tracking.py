@@ -29,6 +29,7 @@ SETTINGS = {
     # MLflow's own patience with a server that doesn't answer is four minutes a call.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     # It would print addresses with the password that may be in them.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }

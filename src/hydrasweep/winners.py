@@ -1,6 +1,5 @@
 """Who wins: the best trials of a search, trained again on fresh seeds, then scored once."""
 
-import json
 import os
 import statistics
 import sys
@@ -16,7 +15,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep import files
-from hydrasweep.stratum import Given, Stratum, label
+from hydrasweep.space import as_name
+from hydrasweep.stratum import Given, Stratum, as_key, label
 from hydrasweep.studies import Studies
 from hydrasweep.trials import CONFIRM, FINAL, SEARCH, recorded
 
@@ -104,7 +104,7 @@ def candidates(stratum: Stratum, top: int | None = None) -> list[FrozenTrial]:
 
     best: dict[str, FrozenTrial] = {}
     for trial in sorted((t for t in stratum.trials() if t.values), key=rank, reverse=True):
-        best.setdefault(_key(trial.params), trial)
+        best.setdefault(as_key(trial.params), trial)
     return list(best.values())[:top]
 
 
@@ -173,7 +173,7 @@ def write_recipes(
         return
     (folder / "best").mkdir(exist_ok=True)
     best = overall(trained, last.head.direction)
-    for name, winner in [("overall", best), *((w.stratum or "all", w) for w in trained)]:
+    for name, winner in [("overall", best), *((as_name(w.stratum) or "all", w) for w in trained)]:
         run = next((folder / winner.folder()).glob("*/hydra.yaml")).parent  # hydra.output_subdir
         files.write(folder / "best" / f"{name}.yaml", _recipe(run, name, winner, folder, name_key))
 
@@ -199,7 +199,7 @@ def _confirmed(stratum: Stratum, key: str) -> list[FrozenTrial]:
     groups: dict[str, list[FrozenTrial]] = defaultdict(list)
     for trial in stratum.trials():
         if trial.state == TrialState.COMPLETE:
-            groups[_key(_without(trial.params, key))].append(trial)
+            groups[as_key(_without(trial.params, key))].append(trial)
 
     def rank(group: Sequence[FrozenTrial]) -> tuple[int, float]:
         return len(group), _sign(stratum) * statistics.fmean(map(_seen, group))
@@ -221,7 +221,3 @@ def _sign(stratum: Stratum) -> int:
 
 def _without(params: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in params.items() if name != key}
-
-
-def _key(params: dict[str, Any]) -> str:
-    return json.dumps(params, sort_keys=True, default=str)

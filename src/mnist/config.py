@@ -3,6 +3,8 @@
 Nothing heavy is imported here, so that a wrong setting is refused at once.
 """
 
+import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from hydrasweep import UserError
 from mnist import seal
 from mnist.text import root_cause
 
+log = logging.getLogger(__name__)
+
 # A config is the user's own code, as much as src/train.py is, and users bring classes of
 # their own by _target_: so no list of allowed targets. Passed to Hydra wherever it asks.
 TRUSTED = UNSAFE_DISABLE_EXECUTION_CHECKS
@@ -27,6 +31,7 @@ WHOLE = {  # the smallest and the largest
     "n_threads": (1, 1024),
     "data.batch_size": (1, 2**31 - 1),
 }
+KEPT = ".settings"  # what a run began with: a second job in its folder overwrites .hydra
 RUN_DIRECTIONS = {"time/train_seconds": "minimize", "n_parameters": "minimize"}
 
 
@@ -95,7 +100,7 @@ def resolve_run(cfg: DictConfig) -> tuple[DictConfig, Path]:
     output_dir, modes = Path(job.runtime.output_dir), [job.mode]
     if cfg.resume is not None:
         output_dir, said = Path(str(cfg.resume)).resolve(), f"resume={cfg.resume}"
-        folder = output_dir / ".hydra"
+        folder = _settings(output_dir)
         if not folder.exists():
             raise UserError(f"{said}: no run there (no {folder})")
         if others := [word for word in job.overrides.task if not word.startswith("resume=")]:
@@ -107,11 +112,32 @@ def resolve_run(cfg: DictConfig) -> tuple[DictConfig, Path]:
             why = f"the settings in {folder} can't be read ({root_cause(error)})"
             raise UserError(f"{said}: {why}: start the training anew") from error
         OmegaConf.set_struct(cfg, True)
+    elif any((output_dir / name).exists() for name in (KEPT, "metrics.jsonl")):
+        raise UserError(
+            f"{output_dir}: holds another run, whose results would be taken for this one's: go on "
+            f"with that one by resume={output_dir}, or give this one a folder of its own"
+        )
     is_sealed = RunMode.MULTIRUN in modes and hydrasweep.trial().phase != "final"
     seal.set_sealed(is_sealed)
     if is_sealed:
+        if cfg.score_test and len(modes) > 1:
+            log.info(
+                "score_test=false: this run is part of a multirun, which never sees the test "
+                "images; a sweep that is resumed by its own command scores its winners on them"
+            )
         cfg.score_test = False
     return cfg, output_dir
+
+
+def keep_settings(output_dir: Path) -> None:
+    """Keep the settings that a run begins with, for ``resume=``."""
+    if (output_dir / ".hydra").exists() and not (output_dir / KEPT).exists():
+        shutil.copytree(output_dir / ".hydra", output_dir / KEPT)
+
+
+def _settings(output_dir: Path) -> Path:
+    """Where Hydra's files of the run in a folder are."""
+    return output_dir / (KEPT if (output_dir / KEPT).exists() else ".hydra")
 
 
 def is_in_sweep() -> bool:
@@ -123,7 +149,7 @@ def is_in_sweep() -> bool:
 def choices(cfg: DictConfig, output_dir: Path) -> dict[str, str]:
     """What was chosen of each group, such as lenet5 for model; else the name of the class."""
     job = HydraConfig.get().runtime if HydraConfig.initialized() else None
-    recorded, chosen = output_dir / ".hydra" / "hydra.yaml", {}
+    recorded, chosen = _settings(output_dir) / "hydra.yaml", {}
     if job and str(output_dir) == job.output_dir:
         chosen = job.choices
     elif recorded.exists():  # a resumed run's

@@ -189,8 +189,14 @@ class ImageData:
         arguments = {key: value for key, value in self.dataset.items() if key != "_target_"}
         try:
             cls = resolve_name(self.dataset["_target_"])
-            signatures = (inspect.signature(base.__init__) for base in cls.__mro__)  # EMNIST's too
-            if any("download" in signature.parameters for signature in signatures):
+            takes = _parameters(cls)
+            if "train" not in takes and inspect.Parameter.VAR_KEYWORD not in takes.values():
+                raise UserError(
+                    f"data.dataset._target_={self.dataset['_target_']}: takes {', '.join(takes)}, "
+                    "and must take train=True or train=False, as torchvision's MNIST does: wrap "
+                    "it in a function or class that does"
+                )
+            if "download" in takes:
                 arguments.setdefault("download", True)
             dataset = cls(**arguments, train=train)
             images, labels = zip(*(dataset[i] for i in range(len(dataset))), strict=True)
@@ -231,6 +237,15 @@ class ImageData:
                 f"first is {labels[0]!r}"
             )
         return torch.from_numpy(numbers.astype(np.int64))
+
+
+def _parameters(cls: Any) -> dict[str, Any]:
+    """The arguments of a function, or of a class and its bases (EMNIST's are MNIST's too), and
+    the kind of each."""
+    is_class = isinstance(cls, type)
+    makers = [vars(c).get("__init__") for c in cls.__mro__[:-1]] if is_class else [cls]
+    found = [p for m in makers if m for p in inspect.signature(m).parameters.values()]
+    return {p.name: p.kind for p in found if not (is_class and p.name == "self")}
 
 
 def _is_name(value: Any) -> bool:

@@ -18,6 +18,7 @@ from mnist.training import Training, evaluate, predict
 def describe(cfg: DictConfig, job: Assembly, output_dir: Path) -> Description:
     """The run's name, the choices and numbers that people compare runs by, and its marks; all
     settings are in the file config.yaml."""
+    config.keep_settings(output_dir)
     (output_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     chosen, groups = config.choices(cfg, output_dir), {"": cfg}
     groups |= {f"{group}.": cfg[group] for group in config.GROUPS}

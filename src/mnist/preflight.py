@@ -42,6 +42,11 @@ def _check_directions(cfg: DictConfig) -> None:
     given = HydraConfig.get().sweeper.direction
     names = [getattr(d, "name", d) for d in (given if OmegaConf.is_list(given) else [given])]
     metrics = config.objectives(cfg)
+    if seen := [metric for metric in metrics if metric.startswith("train/")]:
+        raise UserError(
+            f"objective={seen[0]}: a search would choose what knows its training images by heart; "
+            "take one of val/…, with data.n_val above 0"
+        )
     fitting = [config.metric_directions(cfg)[metric] for metric in metrics]
     if names != fitting:
         raise UserError(

@@ -4,6 +4,7 @@ MLflow takes seconds to import, and its active run belongs to one thread: so a t
 makes all calls of MLflow, in order, and training does not wait for them.
 """
 
+import getpass
 import json
 import logging
 import os
@@ -45,6 +46,10 @@ def use_store(root: Path) -> None:
     """Let MLflow keep runs in ``root``, where the environment names no other place."""
     for name, value in {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow.db", **SETTINGS}.items():
         os.environ[name] = os.environ.get(name) or value
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name, which MLflow asks for
+        os.environ["LOGNAME"] = str(os.getuid())
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Run:
 
     def log_once(self, metrics: Mapping[str, float], step: int) -> None:
         """Record values that the run has once, such as its test accuracy."""
-        self.send(lambda mlflow: mlflow.log_metrics(dict(metrics), step))
+        self.send(lambda mlflow: _log(mlflow, metrics, step))
 
     def send(self, call: Callable[[Any], object]) -> None:
         """Have ``call(mlflow)`` done, where the run is recorded in MLflow."""
@@ -196,6 +201,9 @@ class MLflowRun(Run):
                 place = self._database and self._database.parent / "mlruns" / experiment
                 mlflow.create_experiment(experiment, place and place.as_uri())
         known = self._id_file.read_text() if self._id_file.exists() else None
+        if known and _is_deleted(mlflow, known):
+            log.warning("The run %s was deleted in MLflow: recording a new one", known)
+            known = None
         # A sweep has a name for the run.
         name = None if known or "MLFLOW_RUN_CONTEXT" in os.environ else about.name
         run = mlflow.start_run(known, run_name=name, tags={**_identity(), **about.tags})
@@ -215,7 +223,7 @@ class MLflowRun(Run):
         name, digest, path = about.dataset
         dataset = MetaDataset(CodeDatasetSource({"path": path}), name, digest[:8])
         mlflow.log_input(dataset, context="training")
-        mlflow.log_params(dict(about.params))
+        mlflow.log_params({_clean(name): value for name, value in about.params.items()})
         mlflow.log_artifact(str(self.output_dir / "config.yaml"))
         if "MLFLOW_RUN_CONTEXT" not in os.environ:  # a sweep looks after its own
             _fail_dead(mlflow)
@@ -227,7 +235,7 @@ class MLflowRun(Run):
         get_artifact_repository(mlflow.get_artifact_uri()).delete_artifacts("traceback.txt")
         points = mlflow.MlflowClient().get_metric_history(self._id, "train/loss")
         for step in self._past.keys() - {point.step for point in points}:
-            mlflow.log_metrics(self._past[step], step)
+            _log(mlflow, self._past[step], step)
 
     def close(self, error: BaseException | None = None) -> None:
         """End the run with the status that tells what happened.
@@ -253,6 +261,28 @@ class MLflowRun(Run):
                 f"MLflow at {self._uri} stopped answering ({lost}). Nothing is lost: metrics, "
                 f"pictures and weights are in {self.output_dir}"
             )
+
+
+def _log(mlflow: Any, metrics: Mapping[str, float], step: int) -> None:
+    """``mlflow.log_metrics`` without its reading the run for each of them."""
+    now, run = int(1000 * time.time()), mlflow.active_run()
+    points = [mlflow.entities.Metric(_clean(n), v, now, step) for n, v in metrics.items()]
+    mlflow.MlflowClient().log_batch(run.info.run_id, points)
+
+
+def _is_deleted(mlflow: Any, run_id: str) -> bool:
+    """Whether a run is in MLflow's bin, or in MLflow no more."""
+    try:
+        return bool(mlflow.get_run(run_id).info.lifecycle_stage == "deleted")
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return True
+
+
+def _clean(name: str) -> str:
+    """A name as MLflow takes it."""
+    return re.sub(r"[^\w./ :-]", "_", name)
 
 
 def _identity() -> dict[str, str]:

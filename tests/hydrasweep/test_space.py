@@ -173,10 +173,7 @@ def test_grid_of_an_interval_is_refused() -> None:
         (["model=cnn,lenet5", "lr=interval(0,2)", "epochs=3"], "model"),
         (["model=cnn,lenet5", "lr=tag(log,interval(1,2))", "epochs=3"], "model"),
         (["model=cnn", "lr=interval(1,2)", "epochs=3"], "model"),
-        (["model=cnn,lenet5", "lr=interval(1,2)", "epochs=4"], "model"),
-        (["model=cnn,lenet5", "lr=interval(1,2)"], "model"),
         (["model=cnn,lenet5", "lr=interval(1,2)", "epochs=3"], None),
-        (["model=cnn,lenet5", "lr=interval(1,2)", "epochs=3", "++seed=1"], "model"),
     ],
 )
 def test_record_tells_spaces_apart(words: list[str], stratify: str | None) -> None:
@@ -189,13 +186,6 @@ def test_record_is_the_same_for_the_same_space() -> None:
     record = Space.parse(words, "model").record()
     assert Space.parse(words[::-1], "model").record() == record
     assert json.loads(json.dumps(record)) == record
-
-
-def test_record_leaves_out_the_setting_that_names_the_study() -> None:
-    space = Space.parse(["x=interval(0,1)", "name=first", "epochs=3"], None)
-    other = Space.parse(["x=interval(0,1)", "name=second", "epochs=3"], None)
-    assert space.record("name") == other.record("name")
-    assert space.record() != other.record()  # of an app to which it means something else
 
 
 def _is_no_word(text: str) -> bool:

@@ -1,0 +1,94 @@
+"""A digit was cut out of a sudoku or a form, with its frame left on.
+
+They: cut cells out of a picture; a line of the grid stays at the border, and the model is wrong.
+Source: datascience.stackexchange.com/questions/131687, the same /questions/114424
+Right: the line is dropped and the digit read as if it had none; strokes that touch the border stay.
+"""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from strokes import draw
+
+import digits
+
+Pixels = NDArray[np.uint8]
+
+
+def seen(image: Image.Image) -> Pixels:
+    pixels = digits.as_mnist(image)
+    assert pixels is not None
+    return pixels
+
+
+def difference(one: Pixels, other: Pixels) -> float:
+    """Mean difference, of 255 levels, where they lie best on each other."""
+    rolled = [
+        np.roll(other.astype(float), (down, right), axis=(0, 1))
+        for down in (-1, 0, 1)
+        for right in (-1, 0, 1)
+    ]
+    return min(float(np.abs(one - image).mean()) for image in rolled)
+
+
+def lined(image: Image.Image, sides: str, width: int, at: int = 0, ink: int = 0) -> Image.Image:
+    """The picture with a line along each of the named sides, ``at`` pixels from the border."""
+    image = image.copy()
+    pencil, (right, bottom) = ImageDraw.Draw(image), (image.width - 1, image.height - 1)
+    near, far = at, at + width - 1
+    boxes = {
+        "l": (near, 0, far, bottom),
+        "r": (right - far, 0, right - near, bottom),
+        "t": (0, near, right, far),
+        "b": (0, bottom - far, right, bottom - near),
+    }
+    for side in sides:
+        pencil.rectangle(boxes[side], fill=ink)
+    return image
+
+
+@pytest.mark.parametrize("digit", range(10))
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_frame_is_dropped(digit: int, width: int) -> None:
+    plain = draw(digit)
+    framed = ImageOps.expand(plain, width, 0)
+    assert difference(seen(framed), seen(plain)) < 3
+    assert difference(seen(ImageOps.invert(framed)), seen(plain)) < 3
+
+
+@pytest.mark.parametrize("digit", range(10))
+@pytest.mark.parametrize("sides", ["l", "r", "t", "b", "lt", "rb", "lrt"])
+def test_line_at_some_sides_is_dropped(digit: int, sides: str) -> None:
+    plain = draw(digit)
+    assert difference(seen(lined(plain, sides, 3)), seen(plain)) < 3
+    assert difference(seen(lined(plain, sides, 2, at=3, ink=90)), seen(plain)) < 3
+
+
+@pytest.mark.parametrize("digit", range(10))
+def test_small_cell_with_soft_lines_is_read(digit: int) -> None:
+    plain = draw(digit, canvas=(64, 64), at=(17, 12), height=40, pen=4)
+    soft = ImageFilter.GaussianBlur(0.7)
+    assert difference(seen(lined(plain, "lrtb", 3).filter(soft)), seen(plain.filter(soft))) < 3
+
+
+def test_empty_cell_is_empty() -> None:
+    cell = ImageOps.expand(Image.new("L", (60, 60), 230), 3, 20)
+    assert digits.as_mnist(cell) is None
+
+
+@pytest.mark.parametrize("pen", [10, 20, 50])
+@pytest.mark.parametrize("digit", range(10))
+def test_strokes_that_touch_the_border_stay(digit: int, pen: int) -> None:
+    plain = draw(digit, pen=pen)
+    tight = plain.crop(ImageOps.invert(plain).getbbox())
+    assert difference(seen(tight), seen(plain)) < 12
+
+
+def test_printed_seven_keeps_its_bar() -> None:
+    image = Image.new("L", (100, 160), 255)
+    pencil = ImageDraw.Draw(image)
+    pencil.rectangle((0, 0, 99, 13), fill=0)  # of its whole width
+    pencil.polygon([(84, 13), (99, 13), (45, 159), (30, 159)], fill=0)
+    wide = ImageOps.expand(image, 40, 255)
+    assert difference(seen(image), seen(wide)) < 12

@@ -1,0 +1,30 @@
+"""``range`` is written where an interval is meant.
+
+They: ``optim.lr: range(1e-4, 1e-3)`` in a search file; range goes by steps of 1.
+Source: hydra.cc/docs/advanced/override_grammar/extended/, and a public template's search file
+Right: refused, since one value is no search: an interval or a step is meant.
+"""
+
+from collections.abc import Callable
+
+import pytest
+from apps import CONFIG, App
+
+pytest_plugins = ["sweep_fixtures"]
+
+
+@pytest.mark.parametrize("where", ["command", "file"])
+def test_range_with_one_value_is_refused(app: Callable[..., App], where: str) -> None:
+    given = "range(1e-4, 1e-3)"
+    config = CONFIG if where == "command" else CONFIG.replace("interval(-1.0, 1.0)", given)
+    done = app("return cfg.x", config)(*([f"x={given}"] if where == "command" else []))
+    assert done.code == 1
+    assert f"x={given}: " in done.err
+    assert "interval(" in done.err
+    assert not (done.folder / "sweep").exists()
+
+
+def test_range_with_a_step_is_searched(app: Callable[..., App]) -> None:
+    done = app("return cfg.x")("x=range(1e-4, 1e-3, 1e-4)", "hydra.sweeper.n_trials=2")
+    assert done.code == 0, done.err
+    assert all(1e-4 <= trial.params["x"] < 1e-3 for trial in done.trials())
