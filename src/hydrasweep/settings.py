@@ -182,13 +182,13 @@ def study_name(given: Any, typed: str | None = None) -> str:
     Raises:
         UserError: it can't be one, or was ``typed`` as a number that Hydra writes otherwise.
     """
-    if given is not None and (isinstance(given, float) or typed not in (None, str(given))):
-        if not isinstance(given, str):
-            name = typed or given
-            raise UserError(
-                f"hydra.sweeper.study_name={name}: is read as the number or word {given}; quote "
-                f"it to have it as it stands: '\"{name}\"'"
-            )
+    is_word = given is None or isinstance(given, str)
+    if not is_word and (isinstance(given, float) or typed not in (None, str(given))):
+        name = typed or given
+        raise UserError(
+            f"hydra.sweeper.study_name={name}: is read as the number or word {given}; quote it to "
+            f"have it as it stands: '\"{name}\"'"
+        )
     name = time.strftime("%Y-%m-%d_%H-%M-%S") if given is None else str(given)
     if not re.fullmatch(r"[\w+][\w+.-]{0,59}", name):
         raise UserError(

@@ -28,7 +28,6 @@ from hydrasweep.studies import ID, RUN, Studies
 from hydrasweep.tracking import SweepRun
 from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH, SweepTrial
 
-
 N_PROPOSED = 12  # more than samplers choose at random before they begin
 
 
@@ -124,8 +123,10 @@ class Sweep:
             UserError: naming the corner and what is wrong with it.
         """
         try:
-            part, pruner = "pruner", make_pruner(self.settings.pruner)
-            part, sampler = "sampler", make_sampler(self.settings.sampler)
+            part = "pruner"
+            pruner = make_pruner(self.settings.pruner)
+            part = "sampler"
+            sampler = make_sampler(self.settings.sampler)
             names = settings.directions(self.settings)
             study = optuna.create_study(sampler=sampler, pruner=pruner, directions=names)  # type: ignore[arg-type]
             for _ in range(N_PROPOSED):  # what a sampler needs, some only import then
@@ -240,8 +241,8 @@ class Sweep:
         path, own = folder / ".study", search.head.user_attrs[ID]
         if path.exists() and path.read_text() != own:
             raise UserError(
-                f"hydra.sweep.dir={folder}: has the trials of another study in it, whose database "
-                "was deleted or is elsewhere: take another name for this one, or move that folder"
+                f"hydra.sweep.dir={folder}: has the trials of another study in it: give this one "
+                "a folder of its own, or, if that study's database is gone, move its folder away"
             )
         files.write(path, own)
 

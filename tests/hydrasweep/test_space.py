@@ -98,10 +98,22 @@ def test_strata_may_be_of_any_kind() -> None:
     assert parsed == [True, None, 1.5, "a-b"]
 
 
-@pytest.mark.parametrize("value", ["'a b'", "a/b", "../a", "[1,2]", "'\"'", "'${x}'"])
+@pytest.mark.parametrize("value", ["'a b'", "fi/ne,fi-ne", "[1,2]", "'\"'", "'${x}'"])
 def test_strata_name_folders(value: str) -> None:
-    with pytest.raises(UserError, match=r"hydra\.sweeper\.stratify=x: .* can't name folders"):
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.stratify=x: .* can't name a folder"):
         Space.parse([f"x=choice(fine,{value})"], "x")
+
+
+def test_range_of_a_single_fraction_is_refused() -> None:
+    with pytest.raises(UserError, match=r"x=range\(1e-4,1e-3\): .*write x=interval"):
+        Space.parse(["x=range(1e-4,1e-3)"], None)
+    assert Space.parse(["x=range(3,4)", "y=choice(0.5)"], None).corners()
+
+
+def test_searched_setting_that_is_taken_out_leaves_the_space() -> None:
+    space = Space.parse(["x=interval(0,1)", "y=interval(0,1)", "~x", "~z"], None)
+    assert list(space.distributions) == ["y"]
+    assert space.fixed == ["~z"]
 
 
 @pytest.mark.parametrize(

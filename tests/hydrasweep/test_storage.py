@@ -167,7 +167,7 @@ def test_of_four_who_start_at_once_one_makes_the_studies_and_fills_them(
         together.wait()
         storage.prepare(place)
         studies = open_studies()
-        studies.agree({"x": "0..1"})
+        studies.agree({"x": "0..1"}, {stratum.value: {} for stratum in studies.strata})
         studies.join()
         studies.give({"a": [Given({"x": 0.5})]})
         studies.fill(10)

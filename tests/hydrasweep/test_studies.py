@@ -424,12 +424,15 @@ def test_trial_that_this_process_could_not_end_is_tried_again(open_studies: Open
 
 
 def test_another_space_is_refused_with_the_difference(open_studies: Open) -> None:
-    open_studies().agree({"lr": "0..1", "n": "3"})
-    open_studies().agree({"n": "3", "lr": "0..1"})
+    config = {"": {"epochs": "3"}}
+    open_studies().agree({"lr": "0..1", "n": "3"}, config)
+    open_studies().agree({"n": "3", "lr": "0..1"}, config)
+    with pytest.raises(UserError, match=r"epochs: was 3, now 5(.|\n)*may_change=\[epochs\]"):
+        open_studies().agree({"lr": "0..1", "n": "3"}, {"": {"epochs": "5"}})
     with pytest.raises(UserError) as error:
-        open_studies().agree({"lr": "0..2", "m": "1", "n": "3"})
+        open_studies().agree({"lr": "0..2", "m": "1", "n": "3"}, config)
     shown = str(error.value)
-    assert "study s exists with another search space" in shown
+    assert "study s exists with other settings" in shown
     assert "lr: was 0..1, now 0..2" in shown
     assert "m: was None, now 1" in shown
     assert "n:" not in shown

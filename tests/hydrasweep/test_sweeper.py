@@ -467,9 +467,12 @@ def test_study_resumes_by_its_name(app: Callable[..., App]) -> None:
     assert done.trials()[:4] == first
     assert done.states() == ["COMPLETE"] * 6
     assert len({trial.params["x"] for trial in done.trials()}) == 6
-    done = task("hydra.sweeper.study_name=other", "x=interval(-1.0, 2.0)")
-    assert done.states("other") == ["COMPLETE"] * 4
-    assert done.states() == ["COMPLETE"] * 6
+    other = ("hydra.sweeper.study_name=other", "x=interval(-1.0, 2.0)")
+    done = task(*other)  # whose trials would have the same folders
+    assert done.code == 1
+    assert "has the trials of another study in it" in done.err
+    done = task(*other, "hydra.sweep.dir=sweep/other")
+    assert done.code == 0, done.err
 
 
 def test_another_search_under_the_same_name_is_refused_with_the_difference(
@@ -482,7 +485,7 @@ def test_another_search_under_the_same_name_is_refused_with_the_difference(
     for words, told in (
         (("x=interval(-1.0, 2.0)",), ['"high": 1.0', '"high": 2.0']),
         (("y=interval(0, 1)",), ["y: was None, now"]),
-        (("y=0.5",), ["y: was None, now 0.5"]),
+        (("y=0.5",), ["y: was 0.0, now 0.5"]),
         (
             ("hydra.sweeper.direction=maximize",),
             ["hydra.sweeper.direction: was minimize, now maximize"],
@@ -496,7 +499,7 @@ def test_another_search_under_the_same_name_is_refused_with_the_difference(
     ):
         done = task(*strata, *words)
         assert done.code == 1, words
-        assert "study s exists with another search space" in done.err
+        assert "study s exists with other settings" in done.err
         for each in told:
             assert each in done.err
         assert "Traceback" not in done.err
@@ -555,7 +558,7 @@ def test_interrupted_sweep_resumes_by_the_command_that_it_prints(
 def test_name_of_the_study_may_change_the_app_but_not_the_sweep(app: Callable[..., App]) -> None:
     """``study_name: ${name}`` makes ``name`` no part of what is searched."""
     task = app("return cfg.x", NAMES["by a setting of the app"])
-    words = ("hydra.sweeper.n_trials=1", "hydra.sweep.dir=sweep")
+    words = ("hydra.sweeper.n_trials=1", "hydra.sweep.dir='sweep/${name}'")
     for name in ("first", "second", "first"):
         done = task(*words, f"name={name}")
         assert done.code == 0, done.err
