@@ -11,19 +11,19 @@ from hydrasweep.tracking import TRIAL, SweepRun, children, clean
 from hydrasweep.winners import Winner
 
 CHAMPION = "champion"
-COMPARED = ("objective", "direction")  # tags that say what a score is
 
 
 def register(
-    run: SweepRun, prefix: str, found: Sequence[Winner], study: str, objective: str, direction: str
+    run: SweepRun, prefix: str, found: Sequence[Winner], study: str, alike: Mapping[str, str]
 ) -> list[str]:
     """Register the model that each winner's first final trial logged, once; tell of each what
     became of it.
 
     A version's tag ``score`` is what its settings reached on average where they were confirmed
-    on fresh seeds, the higher the better.
+    on fresh seeds, the higher the better; ``alike`` are tags that say what it is a score of, such
+    as ``objective`` and ``direction``: only versions that share them are compared.
     """
-    sign = 1 if direction == "maximize" else -1
+    sign = 1 if alike["direction"] == "maximize" else -1
     told: list[str] = []
 
     def promote(mlflow: Any, winner: Winner) -> None:
@@ -35,10 +35,11 @@ def register(
         if not models:
             told.append(f"Registered model {name}: none, since {trial} logged no model")
             return
-        tags = {"study": study, "objective": objective, "direction": direction}
+        tags = {"study": study}
         tags |= {key: str(value) for key, value in winner.params.items()}
         tags["score"] = str(sign * winner.confirmed.mean)
-        told.append(f"Registered model {name}: this one {_promote(mlflow, name, models[0], tags)}")
+        became = _promote(mlflow, name, models[0], tags, alike)
+        told.append(f"Registered model {name}: this one {became}")
 
     for winner in found:
         if winner.final:
@@ -46,7 +47,9 @@ def register(
     return told
 
 
-def _promote(mlflow: Any, name: str, model_id: str, tags: Mapping[str, str]) -> str:
+def _promote(
+    mlflow: Any, name: str, model_id: str, tags: Mapping[str, str], alike: Mapping[str, str]
+) -> str:
     """Make a version of a model, and the champion of it where it is the best; in words."""
     client = mlflow.MlflowClient()
     with suppress(mlflow.MlflowException):  # it may be there
@@ -58,12 +61,13 @@ def _promote(mlflow: Any, name: str, model_id: str, tags: Mapping[str, str]) -> 
     if not known:  # by the client, since mlflow.register_model prints
         known = [client.create_model_version(name, place, run_id, model_id=model_id)]
     version = str(known[0].version)
-    for key, value in tags.items():
+    for key, value in {**tags, **alike}.items():
         client.set_model_version_tag(name, version, clean(key), value)
     champion = str(client.get_registered_model(name).aliases.get(CHAMPION, version))
     best = client.get_model_version(name, champion).tags
-    if any(best.get(key) != tags[key] for key in COMPARED):
-        return f"can't be compared with the champion, which was chosen by {best.get('objective')}"
+    if other := [key for key, value in alike.items() if best.get(clean(key)) != value]:
+        was = ", ".join(f"{key}={best.get(clean(key))}" for key in other)
+        return f"can't be compared with the champion, which was chosen by {was}"
     if champion != version and float(tags["score"]) <= float(best.get("score", "-inf")):
         return "stays behind the champion"
     client.set_registered_model_alias(name, CHAMPION, version)

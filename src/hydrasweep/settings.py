@@ -86,6 +86,9 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
 
     # Register the winners' models in MLflow under this name, followed by the stratum.
     registered_model: str | None = None
+    # What else their scores depend on, such as {n_val: 10000}: tags of a version, which competes
+    # with those alone that have the same.
+    registered_tags: dict[str, Any] = field(default_factory=dict)
 
 
 def check_settings(settings: DictConfig, config: DictConfig) -> None:

@@ -316,8 +316,9 @@ class Sweep:
         link = run.link(search.name, objectives[0], directions[0])
         print(output.summary(search, found, folder, link))
         if prefix := self.settings.registered_model:
-            named = ", ".join(objectives), ", ".join(directions)
-            told = registry.register(run, prefix, found, search.name, *named)
+            alike = {"objective": ", ".join(objectives), "direction": ", ".join(directions)}
+            alike |= {key: str(value) for key, value in self.settings.registered_tags.items()}
+            told = registry.register(run, prefix, found, search.name, alike)
             print(*told, sep="\n")
         if not search.states()["COMPLETE"] and not search.states()["PRUNED"]:
             raise UserError(f"study {search.name}: no trial came to its end")

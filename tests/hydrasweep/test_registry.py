@@ -42,6 +42,7 @@ def promote(client: "MlflowClient") -> Promote:
         direction: str = "maximize",
         logs: bool = True,
         again: SweepRun | None = None,
+        **more: str,
     ) -> list[str]:
         run = again or SweepRun.open(None, study, {"n_trials": 1})
         for winner in found if not again else ():
@@ -54,7 +55,8 @@ def promote(client: "MlflowClient") -> Promote:
                 client.finalize_logged_model(model.model_id, "READY")
                 output = mlflow.entities.LoggedModelOutput(model.model_id, 0)
                 client.log_outputs(child.info.run_id, [output])
-        told = registry.register(run, "model", found, study, objective, direction)
+        alike = {"objective": objective, "direction": direction, **more}
+        told = registry.register(run, "model", found, study, alike)
         assert run.lost is None
         promoted.run = run  # type: ignore[attr-defined]
         return told
@@ -92,9 +94,12 @@ def test_scores_of_different_things_are_not_compared(
         {"objective": "val/loss", "direction": "minimize"},
         {"objective": "val/other"},
         {"direction": "minimize"},
+        {"n_val": "2000"},
     ):
         (told,) = promote(won(5.0), **other)
-        assert "can't be compared with the champion, which was chosen by val/score" in told
+        was = {"objective": "val/score", "direction": "maximize", "n_val": None}
+        chosen = ", ".join(f"{key}={was[key]}" for key in other)
+        assert f"can't be compared with the champion, which was chosen by {chosen}" in told
     assert champion(client) == "1"
     client.delete_registered_model_alias("model", registry.CHAMPION)  # by a person
     assert "is the champion now" in promote(won(0.1), objective="val/loss")[0]
