@@ -61,6 +61,13 @@ def close_databases() -> Iterator[None]:
         _connections.pop().close()
 
 
+@pytest.hookimpl(tryfirst=True)  # before markers choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "field" in item.path.parts:
+            item.add_marker("field")
+
+
 @pytest.fixture
 def repository() -> Path:
     return REPOSITORY

@@ -31,7 +31,7 @@ class Composer:
         self.config = config  # the sweep's
         self.known = dict(known)
         self._loader = loader
-        self._is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
+        self.is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
         # Pickled, which is how launchers send configs: with deep copies a trial that trains
         # nothing took 123 ms in place of 103.
         self._chosen = functools.cache(lambda *words: _copier(self._load(words)))
@@ -59,10 +59,10 @@ class Composer:
 
     def _is_value(self, override: Override) -> bool:
         return (
-            override.type == OverrideType.CHANGE
+            override.type in (OverrideType.CHANGE, OverrideType.ADD, OverrideType.FORCE_ADD)
             and override.package is None
             and not override.is_hydra_override()
-            and not self._is_group(override.key_or_group)
+            and not self.is_group(override.key_or_group)
         )
 
 

@@ -185,12 +185,11 @@ def study_name(given: Any, typed: str | None = None) -> str:
     Raises:
         UserError: it can't be one, or was ``typed`` as a number that Hydra writes otherwise.
     """
-    is_word = given is None or isinstance(given, str)
-    if not is_word and (isinstance(given, float) or typed not in (None, str(given))):
-        name = typed or given
+    # The field is a text: what Hydra read as a number is written as one again.
+    if typed and given is not None and typed != str(given) and typed[0] not in "'\"$":
         raise UserError(
-            f"hydra.sweeper.study_name={name}: is read as the number or word {given}; quote it to "
-            f"have it as it stands: '\"{name}\"'"
+            f"hydra.sweeper.study_name={typed}: is read as the number or word {given}; quote it to "
+            f"have it as it stands: '\"{typed}\"'"
         )
     name = time.strftime("%Y-%m-%d_%H-%M-%S") if given is None else str(given)
     if not re.fullmatch(r"[\w+][\w+.-]{0,59}", name):

@@ -100,6 +100,18 @@ class Space:
             if str(chosen.get(self.stratify, stratum)) == stratum
         ]
 
+    def as_point(self, suggestion: Any) -> Any:
+        """A suggestion with its lists and dicts as the choices that they are, which are words."""
+        if not isinstance(suggestion, dict):
+            return suggestion
+        return {
+            name: next((c for c in choices if _read(c) == value), value)
+            if isinstance(value, list | dict)
+            and (choices := getattr(self.distributions.get(name), "choices", ()))
+            else value
+            for name, value in suggestion.items()
+        }
+
     def check(self, suggestions: Sequence[Any]) -> None:
         """Refuse suggestions that are no points of the space.
 
@@ -177,6 +189,13 @@ def as_word(value: Any) -> str:
 def as_name(stratum: str) -> str:
     """A stratum as a part of the name of a file, a folder or a model."""
     return stratum.replace("/", "-")
+
+
+def _read(choice: Any) -> Any:
+    """What Hydra makes of a choice."""
+    if not isinstance(choice, str):
+        return choice
+    return OverridesParser.create().parse_override(f"key={choice}").value()
 
 
 def _holds(distribution: BaseDistribution | None, value: Any) -> bool:

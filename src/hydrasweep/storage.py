@@ -53,13 +53,15 @@ def shareable(config: DictConfig) -> DictConfig:
         written = {"_target_": f"{__name__}.database", "url": written}
     node = DictConfig(OmegaConf.create(written), parent=sweeper)
     if path := sqlite_file(node):  # workers may have another working directory
-        url = make_url(node.url).set(database=str(path.resolve()))
-        return DictConfig({**written, "url": url.render_as_string(hide_password=False)})
-    if url_of(node):
-        with _reached(read_url(node.url)):
-            create_engine(read_url(node.url), poolclass=NullPool).connect().close()
-    if _lock_file(node) is None:
-        make_lock(node)  # which refuses a storage that has none
+        there = make_url(node.url).set(database=str(path.resolve()))
+        return DictConfig({**written, "url": there.render_as_string(hide_password=False)})
+    url = url_of(node)
+    is_postgresql = url is not None and url.get_backend_name() == "postgresql"
+    if _lock_file(node) is None and not is_postgresql:
+        make_lock(node)  # which refuses it
+    if url:
+        with _reached(url):
+            create_engine(url, poolclass=NullPool).connect().close()
     return node
 
 
@@ -70,17 +72,19 @@ def refuse_mlflows(node: DictConfig) -> None:
     Raises:
         UserError: it is the same one.
     """
+    own, other = url_of(node), None
     with suppress(ArgumentError, ValueError):  # a server's address or a folder
-        own, other = url_of(node), make_url(os.environ.get(MLFLOW) or "sqlite:///mlflow.db")
-        if (
-            own
-            and own.get_backend_name() == other.get_backend_name()
-            and _place(own) == _place(other)
-        ):
-            raise UserError(
-                f"hydra.sweeper.storage={without_password(str(own))}: is the database of MLflow, "
-                "which can't be shared: give Optuna's studies another"
-            )
+        other = make_url(os.environ.get(MLFLOW) or "sqlite:///mlflow.db")
+    if (
+        own
+        and other
+        and own.get_backend_name() == other.get_backend_name()
+        and _place(own) == _place(other)
+    ):
+        raise UserError(
+            f"hydra.sweeper.storage={without_password(str(own))}: is the database of MLflow, "
+            "which can't be shared: give Optuna's studies another"
+        )
 
 
 def _place(url: URL) -> tuple[Any, ...]:

@@ -128,7 +128,7 @@ def make_sampler(node: DictConfig | None, seed_offset: int = 0) -> optuna.sample
         return optuna.samplers.RandomSampler()
     sampler = instantiate(node, _execution_whitelist_=TRUSTED) or optuna.samplers.RandomSampler()
     if not isinstance(sampler, optuna.samplers.BaseSampler):
-        raise UserError(f"hydra.sweeper.sampler: {sampler!r} is no sampler of Optuna's")
+        raise UserError(f"{sampler!r} is no sampler of Optuna's")
     seed = node.get("seed") if node else None
     if seed is None or isinstance(sampler, optuna.samplers.QMCSampler):
         return sampler  # a QMC sequence is one for all workers, numbered in the study
@@ -141,4 +141,6 @@ def make_sampler(node: DictConfig | None, seed_offset: int = 0) -> optuna.sample
 def make_pruner(node: DictConfig | None) -> optuna.pruners.BasePruner:
     """The pruner, or one that prunes nothing."""
     pruner = instantiate(node, _execution_whitelist_=TRUSTED)
+    if pruner is not None and not isinstance(pruner, optuna.pruners.BasePruner):
+        raise UserError(f"{pruner!r} is no pruner of Optuna's")
     return pruner or optuna.pruners.NopPruner()

@@ -247,9 +247,14 @@ class Studies:
         """Whether the sweep has ended with this plan."""
         return self.is_done() and self.head.user_attrs.get(CONCLUDED) == plan
 
-    def agree(self, record: Mapping[str, str], configs: Mapping[str, Mapping[str, str]]) -> None:
+    def agree(
+        self,
+        record: Mapping[str, str],
+        configs: Mapping[str, Mapping[str, str]],
+        may_change: Sequence[str] = (),
+    ) -> None:
         """Record with every stratum what is searched, and its config by ``configs``, or compare
-        with what is recorded.
+        with what is recorded, but for keys that are in ``may_change`` or below one that is.
 
         Raises:
             UserError: it differs; the message shows how.
@@ -261,8 +266,13 @@ class Studies:
                     known = optuna.load_study(study_name=name, storage=storage).user_attrs
                     self._refuse_difference(known.get(SPACE, record), record)
             for stratum in self.strata:
-                config = configs[stratum.value]
-                self._refuse_difference(stratum.study.user_attrs.get(CONFIG, config), config)
+                now = configs[stratum.value]
+                known = stratum.study.user_attrs.get(CONFIG, now)
+                kept = [
+                    {k: v for k, v in each.items() if not _is_below(k, may_change)}
+                    for each in (known, now)
+                ]
+                self._refuse_difference(*kept)
             for stratum in self.strata:
                 stratum.study.set_user_attr(SPACE, dict(record))
                 stratum.study.set_user_attr(CONFIG, dict(configs[stratum.value]))
@@ -277,3 +287,7 @@ class Studies:
                 + "\nTake another name, or leave them as they were; a setting that changes no "
                 f"result may differ if it is named in hydra.sweeper.may_change=[{names[0]}]"
             )
+
+
+def _is_below(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)

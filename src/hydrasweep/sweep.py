@@ -1,8 +1,10 @@
 """A sweep from its start to its end: plan, check, and in each phase launch its workers."""
 
 import functools
+import itertools
 import shlex
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +30,7 @@ from hydrasweep.studies import ID, RUN, Studies
 from hydrasweep.tracking import SweepRun
 from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH, SweepTrial
 
+MAX_COMPOSED = 100  # combinations of config groups; files of others are read in the trials
 N_PROPOSED = 12  # more than samplers choose at random before they begin
 
 
@@ -82,7 +85,7 @@ class Sweep:
             gpus=settings.gpus() if "n_jobs" in self.config.hydra.launcher else (),
         )
         storage.refuse_mlflows(plan.storage)
-        if self.seed in plan.space.distributions:
+        if self.seed in {key.lstrip("+") for key in plan.space.distributions}:
             raise UserError(
                 f"hydra.sweeper.confirm.seed={self.seed}: is searched; it must be free for the "
                 "fresh seeds of the confirmation"
@@ -91,7 +94,8 @@ class Sweep:
 
     def _typed_name(self, arguments: Sequence[str]) -> str | None:
         """The study's name as it stands on the command line, if it does."""
-        words = [*self.config.hydra.overrides.hydra, *arguments]
+        overrides: Any = OmegaConf.to_container(self.config.hydra.overrides, resolve=False)
+        words = [*overrides["hydra"], *arguments]
         given = {key: text for key, _, text in (word.partition("=") for word in words)}
         key = output.name_key(self.config) or "hydra.sweeper.study_name"
         return given.get(key)
@@ -99,6 +103,7 @@ class Sweep:
     def _given(self, plan: Plan) -> dict[str, list[Given]]:
         """The settings that each stratum tries first: those to enqueue, and a grid's points."""
         enqueued: Any = OmegaConf.to_container(self.settings.enqueue)
+        enqueued = [plan.space.as_point(each) for each in enqueued]
         if not self.settings.custom_search_space:  # which knows more names
             plan.space.check(enqueued)
         points = plan.space.grid() if settings.is_grid(self.settings.sampler) else []
@@ -138,10 +143,22 @@ class Sweep:
             corners = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
             seconds = [self._try(words, plan.name, SEARCH) for words in corners]
             estimates[stratum] = sum(seconds) / len(seconds)
+            for point in itertools.islice(self._choices(plan), MAX_COMPOSED):
+                self.composer.compose(plan.space.overrides(stratum, point), "check", 0)
         if settings.confirms(self.settings):  # what would else be found wrong at the end
             words = [*corners[0], *self.settings.confirm.final]
             self._try(words, plan.name, FINAL)
         return estimates
+
+    def _choices(self, plan: Plan) -> Iterator[dict[str, Any]]:
+        """Points of the space with every combination of choices of config groups, whose files are
+        read now, and no more while trials run."""
+        first, groups = next(plan.space.corners()), {}
+        for name, distribution in plan.space.distributions.items():
+            if self.composer.is_group(name.lstrip("+")):
+                groups[name] = getattr(distribution, "choices", [first[name]])
+        for chosen in itertools.product(*groups.values()):
+            yield first | dict(zip(groups, chosen, strict=True))
 
     def _try(self, words: Sequence[str], name: str, phase: str) -> float:
         """Compose a trial and have it checked; give the seconds that it is estimated to take."""
@@ -211,7 +228,9 @@ class Sweep:
         record = plan.space.record()
         record |= {"hydra.sweeper.direction": ", ".join(settings.directions(self.settings))}
         record |= {"hydra.sweeper.objective": ", ".join(settings.objectives(self.settings))}
-        search.agree(record, {value: self._composed(plan, value) for value in plan.space.strata})
+        configs = {value: self._composed(plan, value) for value in plan.space.strata}
+        free = [*self.settings.may_change, output.name_key(self.config) or ""]
+        search.agree(record, configs, free)
         search.join()
         self._claim(folder, search)
         search.fill(self._n_trials(plan))
@@ -222,15 +241,13 @@ class Sweep:
         return search
 
     def _composed(self, plan: Plan, stratum: str) -> dict[str, str]:
-        """The settings of a stratum's first corner, without those that may change."""
-        words = plan.space.overrides(stratum, next(plan.space.corners()))
-        free = [*self.settings.may_change, output.name_key(self.config)]
-        config = flat(self.composer.compose(words, label="check", number=0))
-        return {
-            key: value
-            for key, value in config.items()
-            if not any(key == name or key.startswith(f"{name}.") for name in free)
-        }
+        """The settings of a stratum's trials, as they are at the corners of the space."""
+        words = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
+        configs = [flat(self.composer.compose(each, label="check", number=0)) for each in words]
+        found: dict[str, dict[str, None]] = defaultdict(dict)
+        for key, value in itertools.chain(*(config.items() for config in configs)):
+            found[key][value] = None
+        return {key: " or ".join(values) for key, values in found.items()}
 
     def _claim(self, folder: Path, search: Studies) -> None:
         """Keep the study's id in the sweep's folder, which belongs to no other study.

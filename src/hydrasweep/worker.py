@@ -282,11 +282,22 @@ def _handlers(*streams: TextIO) -> list["logging.StreamHandler[TextIO]"]:
     return [h for h in handlers if isinstance(h, logging.StreamHandler) and h.stream in streams]
 
 
+def _hide_passwords(record: logging.LogRecord) -> bool:
+    """Take passwords out of the traceback that Hydra writes to a failed trial's log."""
+    if record.exc_info and record.exc_info[1]:
+        lines = "".join(traceback.format_exception(record.exc_info[1]))
+        record.exc_text = without_password(lines.rstrip())
+    return True
+
+
 def _log_once() -> None:
     """Take the console's handlers from the log where a file has it too: a trial's console is that
     file."""
     root = logging.getLogger()
-    if any(isinstance(handler, logging.FileHandler) for handler in root.handlers):
+    files = [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]
+    for file in files:
+        file.addFilter(_hide_passwords)
+    if files:
         for handler in list(root.handlers):
             if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
                 root.removeHandler(handler)
@@ -300,7 +311,10 @@ def as_values(value: Any, n: int) -> list[float]:
     """
     is_several = (n > 1 or isinstance(value, Sequence)) and not isinstance(value, str | bytes)
     try:
-        numbers = [float(number) for number in (value if is_several else [value])]
+        given = value if is_several else [value]
+        if any(isinstance(number, bytes) for number in given):
+            raise TypeError  # float() would read them
+        numbers = [float(number) for number in given]
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"the task function must return {n} number(s), not {value!r}") from None
     if len(numbers) != n or any(map(math.isnan, numbers)):

@@ -62,4 +62,4 @@ def test_edited_file_of_any_choice_is_refused(app: Callable[..., App], tmp_path:
     done = task("kind=choice(a,b)", TWO)
     assert done.code == 1
     assert "kind.epochs" in done.err
-    assert "was 1, now 3" in done.err
+    assert "was 1, now 1 or 3" in done.err
