@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 import hydrasweep
-from mnist import config, recording
+from mnist import config, store
 
 os.environ.setdefault("HYDRASWEEP_ROOT", str(Path(__file__).resolve().parents[1]))
 
@@ -62,5 +62,5 @@ def main(cfg: DictConfig) -> float | list[float]:
 
 if __name__ == "__main__":
     with hydrasweep.plain_exit():
-        recording.use_store(Path(os.environ["HYDRASWEEP_ROOT"]))
+        store.use(Path(os.environ["HYDRASWEEP_ROOT"]))
         main()

@@ -248,9 +248,10 @@ def make_lock(node: DictConfig) -> AbstractContextManager[Any]:
         return FileLock(path)
     if (url := url_of(node)) and url.get_backend_name() == "postgresql":
         return AdvisoryLock(url)
+    given = without_password(str(url)) if url else node.get("_target_")
     raise UserError(
-        "hydra.sweeper.storage: must be an SQLite or PostgreSQL database or a journal file, "
-        "which several processes can share"
+        "hydra.sweeper.storage: must be an SQLite or PostgreSQL database or a journal file, which "
+        f"several processes can share, and not {given}"
     )
 
 

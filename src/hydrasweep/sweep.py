@@ -1,10 +1,7 @@
 """A sweep from its start to its end: plan, check, and in each phase launch its workers."""
 
 import functools
-import itertools
-import shlex
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,26 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext, TaskFunction
-from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from hydrasweep import api, files, output, registry, results, settings, storage, winners
-from hydrasweep.compose import Composer, flat
-from hydrasweep.errors import Outage, UserError, is_outage, plain_exit, root_cause
+from hydrasweep import check, files, output, registry, results, settings, storage, winners
+from hydrasweep.compose import Composer
+from hydrasweep.errors import Outage, UserError, plain_exit
 from hydrasweep.launch import launch, set_override
 from hydrasweep.liveness import identity
 from hydrasweep.monitor import Monitor
 from hydrasweep.plan import Plan
 from hydrasweep.space import Space
-from hydrasweep.stratum import Given, make_pruner, make_sampler
+from hydrasweep.stratum import Given
 from hydrasweep.studies import ID, RUN, Studies
 from hydrasweep.tracking import SweepRun
-from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH, SweepTrial
-
-MAX_COMPOSED = 100  # combinations of config groups; files of others are read in the trials
-N_PROPOSED = 12  # more than samplers choose at random before they begin
+from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH
 
 
 class Sweep:
@@ -57,7 +49,7 @@ class Sweep:
                 settings.check_settings(self.settings, self.config)
                 n_workers = settings.count_workers(self.settings, self.config)
                 plan = self._plan(arguments)
-                estimates = self._check(plan)
+                estimates = check.try_corners(plan, self.config, self.composer)
                 n_trials = self._n_trials(plan)
                 print(output.describe(plan, self.settings, n_trials, n_workers, estimates))
                 if self.settings.dry_run or not n_trials:
@@ -120,70 +112,6 @@ class Sweep:
             return len(plan.space.grid()) * len(plan.space.strata)
         return int(self.settings.n_trials)
 
-    def _check(self, plan: Plan) -> dict[str, float]:
-        """Compose each stratum at the corners of the space and try it; give the seconds that
-        a trial of each is estimated to take, where the check can tell.
-
-        Raises:
-            UserError: naming the corner and what is wrong with it.
-        """
-        try:
-            part = "pruner"
-            pruner = make_pruner(self.settings.pruner)
-            part = "sampler"
-            sampler = make_sampler(self.settings.sampler)
-            names = settings.directions(self.settings)
-            study = optuna.create_study(sampler=sampler, pruner=pruner, directions=names)  # type: ignore[arg-type]
-            for _ in range(N_PROPOSED):  # what a sampler needs, some only import then
-                study.tell(study.ask(dict(plan.space.distributions)), [0.0] * len(names))
-        except Exception as error:  # of its class or of Hydra's
-            raise UserError(f"hydra.sweeper.{part}: {error}") from error
-        estimates: dict[str, float] = {}
-        for stratum in plan.space.strata:
-            corners = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
-            seconds = [self._try(words, plan.name, SEARCH) for words in corners]
-            estimates[stratum] = sum(seconds) / len(seconds)
-            for point in itertools.islice(self._choices(plan), MAX_COMPOSED):
-                self.composer.compose(plan.space.overrides(stratum, point), "check", 0)
-        if settings.confirms(self.settings):  # what would else be found wrong at the end
-            words = [*corners[0], *self.settings.confirm.final]
-            self._try(words, plan.name, FINAL)
-        return estimates
-
-    def _choices(self, plan: Plan) -> Iterator[dict[str, Any]]:
-        """Points of the space with every combination of choices of config groups, whose files are
-        read now, and no more while trials run."""
-        first, groups = next(plan.space.corners()), {}
-        for name, distribution in plan.space.distributions.items():
-            if self.composer.is_group(name.lstrip("+")):
-                groups[name] = getattr(distribution, "choices", [first[name]])
-        for chosen in itertools.product(*groups.values()):
-            yield first | dict(zip(groups, chosen, strict=True))
-
-    def _try(self, words: Sequence[str], name: str, phase: str) -> float:
-        """Compose a trial and have it checked; give the seconds that it is estimated to take."""
-        outer = HydraConfig.instance().cfg
-        try:
-            composed = self.composer.compose(words, label="check", number=0)
-            if not self.settings.check:
-                return 0.0
-            with open_dict(composed):
-                composed.hydra.runtime.output_dir = str(self.config.hydra.sweep.dir)
-            HydraConfig.instance().set_config(composed)
-            job = composed.copy()
-            with open_dict(job):
-                del job["hydra"]
-            api.set_current(SweepTrial.outside(sweep=name, phase=phase, name="check"))
-            return float(get_method(self.settings.check)(job))
-        except Exception as error:
-            if is_outage(error):
-                raise
-            told = str(error) if isinstance(error, UserError) else root_cause(error)
-            raise UserError(f"{told}\nThis was found in trying: {shlex.join(words)}") from error
-        finally:
-            api.set_current(None)
-            HydraConfig.instance().cfg = outer
-
     def _run(self, plan: Plan, n_workers: int) -> None:
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,7 +156,7 @@ class Sweep:
         record = plan.space.record()
         record |= {"hydra.sweeper.direction": ", ".join(settings.directions(self.settings))}
         record |= {"hydra.sweeper.objective": ", ".join(settings.objectives(self.settings))}
-        configs = {value: self._composed(plan, value) for value in plan.space.strata}
+        configs = {value: check.composed(plan, value, self.composer) for value in plan.space.strata}
         free = [*self.settings.may_change, output.name_key(self.config) or ""]
         search.agree(record, configs, free)
         search.join()
@@ -239,15 +167,6 @@ class Sweep:
         for name, content in (("multirun", kept), ("environment", output.environment())):
             files.write(folder / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
         return search
-
-    def _composed(self, plan: Plan, stratum: str) -> dict[str, str]:
-        """The settings of a stratum's trials, as they are at the corners of the space."""
-        words = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
-        configs = [flat(self.composer.compose(each, label="check", number=0)) for each in words]
-        found: dict[str, dict[str, None]] = defaultdict(dict)
-        for key, value in itertools.chain(*(config.items() for config in configs)):
-            found[key][value] = None
-        return {key: " or ".join(values) for key, values in found.items()}
 
     def _claim(self, folder: Path, search: Studies) -> None:
         """Keep the study's id in the sweep's folder, which belongs to no other study.

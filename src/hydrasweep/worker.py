@@ -1,28 +1,23 @@
 """What each worker does: take a trial, compose its config, run it, tell; until none is left."""
 
 import contextlib
-import functools
 import gc
-import logging
 import math
 import os
 import signal
-import sys
-import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobStatus, configure_log, run_job
+from hydra.core.utils import configure_log
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
 from omegaconf import DictConfig
-from optuna.exceptions import StorageInternalError, TrialPruned, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -36,6 +31,7 @@ from hydrasweep.errors import (
     signals_as_exceptions,
     without_password,
 )
+from hydrasweep.job import put_back, run_quietly, time_limit
 from hydrasweep.liveness import beating, is_dead
 from hydrasweep.plan import Plan
 from hydrasweep.storage import close_storages
@@ -165,46 +161,6 @@ def run_trial(
         api.set_current(None)
 
 
-@contextlib.contextmanager
-def put_back() -> Iterator[None]:
-    """Put back what a trial may leave changed in its process, where it would reach the next one."""
-    folder, mask, variables = Path.cwd(), os.umask(0o22), dict(os.environ)
-    os.umask(mask)
-    torch = sys.modules.get("torch")  # else no trial before this one has changed it
-    modes = (torch.get_default_dtype(), torch.is_grad_enabled()) if torch else None
-    try:
-        yield
-    finally:
-        os.chdir(folder)
-        os.umask(mask)
-        os.environ.clear()
-        os.environ.update(variables)
-        if torch := sys.modules.get("torch"):
-            dtype, grad = modes or (torch.float32, True)
-            torch.set_default_dtype(dtype)
-            torch.set_grad_enabled(grad)
-
-
-@contextlib.contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise a TimeoutError in what takes longer, unless it stays in code that isn't Python's."""
-    if seconds is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(signum: int, frame: object) -> NoReturn:
-        del signum, frame
-        raise TimeoutError(f"it took longer than hydra.sweeper.trial_timeout={seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def fail(stratum: Stratum, trial: Trial, error: BaseException) -> None:
     """Tell Optuna that a trial failed, and keep why."""
     # Another may have taken the trial for lost, and ended it.
@@ -226,81 +182,6 @@ def compose(stratum: Stratum, trial: SweepTrial, plan: Plan, composer: Composer)
         get_method(plan.settings.custom_search_space)(composer.config, trial)
     overrides = [*plan.space.overrides(stratum.value, trial.params), *plan.overrides]
     return composer.compose(overrides, stratum.label(trial.number), trial.number)
-
-
-def run_quietly(
-    task_function: TaskFunction, hydra_context: HydraContext, config: DictConfig, trial: SweepTrial
-) -> Any:
-    """Run a Hydra job; what it prints goes to its log file, not over the sweep's table."""
-
-    @functools.wraps(task_function)
-    def task(cfg: DictConfig) -> Any:
-        _log_once()
-        try:
-            return task_function(cfg)
-        except TrialPruned:  # Optuna's own way, which Hydra would log as an error
-            trial.was_pruned = True
-
-    folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        (folder / f"{config.hydra.job.name}.log").open("a", buffering=1) as output,
-        _console_in(output),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(output),
-    ):
-        ret = run_job(
-            hydra_context=hydra_context,
-            task_function=task,
-            config=config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
-        if ret.status != JobStatus.COMPLETED:
-            raise ret._return_value  # its property would write about it on the screen
-    return ret.return_value
-
-
-@contextlib.contextmanager
-def _console_in(output: TextIO) -> Iterator[None]:
-    """Let what is logged to the console go to a trial's file: a handler keeps the stream that it
-    was made with, be it the screen's or a file's that is closed when its trial ends."""
-    moved = {handler: handler.stream for handler in _handlers(sys.stdout, sys.stderr)}
-    for handler in moved:
-        handler.setStream(output)
-    try:
-        yield
-    finally:
-        for handler in _handlers(output):
-            handler.setStream(moved.get(handler, sys.stderr))
-
-
-def _handlers(*streams: TextIO) -> list["logging.StreamHandler[TextIO]"]:
-    """The handlers of all loggers that write to one of these streams."""
-    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
-    handlers = (handler for logger in loggers for handler in getattr(logger, "handlers", ()))
-    return [h for h in handlers if isinstance(h, logging.StreamHandler) and h.stream in streams]
-
-
-def _hide_passwords(record: logging.LogRecord) -> bool:
-    """Take passwords out of the traceback that Hydra writes to a failed trial's log."""
-    if record.exc_info and record.exc_info[1]:
-        lines = "".join(traceback.format_exception(record.exc_info[1]))
-        record.exc_text = without_password(lines.rstrip())
-    return True
-
-
-def _log_once() -> None:
-    """Take the console's handlers from the log where a file has it too: a trial's console is that
-    file."""
-    root = logging.getLogger()
-    files = [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]
-    for file in files:
-        file.addFilter(_hide_passwords)
-    if files:
-        for handler in list(root.handlers):
-            if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
-                root.removeHandler(handler)
 
 
 def as_values(value: Any, n: int) -> list[float]:

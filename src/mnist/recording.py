@@ -4,12 +4,10 @@ MLflow takes seconds to import, and its active run belongs to one thread: so a t
 makes all calls of MLflow, in order, and training does not wait for them.
 """
 
-import getpass
 import json
 import logging
 import os
 import re
-import socket
 import sqlite3
 import time
 import traceback
@@ -20,36 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock
 
 from hydrasweep import Outage, UserError
+from mnist import store
 from mnist.text import root_cause, without_password
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # after which a call of MLflow is tried a second time, and no more
-SETTINGS = {
-    "MLFLOW_EXPERIMENT_NAME": "hydrasweep",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # MLflow's own seven tries of two minutes would hold a training up for a quarter of an hour.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",  # MLflow resets its logger's level
-    # It would print addresses with the password that may be in them.
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-
-
-def use_store(root: Path) -> None:
-    """Let MLflow keep runs in ``root``, where the environment names no other place."""
-    for name, value in {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow.db", **SETTINGS}.items():
-        os.environ[name] = os.environ.get(name) or value
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name, which MLflow asks for
-        os.environ["LOGNAME"] = str(os.getuid())
 
 
 @dataclass(frozen=True)
@@ -79,7 +56,7 @@ class Recorder:
         if not self.mlflow:
             yield Run(output_dir)
             return
-        use_store(Path(self.root).resolve())
+        store.use(Path(self.root).resolve())
         with ThreadPoolExecutor(1) as thread:
             run = MLflowRun(output_dir, thread)
             try:
@@ -121,7 +98,7 @@ class Run:
 
     def log_once(self, metrics: Mapping[str, float], step: int) -> None:
         """Record values that the run has once, such as its test accuracy."""
-        self.send(lambda mlflow: _log(mlflow, metrics, step))
+        self.send(lambda mlflow: store.log_metrics(mlflow, metrics, step))
 
     def send(self, call: Callable[[Any], object]) -> None:
         """Have ``call(mlflow)`` done, where the run is recorded in MLflow."""
@@ -201,12 +178,12 @@ class MLflowRun(Run):
                 place = self._database and self._database.parent / "mlruns" / experiment
                 mlflow.create_experiment(experiment, place and place.as_uri())
         known = self._id_file.read_text() if self._id_file.exists() else None
-        if known and _is_deleted(mlflow, known):
+        if known and store.is_deleted(mlflow, known):
             log.warning("The run %s was deleted in MLflow: recording a new one", known)
             known = None
         # A sweep has a name for the run.
         name = None if known or "MLFLOW_RUN_CONTEXT" in os.environ else about.name
-        run = mlflow.start_run(known, run_name=name, tags={**_identity(), **about.tags})
+        run = mlflow.start_run(known, run_name=name, tags={**store.identity(), **about.tags})
         self._id, is_server = run.info.run_id, self._uri.startswith("http")
         base = self._uri.rstrip("/") if is_server else "http://127.0.0.1:5000"
         page = f"#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning"
@@ -223,10 +200,10 @@ class MLflowRun(Run):
         name, digest, path = about.dataset
         dataset = MetaDataset(CodeDatasetSource({"path": path}), name, digest[:8])
         mlflow.log_input(dataset, context="training")
-        mlflow.log_params({_clean(name): value for name, value in about.params.items()})
+        mlflow.log_params({store.clean(name): value for name, value in about.params.items()})
         mlflow.log_artifact(str(self.output_dir / "config.yaml"))
         if "MLFLOW_RUN_CONTEXT" not in os.environ:  # a sweep looks after its own
-            _fail_dead(mlflow)
+            store.fail_dead(mlflow)
 
     def _catch_up(self, mlflow: Any) -> None:
         """Send a resumed run the epochs that it lacks, and take back how it failed."""
@@ -235,7 +212,7 @@ class MLflowRun(Run):
         get_artifact_repository(mlflow.get_artifact_uri()).delete_artifacts("traceback.txt")
         points = mlflow.MlflowClient().get_metric_history(self._id, "train/loss")
         for step in self._past.keys() - {point.step for point in points}:
-            _log(mlflow, self._past[step], step)
+            store.log_metrics(mlflow, self._past[step], step)
 
     def close(self, error: BaseException | None = None) -> None:
         """End the run with the status that tells what happened.
@@ -261,48 +238,3 @@ class MLflowRun(Run):
                 f"MLflow at {self._uri} stopped answering ({lost}). Nothing is lost: metrics, "
                 f"pictures and weights are in {self.output_dir}"
             )
-
-
-def _log(mlflow: Any, metrics: Mapping[str, float], step: int) -> None:
-    """``mlflow.log_metrics`` without its reading the run for each of them."""
-    now, run = int(1000 * time.time()), mlflow.active_run()
-    points = [mlflow.entities.Metric(_clean(n), v, now, step) for n, v in metrics.items()]
-    mlflow.MlflowClient().log_batch(run.info.run_id, points)
-
-
-def _is_deleted(mlflow: Any, run_id: str) -> bool:
-    """Whether a run is in MLflow's bin, or in MLflow no more."""
-    try:
-        return bool(mlflow.get_run(run_id).info.lifecycle_stage == "deleted")
-    except mlflow.MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return True
-
-
-def _clean(name: str) -> str:
-    """A name as MLflow takes it."""
-    return re.sub(r"[^\w./ :-]", "_", name)
-
-
-def _identity() -> dict[str, str]:
-    """Host, pid and start time of this process; the time tells a reused pid from its owner."""
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": str(pid), "process_started": f"{_started(pid)}"}
-
-
-def _started(pid: int) -> float:
-    """In seconds since the machine began; -1 where there is no such process."""
-    try:
-        return psutil.Process(pid).create_time() - psutil.boot_time()
-    except psutil.NoSuchProcess:
-        return -1.0
-
-
-def _fail_dead(mlflow: Any) -> None:
-    """Mark the runs FAILED whose process on this machine has died without a word."""
-    words = f"attributes.status = 'RUNNING' AND tags.host = '{socket.gethostname()}'"
-    for run in mlflow.search_runs(filter_string=words, output_format="list"):
-        pid, began = run.data.tags.get("pid"), run.data.tags.get("process_started")
-        if pid and began and abs(_started(int(pid)) - float(began)) > 1.5:
-            mlflow.MlflowClient().set_terminated(run.info.run_id, "FAILED")

@@ -77,6 +77,7 @@ def test_process_lives_until_it_has_ended() -> None:
     assert is_dead({**identity(), "pid": str(other.pid)})
     assert not is_dead({**identity(), "pid": str(other.pid), "host": "another-machine"})
     assert not is_dead({**identity(), "pid": str(other.pid), "pid_namespace": "of a container"})
+    assert not is_dead({**identity(), "pid": str(other.pid), "boot": "of one with the same name"})
 
 
 def test_process_that_nobody_waited_for_has_ended() -> None:

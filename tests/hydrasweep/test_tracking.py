@@ -207,6 +207,19 @@ def test_sweep_whose_run_is_gone_has_a_new_one(
     assert len({first, second, found(3)}) == 3
 
 
+def test_another_sampler_and_pruner_may_go_on_with_a_sweep(
+    app: Callable[..., App], client: "MlflowClient"
+) -> None:
+    task = app("return cfg.x")
+    assert task("hydra.sweeper.mlflow=true").code == 0
+    others = ("hydra/sweeper/sampler=tpe", "hydra/sweeper/pruner=median")
+    done = task("hydra.sweeper.mlflow=true", "hydra.sweeper.n_trials=5", *others)
+    assert done.code == 0, done.err
+    assert done.states() == ["COMPLETE"] * 5
+    (run,), _ = runs_of(client)
+    assert run.info.status == "FINISHED"
+
+
 def test_store_that_goes_away_ends_no_sweep(
     app: Callable[..., App], client: "MlflowClient", tmp_path: Path
 ) -> None:

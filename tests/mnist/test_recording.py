@@ -32,7 +32,7 @@ from conftest import (
 from mlflow import MlflowClient
 
 from hydrasweep import Outage, UserError
-from mnist import config, recording
+from mnist import config, recording, store
 from mnist.recording import Description, Recorder, Run
 from mnist.training import NonFiniteLossError
 from train import train
@@ -430,7 +430,7 @@ def test_environment_of_the_user_comes_first(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:1")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "")
-    recording.use_store(tmp_path)
+    store.use(tmp_path)
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://localhost:1"
     assert os.environ["MLFLOW_EXPERIMENT_NAME"] == "hydrasweep"
 
