@@ -4,6 +4,7 @@ python examples/digits/predict.py IMAGE..."""
 import argparse
 import csv
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def predict(pixels: Any, model: str | None) -> tuple[Any, str]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"MLflow gives no champion ({error})") from error
+        told = re.sub(r"(?<=\w:)//\S*@", "//", str(error).splitlines()[0])  # no password
+        raise UserError(f"MLflow gives no champion ({told})") from error
     odds = np.exp(logits - logits.max(1, keepdims=True))
     return odds / odds.sum(1, keepdims=True), f"{best.name} v{best.version}"
 

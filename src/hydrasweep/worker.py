@@ -72,6 +72,7 @@ def work(
         # result, each holding the other: that never ends.
         os._exit(1)
     finally:
+        gc.unfreeze()  # or libraries tell at the end of what was not collected
         close_storages()
         if is_dead(plan.parent):  # nobody takes what joblib would send: it would wait for ever
             os._exit(1)
