@@ -4,6 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+import digits
+
+Pixels = NDArray[np.uint8]
+
 STROKES: dict[int, list[list[tuple[float, float]]]] = {
     0: [[(0.5, 0.05), (0.25, 0.2), (0.15, 0.5), (0.25, 0.82), (0.5, 0.95), (0.75, 0.8),
          (0.85, 0.5), (0.75, 0.2), (0.5, 0.05)]],
@@ -61,3 +65,17 @@ def _curve(stroke: list[tuple[float, float]], n: int = 24) -> NDArray[np.float64
         for a, b, c, d in zip(points, points[1:], points[2:], points[3:], strict=False)
     ]
     return np.concatenate(pieces)
+
+
+def seen(image: Image.Image) -> Pixels:
+    pixels = digits.as_mnist(image)
+    assert pixels is not None
+    return pixels
+
+
+def difference(one: Pixels, other: Pixels) -> float:
+    """Mean difference of two images, of 255 levels, where they lie best on each other: the
+    centre is rounded to whole pixels."""
+    shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    rolled = [np.roll(other.astype(float), shift, axis=(0, 1)) for shift in shifts]
+    return min(float(np.abs(one - image).mean()) for image in rolled)

@@ -14,29 +14,12 @@ import pytest
 from conftest import Compose
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from strokes import draw
+from strokes import Pixels, difference, draw, seen
 
 import digits
 from hydrasweep import UserError
 from mnist import config
-
-Pixels = NDArray[np.uint8]
-
-
-def seen(image: Image.Image) -> Pixels:
-    pixels = digits.as_mnist(image)
-    assert pixels is not None
-    return pixels
-
-
-def difference(one: Pixels, other: Pixels) -> float:
-    """Mean difference of two images, of 255 levels, where they lie best on each other: the
-    centre is rounded to whole pixels."""
-    shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
-    rolled = [np.roll(other.astype(float), shift, axis=(0, 1)) for shift in shifts]
-    return min(float(np.abs(one - image).mean()) for image in rolled)
 
 
 @functools.cache

@@ -57,8 +57,8 @@ def predict(pixels: Any, model: str | None) -> tuple[Any, str]:
     except UserError:
         raise
     except Exception as error:
-        told = re.sub(r"(?<=\w:)//\S*@", "//", str(error).splitlines()[0])  # no password
-        raise UserError(f"MLflow gives no champion ({told})") from error
+        told = re.sub(r"(?<=\w:)//\S*@", "//", f"{type(error).__name__}: {error}")  # no password
+        raise UserError(f"MLflow gives no champion ({told.splitlines()[0]})") from error
     odds = np.exp(logits - logits.max(1, keepdims=True))
     return odds / odds.sum(1, keepdims=True), f"{best.name} v{best.version}"
 

@@ -12,16 +12,15 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
-import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from plotly.offline import get_plotlyjs
 from sqlalchemy import URL
 
 from hydrasweep import files, output, plots, results, settings, storage
@@ -31,6 +30,9 @@ from hydrasweep.stratum import N_TRIALS, Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trials import PHASES, SEARCH, n_steps, recorded
 from hydrasweep.winners import winners
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 FONT = "Helvetica Neue, Arial, sans-serif"
 BUTTONS = ["toImage", "zoom2d", "pan2d", "resetScale2d"]  # plotly's others can upload the data
@@ -123,6 +125,8 @@ def _open(folder: Path, config: DictConfig) -> BaseStorage:
 
 
 def _render(sweeps: Sequence[Sweep]) -> str:
+    from plotly.offline import get_plotlyjs  # plotly takes a second to import
+
     loader = FileSystemLoader(Path(__file__).parent)
     templates = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {
@@ -132,12 +136,12 @@ def _render(sweeps: Sequence[Sweep]) -> str:
         "planned": _planned,
     }  # fmt: skip
     return templates.get_template("page.html").render(
-        sweeps=sweeps, plots=plots, results=results, recorded=recorded, font=FONT,
+        sweeps=sweeps, optuna=optuna, plots=plots, results=results, recorded=recorded, font=FONT,
         made=datetime.now().strftime("%Y-%m-%d %H:%M"), plotly=Markup(get_plotlyjs()),
     )  # fmt: skip
 
 
-def _plot(figure: go.Figure) -> Markup:
+def _plot(figure: "go.Figure") -> Markup:
     margin = {"l": 70, "r": 20, "t": 40, "b": 50}
     figure.update_layout(template="plotly_white", title=None, font_family=FONT, margin=margin)
     figure.layout.colorway = figure.layout.colorway or COLOURS

@@ -8,15 +8,11 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from statistics import quantiles
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
-import plotly.colors
-import plotly.graph_objects as go
 from omegaconf import DictConfig
-from optuna import visualization as draw
 from optuna.distributions import CategoricalDistribution
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 
@@ -27,7 +23,12 @@ from hydrasweep.studies import Studies
 from hydrasweep.trials import SEARCH, recorded
 from hydrasweep.winners import Winner
 
-COLOURS = plotly.colors.qualitative.D3
+if TYPE_CHECKING:  # it takes a second; optuna.visualization imports it when it is used
+    import plotly.graph_objects as go
+
+# plotly.colors.qualitative.D3
+COLOURS = ["#1F77B4", "#FF7F0E", "#2CA02C", "#D62728", "#9467BD", "#8C564B", "#E377C2", "#7F7F7F",
+           "#BCBD22", "#17BECF"]  # fmt: skip
 N_TOP = 5  # so many of the best PED-ANOVA wants at least, to compare them with the others
 MIN_TRIALS = 4 * N_TOP  # what fewer show is chance
 MAX_PARAMS = 4  # in a figure
@@ -82,7 +83,7 @@ class View:
             self.study.add_trial(trial)
 
     @cached_property
-    def figures(self) -> dict[str, list[go.Figure]]:
+    def figures(self) -> dict[str, list["go.Figure"]]:
         """All that there are trials enough for."""
         return {"history": history([self]), "curves": _curves(self), **_by_parameter(self)}
 
@@ -118,7 +119,7 @@ def merge(
     return study
 
 
-def history(views: Sequence[View]) -> list[go.Figure]:
+def history(views: Sequence[View]) -> list["go.Figure"]:
     """The values of complete trials by number, and the best so far, for each stratum."""
     studies = []
     for view in views:
@@ -128,19 +129,19 @@ def history(views: Sequence[View]) -> list[go.Figure]:
             studies.append(merge(rows, view.sweep, view.part, name))
     if not any(study.get_trials(states=(TrialState.COMPLETE,)) for study in studies):
         return []
-    figure = draw.plot_optimization_history(studies, target_name=views[0].name)
+    figure = optuna.visualization.plot_optimization_history(studies, target_name=views[0].name)
     colours = [colour for colour in COLOURS for _ in range(3)]  # each study has three traces
     shown = views[0].range if len(views) == 1 else None
     return [figure.update_layout(colorway=colours).update_yaxes(range=shown)]
 
 
-def _curves(view: View) -> list[go.Figure]:
+def _curves(view: View) -> list["go.Figure"]:
     """What the trials reported, by step."""
     study = merge(view.sweep.search.trials(), view.sweep)
     trials = {f"Trial{t.number}": t for t in study.trials if t.intermediate_values}
     if not trials:
         return []
-    figure = draw.plot_intermediate_values(study)
+    figure = optuna.visualization.plot_intermediate_values(study)
     strata = [stratum.value for stratum in view.sweep.search.strata]
     for trace in figure.data:
         trial = trials[trace.name]
@@ -151,8 +152,12 @@ def _curves(view: View) -> list[go.Figure]:
     return [figure.update_yaxes(title=view.name, range=view.range)]
 
 
-def _by_parameter(view: View) -> dict[str, list[go.Figure]]:
+def _by_parameter(view: View) -> dict[str, list["go.Figure"]]:
     """What shows the parameters that had several values."""
+    # It imports scikit-learn, which takes seconds.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    draw = optuna.visualization
     study, trials, figures = view.study, view.study.trials, {}
     tried = sorted({(key, str(value)) for trial in trials for key, value in trial.params.items()})
     keys = [key for key, _ in tried]
@@ -179,14 +184,14 @@ def _by_parameter(view: View) -> dict[str, list[go.Figure]]:
     return figures
 
 
-def timeline(sweep: Sweep) -> list[go.Figure]:
+def timeline(sweep: Sweep) -> list["go.Figure"]:
     """What each worker did when, lost trials included."""
     strata = [stratum for studies in sweep.phases.values() for stratum in studies.strata]
     study = merge([(s, trial) for s in strata for trial in s.study.trials], sweep)
     workers = [trial.user_attrs["worker"] for trial in study.trials]
     if not workers:
         return []
-    figure = draw.plot_timeline(study)
+    figure = optuna.visualization.plot_timeline(study)
     for bars in figure.data:
         bars.y = [workers[number] for number in bars.y]
     height = 130 + 36 * len(set(workers))

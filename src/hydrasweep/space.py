@@ -180,7 +180,7 @@ def as_word(value: Any) -> str:
     if not isinstance(value, str):
         return str(value)
     with contextlib.suppress(HydraException):
-        read = OverridesParser.create().parse_override(f"key={value}").value()
+        read = _read(value)
         if read == value or read is None or value.startswith(("[", "{", "'", '"')):
             return value
     return QuotedString(value, Quote.single).with_quotes()

@@ -24,9 +24,9 @@ from sqlalchemy import URL, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 
 from hydrasweep.errors import Outage, UserError, root_cause, without_password
+from hydrasweep.tracking import URI
 
 EXAMPLE = "postgresql://USER:PASSWORD@HOST/DATABASE"
-MLFLOW = "MLFLOW_TRACKING_URI"
 LOCK_KEY = 0x68796472  # PostgreSQL knows advisory locks by number; this one says "hydr"
 PASSWORD = re.compile(r"://[^/@\s]*:[^@\s]+@|[?&]password=\w")
 
@@ -74,7 +74,7 @@ def refuse_mlflows(node: DictConfig) -> None:
     """
     own, other = url_of(node), None
     with suppress(ArgumentError, ValueError):  # a server's address or a folder
-        other = make_url(os.environ.get(MLFLOW) or "sqlite:///mlflow.db")
+        other = make_url(os.environ.get(URI) or "sqlite:///mlflow.db")
     if (
         own
         and other

@@ -243,7 +243,7 @@ class Sweep:
             name_key = output.name_key(self.config)
             winners.write_recipes(found, phases[FINAL], folder, name_key)
         if self.settings.report:
-            from hydrasweep import page  # plotly takes a second to import
+            from hydrasweep import page  # only a sweep with a report needs what draws it
 
             page.write(folder)
         patterns = ("*.csv", "*.yaml", "*.html")

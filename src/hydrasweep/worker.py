@@ -109,7 +109,7 @@ def _work_off(
         configure_log(own.job_logging, own.verbose, hydra_context.execution_whitelist)
         n_done += 1
         if n_done == 1 and plan.parent["pid"] != str(os.getpid()):
-            gc.freeze()  # what trials import; to look through it again took a tenth of their time
+            gc.freeze()  # what trials import; to look through it again takes up to a tenth
     return n_done
 
 

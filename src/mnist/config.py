@@ -130,7 +130,9 @@ def resolve_run(cfg: DictConfig) -> tuple[DictConfig, Path]:
 
 
 def keep_settings(output_dir: Path) -> None:
-    """Keep the settings that a run begins with, for ``resume=``."""
+    """Keep the settings that a run begins with, for ``resume=``; a trial's folder is its own."""
+    if HydraConfig.initialized() and is_in_sweep():
+        return
     if (output_dir / ".hydra").exists() and not (output_dir / KEPT).exists():
         shutil.copytree(output_dir / ".hydra", output_dir / KEPT)
 

@@ -5,31 +5,11 @@ Source: datascience.stackexchange.com/questions/131687, the same /questions/1144
 Right: the line is dropped and the digit read as if it had none; strokes that touch the border stay.
 """
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
-from strokes import draw
+from strokes import difference, draw, seen
 
 import digits
-
-Pixels = NDArray[np.uint8]
-
-
-def seen(image: Image.Image) -> Pixels:
-    pixels = digits.as_mnist(image)
-    assert pixels is not None
-    return pixels
-
-
-def difference(one: Pixels, other: Pixels) -> float:
-    """Mean difference, of 255 levels, where they lie best on each other."""
-    rolled = [
-        np.roll(other.astype(float), (down, right), axis=(0, 1))
-        for down in (-1, 0, 1)
-        for right in (-1, 0, 1)
-    ]
-    return min(float(np.abs(one - image).mean()) for image in rolled)
 
 
 def lined(image: Image.Image, sides: str, width: int, at: int = 0, ink: int = 0) -> Image.Image:
