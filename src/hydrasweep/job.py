@@ -3,6 +3,7 @@ was."""
 
 import contextlib
 import functools
+import io
 import logging
 import os
 import signal
@@ -38,7 +39,12 @@ def run_quietly(
     folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        (folder / f"{config.hydra.job.name}.log").open("a", buffering=1) as output,
+        io.TextIOWrapper(
+            _LossyFile(folder / f"{config.hydra.job.name}.log", "a"),
+            encoding="utf-8",
+            errors="backslashreplace",
+            line_buffering=True,
+        ) as output,
         _console_in(output),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
@@ -55,6 +61,16 @@ def run_quietly(
     return ret.return_value
 
 
+class _LossyFile(io.FileIO):
+    """Leaves out what its disk has no room for: no trial fails for want of a log."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
 @contextlib.contextmanager
 def _console_in(output: TextIO) -> Iterator[None]:
     """Let what is logged to the console go to a trial's file: a handler keeps the stream that it
@@ -62,9 +78,11 @@ def _console_in(output: TextIO) -> Iterator[None]:
     moved = {handler: handler.stream for handler in _handlers(sys.stdout, sys.stderr)}
     for handler in moved:
         handler.setStream(output)
+    before, logging.raiseExceptions = logging.raiseExceptions, True
     try:
         yield
     finally:
+        logging.raiseExceptions = before
         for handler in _handlers(output):
             handler.setStream(moved.get(handler, sys.stderr))
 

@@ -99,7 +99,7 @@ def _launch_once(launcher: Any, jobs: Sequence[Sequence[str]]) -> Exception | No
 def _kept_logging() -> Iterator[None]:
     """Put back what writes this process's log: a worker in it sets that for its jobs."""
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, raises = list(root.handlers), root.level, logging.raiseExceptions
     try:
         yield
     finally:
@@ -107,6 +107,7 @@ def _kept_logging() -> Iterator[None]:
             handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
+        logging.raiseExceptions = raises
 
 
 def python_path() -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import math
 import os
 import signal
@@ -35,13 +36,14 @@ from hydrasweep.job import put_back, run_quietly, time_limit
 from hydrasweep.liveness import beating, is_dead
 from hydrasweep.plan import Plan
 from hydrasweep.storage import close_storages
-from hydrasweep.stratum import ERROR, WHERE, WHY, Stratum
+from hydrasweep.stratum import ERROR, LOST, WHERE, WHY, Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.tracking import child_runs
 from hydrasweep.trials import SEARCH, SweepTrial
 
 IDLE_SECONDS = 1  # between two looks for a trial that another worker has lost
 OUTAGE_SECONDS = 3  # in which a storage may be back, or the sweep's own process ends the sweep
+MAX_OUTAGES = 5  # in a row: a storage may go on to be read, and have no room for what is written
 N_ALIKE = 3  # so many failures with one error, before anything else has ended, end the sweep
 
 
@@ -58,6 +60,7 @@ def work(
     ``config`` is the sweep's config. Gives the number of trials done.
     """
     del cfg
+    logging.raiseExceptions = False  # its log may find no room; the screen is the sweep's
     own: Any = HydraConfig.get()
     if plan.parent["pid"] == str(os.getpid()):
         return _work_off(plan, task_function, hydra_context, config, own)
@@ -90,7 +93,7 @@ def _work_off(
     studies = plan.open(seed_offset)
     composer = Composer(hydra_context.config_loader, config, plan.composed)
     distributions = plan.space.distributions if plan.phase == SEARCH else {}
-    n_done = 0
+    n_done = n_outages = 0
     while (plan.deadline is None or time.time() < plan.deadline) and not is_dead(plan.parent):
         raise_received()
         try:
@@ -102,12 +105,15 @@ def _work_off(
                 continue
             run_trial(studies, *taken, plan, task_function, hydra_context, composer)
         except (StorageInternalError, SQLAlchemyError):
+            n_outages += 1
+            if n_outages == MAX_OUTAGES:
+                raise
             time.sleep(OUTAGE_SECONDS)
             studies.requeue_own()
             continue
         # Each job sets logging up for its own folder; this is the worker's again.
         configure_log(own.job_logging, own.verbose, hydra_context.execution_whitelist)
-        n_done += 1
+        n_done, n_outages = n_done + 1, 0
         if n_done == 1 and plan.parent["pid"] != str(os.getpid()):
             gc.freeze()  # what trials import; to look through it again takes up to a tenth
     return n_done
@@ -210,7 +216,8 @@ def too_many_failures(studies: Studies, plan: Plan) -> str:
     failed = [trial for trial in finished if trial.state == TrialState.FAIL]
     failed.sort(key=lambda trial: trial.datetime_complete or datetime.max)
     places = {trial.user_attrs.get(WHERE, "") for trial in failed}
-    last = failed[-1].user_attrs.get(WHY, "") if failed else ""
+    attrs = failed[-1].user_attrs if failed else {}
+    last = attrs.get(WHY) or attrs.get(LOST, "")
     limit, rate, why = plan.settings.max_failures, plan.settings.max_failure_rate, ""
     if limit is rate is None and len(finished) == len(failed) >= N_ALIKE and len(places) == 1:
         return f"the first {len(failed)} trials failed alike: {last}"

@@ -307,6 +307,26 @@ def test_storage_that_fails_for_a_moment_blames_no_trial(
     assert lost.params in [trial.params for trial in done.trials()]
 
 
+def test_storage_that_refuses_to_write_for_good_ends_the_sweep(app: Callable[..., App]) -> None:
+    body = """
+        def fail(*args, **kwargs):
+            raise optuna.exceptions.StorageInternalError("no room")
+        hydrasweep.trial().storage.set_trial_intermediate_value = fail
+        hydrasweep.report(cfg.x, 1)
+    """
+    more = """
+import hydrasweep.launch
+import hydrasweep.worker
+
+hydrasweep.launch.MAX_BARREN_LAUNCHES = 2
+hydrasweep.worker.OUTAGE_SECONDS = 0.1
+"""
+    done = app(body, more=more)()
+    assert done.code == 1
+    assert "no room" in done.err
+    assert "Traceback" not in done.err
+
+
 def test_worker_goes_on_after_a_trial_that_others_took_for_lost(app: Callable[..., App]) -> None:
     body = """
         study = optuna.load_study(study_name="s", storage="sqlite:///sweep/study.db")
