@@ -32,16 +32,19 @@ def train(cfg: DictConfig, output_dir: Path) -> float | list[float]:
             training, job.train, job.val,
             epochs=cfg.epochs, batch_size=cfg.data.batch_size, watch=display.bar,
         )  # fmt: skip
-        for epoch in epochs:
+        while True:
+            # First of all an epoch that was saved, and perhaps not reported.
+            stop = training.epoch and hydrasweep.report(metrics[objectives[0]], training.epoch)
+            if stop and training.epoch < cfg.epochs:
+                display.log.info("Stopped by the sweep's pruner")
+                return metrics[objectives[0]]
+            if (epoch := next(epochs, None)) is None:
+                break
             run.log(epoch, step=training.epoch)
             display.log.info(display.epoch_line(training.epoch, cfg.epochs, epoch, job))
             if cfg.checkpoint:
                 training.save(checkpoint)
             metrics |= epoch
-            stop = hydrasweep.report(metrics[objectives[0]], training.epoch)
-            if stop and training.epoch < cfg.epochs:
-                display.log.info("Stopped by the sweep's pruner")
-                return metrics[objectives[0]]
         once = outcome.conclude(cfg, job, run)
         hydrasweep.record(**once)
         metrics |= once

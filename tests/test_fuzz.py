@@ -29,7 +29,7 @@ import digits
 from hydrasweep import UserError, plain_exit
 from hydrasweep.settings import study_name
 from hydrasweep.space import Space, as_text
-from hydrasweep.stratum import Stratum
+from hydrasweep.stratum import label
 from mnist import config
 from mnist.assembly import assemble
 from mnist.recording import Run
@@ -154,7 +154,7 @@ def test_search_space(times: int) -> None:
         for stratum in space.strata:
             for corner in space.corners():
                 space.overrides(stratum, corner)
-            folder = Stratum(stratum, None).label(0)  # type: ignore[arg-type]
+            folder = label(stratum, "search", 0)
             assert Path("sweep", folder).resolve().parent == Path("sweep").resolve()
         assert space.record() == Space.parse(words, stratify).record()
         assert all(as_text(d) for d in space.distributions.values())

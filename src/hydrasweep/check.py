@@ -31,7 +31,7 @@ def try_corners(plan: Plan, config: DictConfig, composer: Composer) -> dict[str,
     """
     try:
         part = "pruner"
-        pruner = make_pruner(plan.settings.pruner)
+        pruner = make_pruner(plan.settings.pruner, plan.settings.resumable)
         part = "sampler"
         sampler = make_sampler(plan.settings.sampler)
         names = settings.directions(plan.settings)

@@ -3,7 +3,8 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from datetime import datetime
 from typing import Any
@@ -19,7 +20,7 @@ from hydrasweep.errors import Outage
 from hydrasweep.output import as_duration, short
 from hydrasweep.stratum import WHY, Stratum
 from hydrasweep.studies import Studies
-from hydrasweep.trials import SEARCH, n_steps
+from hydrasweep.trials import SEARCH, n_steps, origin, seconds
 
 POLL_SECONDS = 1.0
 REST = 50.0  # the files of a long study take a while: they are left alone for so many times that
@@ -121,17 +122,20 @@ class Monitor:
         """Counts, running trials and the best so far for each stratum."""
         title = f"study {self.studies.name}: {self.studies.strata[0].phase}"
         table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-        for name in ("", "done", "pruned", "failed", "best", "running"):
+        stopped = "paused" if self.studies.strata[0].pauses else "pruned"
+        for name in ("", "done", stopped, "failed", "best", "running"):
             table.add_column(name, justify="left" if name in ("", "running") else "right")
         for stratum in self.studies.strata:
             trials = stratum.trials()
             states = [trial.state for trial in trials]
             n_all = sum(state != TrialState.WAITING for state in states) + stratum.n_to_do(trials)
             best = results.best(stratum)
+            n_pruned = states.count(TrialState.PRUNED)
+            n_done = sum(state.is_finished() for state in states)
             table.add_row(
                 stratum.value or "all",
-                f"{sum(state.is_finished() for state in states)}/{n_all}",
-                str(states.count(TrialState.PRUNED)),
+                f"{n_done - n_pruned if stratum.pauses else n_done}/{n_all}",
+                _paused(trials) if stratum.pauses else str(n_pruned),
                 str(states.count(TrialState.FAIL)),
                 f"{best[0].values[0]:.4f}" if best else "",
                 "  ".join(_running(t) for t in trials if t.state == TrialState.RUNNING),
@@ -145,9 +149,9 @@ class Monitor:
         total = 0.0
         for stratum in self.studies.strata:
             trials = stratum.trials()
-            done = [results.seconds(trial) for trial in trials if trial.state.is_finished()]
+            done = [trial for trial in trials if trial.state.is_finished()]
             running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-            n_left = len(running) + stratum.n_to_do(trials)
+            n_left: float = len(running) + stratum.n_to_do(trials)
             if not n_left:
                 continue
             if not done:
@@ -157,7 +161,12 @@ class Monitor:
                 for trial in running
                 if trial.datetime_start
             )
-            pace = sum(done) / len(done)
+            n_done: float = len(done)
+            if stratum.pauses:  # they take all lengths: steps count
+                n_done = sum(map(n_steps, done))
+                last = stratum.pauses.max_resource or max(map(n_steps, trials))
+                n_left = stratum.pauses.n_steps(len(trials) + stratum.n_new(trials), last) - n_done
+            pace = sum(map(seconds, done)) / max(1, n_done)
             total += max(0.0, pace * n_left - elapsed)
         return total / self.n_workers
 
@@ -169,19 +178,25 @@ class _Console(Console):
 
 def event_line(stratum: Stratum, trial: FrozenTrial) -> str:
     """A trial's end in one line."""
-    when, label = time.strftime("%H:%M:%S"), stratum.label(trial.number)
+    when, label = time.strftime("%H:%M:%S"), stratum.label(trial)
     if why := stratum.lost().get(trial.number):
         return f"{when} {label} lost: {why}; its settings are tried again"
     if trial.state == TrialState.FAIL:
         return f"{when} {label} FAIL {trial.user_attrs.get(WHY, 'its process died each time')}"
     words = [when, label, trial.state.name]
     words += [f"{value:.4f}" for value in trial.values or []]
-    words += [f"{n_steps(trial)} steps", f"{results.seconds(trial):.1f} s"]
+    words += [f"{n_steps(trial)} steps", f"{seconds(trial):.1f} s"]
     words += [f"{key}={short(value)}" for key, value in trial.params.items()]
     return " ".join(words)
+
+
+def _paused(trials: Sequence[FrozenTrial]) -> str:
+    """How many trials paused after how many steps."""
+    steps = Counter(n_steps(trial) for trial in trials if trial.state == TrialState.PRUNED)
+    return ", ".join(f"{n} at step {step}" for step, n in sorted(steps.items()))
 
 
 def _running(trial: FrozenTrial) -> str:
     last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
     value = f" {last:.4f}" if last is not None else ""
-    return f"#{trial.number} step {n_steps(trial) + 1}{value}"
+    return f"#{origin(trial)} step {n_steps(trial) + 1}{value}"

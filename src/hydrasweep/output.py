@@ -18,11 +18,12 @@ from rich.table import Table
 
 from hydrasweep import results, settings
 from hydrasweep.plan import Plan
+from hydrasweep.pruners import PromotionPruner
 from hydrasweep.space import as_text as space_text
 from hydrasweep.space import as_word
-from hydrasweep.stratum import Stratum
+from hydrasweep.stratum import Stratum, make_pruner
 from hydrasweep.studies import Studies
-from hydrasweep.trials import n_steps
+from hydrasweep.trials import n_steps, origin
 from hydrasweep.winners import Score, Winner
 
 
@@ -78,7 +79,7 @@ def outcome(search: Studies, found: Sequence[Winner]) -> tuple[dict[str, float],
         f"trials/{name.lower()}": states[name] for name in ("COMPLETE", "PRUNED", "FAIL")
     }
     tags = {
-        f"best.{stratum.value or 'all'}": f"#{trial.number} {trial.values} {trial.params}"
+        f"best.{stratum.value or 'all'}": f"#{origin(trial)} {trial.values} {trial.params}"
         for stratum in search.strata
         for trial in results.best(stratum)[:1]
     }
@@ -98,7 +99,7 @@ def describe(
     estimates: Mapping[str, float],
 ) -> str:
     """What the sweep is going to do, and how long that would take without pruning."""
-    pruner = str((chosen.pruner or {}).get("_target_", "none")).rpartition(".")[2]
+    pruner = type(make_pruner(chosen.pruner, chosen.resumable)).__name__
     sampler = str(chosen.sampler["_target_"]).rpartition(".")[2]
     named = zip(settings.directions(chosen), settings.objectives(chosen), strict=True)
     lines = [
@@ -106,6 +107,11 @@ def describe(
         "  " + ", ".join(f"{direction} {name}" for direction, name in named),
         *(f"  {name}: {space_text(d)}" for name, d in plan.space.distributions.items()),
     ]
+    if not chosen.resumable and isinstance(make_pruner(chosen.pruner, True), PromotionPruner):
+        lines.append(
+            f"  {pruner} in place of PromotionPruner: for its trials to pause and go on, the task "
+            "function must be able to (hydra.sweeper.resumable=true)"
+        )
     if plan.space.stratify:
         lines.append(f"  {plan.space.stratify}: {', '.join(plan.space.strata)}, with equal shares")
     pace = sum(estimates.values()) / max(1, len(estimates)) / n_workers
@@ -149,7 +155,7 @@ def summary(search: Studies, found: Sequence[Winner], folder: Path, link: str | 
 
 def _row(stratum: Stratum, trial: FrozenTrial) -> dict[str, str]:
     values = ", ".join(f"{value:.4f}" for value in trial.values)
-    row = {"": stratum.label(trial.number), "value": values, "steps": str(n_steps(trial))}
+    row = {"": stratum.label(trial), "value": values, "steps": str(n_steps(trial))}
     return row | {name: short(value) for name, value in trial.params.items()}
 
 

@@ -28,7 +28,7 @@ from hydrasweep.errors import UserError, without_password
 from hydrasweep.plots import COLOURS, Sweep
 from hydrasweep.stratum import N_TRIALS, Stratum
 from hydrasweep.studies import Studies
-from hydrasweep.trials import PHASES, SEARCH, n_steps, recorded
+from hydrasweep.trials import PHASES, SEARCH, n_steps, origin, recorded, seconds
 from hydrasweep.winners import winners
 
 if TYPE_CHECKING:
@@ -132,12 +132,13 @@ def _render(sweeps: Sequence[Sweep]) -> str:
     templates.filters |= {
         "plot": _plot, "pictures": _pictures, "verdict": _verdict, "yaml": OmegaConf.to_yaml,
         "masked": lambda text: SECRET.sub(r"\1***", without_password(text)), "steps": n_steps,
-        "short": output.short, "duration": output.as_duration, "seconds": results.seconds,
+        "short": output.short, "duration": output.as_duration, "seconds": seconds,
         "planned": _planned,
     }  # fmt: skip
     return templates.get_template("page.html").render(
-        sweeps=sweeps, optuna=optuna, plots=plots, results=results, recorded=recorded, font=FONT,
-        made=datetime.now().strftime("%Y-%m-%d %H:%M"), plotly=Markup(get_plotlyjs()),
+        sweeps=sweeps, optuna=optuna, plots=plots, results=results, recorded=recorded,
+        origin=origin, font=FONT, made=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        plotly=Markup(get_plotlyjs()),
     )  # fmt: skip
 
 

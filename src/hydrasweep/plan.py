@@ -49,6 +49,7 @@ class Plan:
             self.settings.pruner if searches else None,
             seed_offset,
             self.phase,
+            self.settings.resumable,
         )
         studies.heartbeat, studies.start = self.settings.heartbeat, self.start
         studies.give(self.given)

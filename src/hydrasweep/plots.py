@@ -101,7 +101,7 @@ def merge(
         clone.params = settings((stratum, trial), sweep.stratify)
         clone.distributions = {sweep.stratify: strata} if sweep.stratify else {}
         clone.distributions |= trial.distributions
-        clone.user_attrs = {"trial": stratum.label(trial.number), **recorded(trial)}
+        clone.user_attrs = {"trial": stratum.label(trial), **recorded(trial)}
         clone.user_attrs["worker"] = f"{owner.get('host', '')} {owner.get('pid', '')}"
         clone.user_attrs |= {"why": trial.user_attrs[WHY]} if WHY in trial.user_attrs else {}
         clones += [clone] if trial.datetime_start else []

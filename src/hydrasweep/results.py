@@ -14,15 +14,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hydrasweep.files import write
 from hydrasweep.stratum import Stratum
 from hydrasweep.studies import Studies
-from hydrasweep.trials import SEARCH, n_steps, recorded
+from hydrasweep.trials import SEARCH, n_steps, origin, recorded, seconds
 from hydrasweep.winners import winners
 
 Row = tuple[Stratum, FrozenTrial]
-
-
-def seconds(trial: FrozenTrial) -> float:
-    """How long it took, or has taken; 0 where the clock was set back meanwhile."""
-    return max(0.0, trial.duration.total_seconds()) if trial.duration else 0.0
 
 
 def best(stratum: Stratum) -> list[FrozenTrial]:
@@ -91,10 +86,10 @@ def settings(row: Row, stratify: str | None) -> dict[str, Any]:
 def _summary(row: Row, stratify: str | None) -> dict[str, Any]:
     stratum, trial = row
     summary = {
-        "number": trial.number,
+        "number": origin(trial),
         "values": trial.values,
         "params": settings(row, stratify),
-        "folder": stratum.label(trial.number),
+        "folder": stratum.label(trial),
     }
     return summary | ({"recorded": numbers} if (numbers := recorded(trial)) else {})
 
@@ -108,7 +103,7 @@ def _csv(phases: Sequence[Studies], stratify: str | None) -> str:
     for stratum, trial in rows:
         row = {
             "phase": stratum.phase,
-            "number": trial.number,
+            "number": origin(trial),
             "state": trial.state.name,
             **dict(zip(objectives, trial.values or [None] * n, strict=True)),
             "steps": n_steps(trial),

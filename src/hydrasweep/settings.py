@@ -38,6 +38,14 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # An Optuna pruner by its _target_: hydra/sweeper/pruner=NAME.
     pruner: Any | None = MISSING
 
+    # Whether a trial can go on where it was stopped: the task function saves its state in its
+    # output folder before it reports, and begins with what it finds there. A trial that was
+    # interrupted goes on then, and the pruner "promotion" can pause trials.
+    resumable: bool = False
+
+    # How many steps a whole trial reports, if all report as many.
+    max_steps: int | None = None
+
     # A URL, or an Optuna storage by its _target_: hydra/sweeper/storage=NAME.
     storage: Any | None = MISSING
 

@@ -13,9 +13,20 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from hydrasweep.errors import UserError
+from hydrasweep.pruners import PromotionPruner
 from hydrasweep.settings import is_grid
 from hydrasweep.space import as_name
-from hydrasweep.trials import MARK, SEARCH
+from hydrasweep.trials import (
+    AFTER,
+    GAVE_UP,
+    MARK,
+    OFFSET,
+    ORIGIN,
+    SEARCH,
+    SPENT,
+    origin,
+    seconds,
+)
 
 # A config is its user's own code, as much as the app is: no list of allowed targets.
 TRUSTED = UNSAFE_DISABLE_EXECUTION_CHECKS
@@ -24,10 +35,13 @@ TRUSTED = UNSAFE_DISABLE_EXECUTION_CHECKS
 RETRY_OF = f"{MARK}retry_of"  # the number of the lost trial whose settings it has
 RETRIES = f"{MARK}retries"  # how often these settings were lost with their worker
 LOST = f"{MARK}lost"  # why the trial before was lost
+RESUMES = f"{MARK}resumes"  # the number of the paused trial that it goes on with
 ERROR = f"{MARK}error"  # a failed trial's traceback
 WHY = f"{MARK}why"  # the same in a line
 N_TRIALS = f"{MARK}n_trials"  # of a study: how many it is to have
 WHERE = f"{MARK}where"  # the error's type and the line that raised it
+
+FOLLOWS = (RETRY_OF, RESUMES)
 
 
 @dataclass(frozen=True)
@@ -48,10 +62,10 @@ class Stratum:
     given: Sequence[Given] = ()  # tried before anything is suggested
 
     def trials(self) -> list[FrozenTrial]:
-        """The trials that count: all but those that were lost and are tried again."""
+        """The trials that count: all but those that another tries again or goes on with."""
         trials = self.study.get_trials(deepcopy=False)
-        retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
-        return [trial for trial in trials if trial.number not in retried]
+        followed = {t.user_attrs[key] for t in trials for key in FOLLOWS if key in t.user_attrs}
+        return [trial for trial in trials if trial.number not in followed]
 
     def lost(self) -> dict[int, str]:
         """Why trials were lost, by their numbers."""
@@ -76,28 +90,53 @@ class Stratum:
         ]
 
     def n_to_do(self, trials: Sequence[FrozenTrial]) -> int:
-        """How many are still to begin, the new ones and of ``trials`` those that wait."""
-        return self.n_new(trials) + sum(trial.state == TrialState.WAITING for trial in trials)
+        """How many are still to begin or to go on, of ``trials`` those that wait or paused."""
+        n_waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+        return self.n_new(trials) + n_waiting + len(self._promotable(trials))
 
-    def label(self, number: int) -> str:
+    @property
+    def pauses(self) -> PromotionPruner | None:
+        """The pruner, if it pauses trials."""
+        if len(self.study.directions) > 1 or not isinstance(self.study.pruner, PromotionPruner):
+            return None  # Optuna takes no reports on several objectives
+        return self.study.pruner
+
+    def is_paused(self, trial: FrozenTrial) -> bool:
+        """Whether a trial has come to a rung, and nothing says that it ended there for good."""
+        return (
+            self.pauses is not None
+            and GAVE_UP not in trial.user_attrs
+            and trial.last_step != trial.user_attrs.get(AFTER)
+            and self.pauses.prune(self.study, trial)
+        )
+
+    def _promotable(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        if not self.pauses:
+            return []
+        return self.pauses.promotable(trials, self.study.direction, not self.n_new(trials))
+
+    def label(self, trial: FrozenTrial | Trial) -> str:
         """The name of a trial's folder."""
-        return label(self.value, self.phase, number)
+        return label(self.value, self.phase, origin(trial))
 
     def turn(self, trials: Sequence[FrozenTrial]) -> tuple[int, float]:
         """What strata are served by: how many trials have begun, and minus their mean seconds."""
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
-        seconds = [trial.duration.total_seconds() for trial in begun if trial.duration]
-        return len(begun), -sum(seconds) / max(1, len(seconds))
+        took = [seconds(trial) for trial in begun if trial.state.is_finished()]
+        return len(begun), -sum(took) / max(1, len(took))
 
     def ask(
         self, distributions: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]
     ) -> Trial | None:
         """Begin the next trial after ``trials``; None: there is none to begin."""
         if not any(trial.state == TrialState.WAITING for trial in trials):
-            if not self.n_new(trials):
+            if promoted := self._promotable(trials):
+                self.study.add_trial(following(promoted[0], True, {RESUMES: promoted[0].number}))
+            elif not self.n_new(trials):
                 return None
-            for given in self._untried(trials)[:1]:
-                self._enqueue(given)
+            else:
+                for given in self._untried(trials)[:1]:
+                    self._enqueue(given)
         return self.study.ask(dict(distributions))
 
     def _enqueue(self, given: Given) -> None:
@@ -109,6 +148,20 @@ class Stratum:
             self.study.add_trial(
                 create_trial(state=TrialState.WAITING, params=params, distributions=known)
             )
+
+
+def following(trial: FrozenTrial, resumes: bool, attrs: Mapping[str, Any]) -> FrozenTrial:
+    """A trial to come with the settings of one that has ended, and ``attrs``; one that
+    ``resumes`` goes on in its folder, after its last step."""
+    kept = {k: v for k, v in trial.user_attrs.items() if not k.startswith(MARK) or k == OFFSET}
+    kept |= {ORIGIN: origin(trial), SPENT: seconds(trial), AFTER: trial.last_step or 0}
+    return create_trial(
+        state=TrialState.WAITING,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={**(kept if resumes else {}), **attrs},
+        intermediate_values=trial.intermediate_values if resumes else {},
+    )
 
 
 def as_key(params: Mapping[str, Any]) -> str:
@@ -138,9 +191,12 @@ def make_sampler(node: DictConfig | None, seed_offset: int = 0) -> optuna.sample
     return moved
 
 
-def make_pruner(node: DictConfig | None) -> optuna.pruners.BasePruner:
-    """The pruner, or one that prunes nothing."""
+def make_pruner(node: DictConfig | None, resumable: bool = False) -> optuna.pruners.BasePruner:
+    """The pruner, or one that prunes nothing; one that pauses trials stops them where they are
+    not ``resumable``."""
     pruner = instantiate(node, _execution_whitelist_=TRUSTED)
     if pruner is not None and not isinstance(pruner, optuna.pruners.BasePruner):
         raise UserError(f"{pruner!r} is no pruner of Optuna's")
+    if isinstance(pruner, PromotionPruner) and not resumable:
+        return pruner.stopping()
     return pruner or optuna.pruners.NopPruner()

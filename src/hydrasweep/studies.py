@@ -19,7 +19,7 @@ import optuna
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydrasweep.errors import UserError
 from hydrasweep.liveness import OWNER, SECONDS, Watch, identity, is_here
@@ -31,6 +31,7 @@ from hydrasweep.stratum import (
     RETRY_OF,
     Given,
     Stratum,
+    following,
     make_pruner,
     make_sampler,
 )
@@ -58,6 +59,7 @@ class Studies:
     heartbeat: float = 15.0  # in seconds
     watch: Watch = field(default_factory=Watch)
     start: int = 0  # which of the sweep's starts this process belongs to
+    resumable: bool = False  # whether a trial can go on where it was stopped
 
     @classmethod
     def open(
@@ -70,6 +72,7 @@ class Studies:
         pruner: DictConfig | None,
         seed_offset: int = 0,
         phase: str = SEARCH,
+        resumable: bool = False,
     ) -> "Studies":
         """Open the studies of a sweep's phase, which are made where there are none."""
         opened = open_storage(storage)
@@ -80,12 +83,12 @@ class Studies:
                 study_name=f"{base}/{value}" if value else base,
                 storage=opened,
                 sampler=make_sampler(sampler, seed_offset),
-                pruner=make_pruner(pruner),
+                pruner=make_pruner(pruner, resumable),
                 directions=list(directions),  # type: ignore[arg-type]
                 load_if_exists=True,
             )
             strata.append(Stratum(value, study, phase))
-        return cls(name, strata, make_lock(storage))
+        return cls(name, strata, make_lock(storage), resumable=resumable)
 
     @property
     def head(self) -> Study:
@@ -156,30 +159,36 @@ class Studies:
                 if self.watch.is_lost(trial):
                     is_known = not owner or is_here(owner)
                     why = "its process died" if is_known else "its process gave no sign of life"
-                    self.requeue(stratum, trial.number, why)
-                    settled.append(stratum.label(trial.number))
+                    # One that is only silent may still write to its folder.
+                    self.requeue(stratum, trial.number, why, resumes=is_known)
+                    settled.append(stratum.label(trial))
         return settled
 
-    def requeue(self, stratum: Stratum, number: int, why: str, counts: bool = True) -> None:
-        """End a running trial without a result, and let its settings be tried again; unless
-        they were lost too often, which only what ``counts`` is counted as."""
+    def requeue(
+        self,
+        stratum: Stratum,
+        number: int,
+        why: str,
+        counts: bool = True,
+        resumes: bool = True,
+    ) -> None:
+        """End a running trial without a result, and let its settings be tried again, from its
+        state if it can and ``resumes``; unless they were lost too often, which only what
+        ``counts`` is counted as. One that has just come to where it pauses is paused."""
         study = stratum.study
         with self.lock:  # its owner may be about to write its name, or a result
             trials = study.get_trials(deepcopy=False)
             trial = trials[number]
             if trial.state.is_finished() or (counts and not self.watch.is_lost(trial)):
                 return
+            if self.resumable and resumes and stratum.is_paused(trial):
+                study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
+                return
             retries = trial.user_attrs.get(RETRIES, 0) + counts
             is_queued = any(other.user_attrs.get(RETRY_OF) == number for other in trials)
             if retries <= MAX_RETRIES and not is_queued:
-                study.add_trial(
-                    create_trial(
-                        state=TrialState.WAITING,
-                        params=trial.params,
-                        distributions=trial.distributions,
-                        user_attrs={RETRY_OF: number, RETRIES: retries, LOST: why},
-                    )
-                )
+                attrs = {RETRY_OF: number, RETRIES: retries, LOST: why}
+                study.add_trial(following(trial, self.resumable and resumes, attrs))
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     def requeue_own(self) -> None:
@@ -193,10 +202,10 @@ class Studies:
     def lost(self) -> set[str]:
         """The labels of the trials that ended without a result, if only for now."""
         return {
-            stratum.label(trial.number)
+            stratum.label(trial)
             for stratum in self.strata
             for trial in stratum.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        }
+        } - {stratum.label(t) for stratum in self.strata for t in self._running(stratum)}
 
     def wait_for_others(self, seconds: float = math.inf) -> None:
         """Wait until no trial runs, and set right those whose process has died."""

@@ -62,6 +62,9 @@ def child_runs(context: Context | None, trial: SweepTrial) -> Iterator[None]:
     given = {CONTEXT: json.dumps(tags)}
     if context.uri and URI not in os.environ:
         given[URI] = context.uri
+    if trial.is_resumed:
+        with suppress(Exception), environment(**given, **_settings()):
+            given |= _earlier_run(context, trial)
     status = "FAILED"
     with environment(**given):
         try:
@@ -75,6 +78,12 @@ def child_runs(context: Context | None, trial: SweepTrial) -> Iterator[None]:
                 # The trial's result counts, whatever MLflow makes of it.
                 with suppress(Exception), environment(**_settings()):
                     _close(context, trial, status)
+
+
+def _earlier_run(context: Context, trial: SweepTrial) -> dict[str, str]:
+    """What lets ``mlflow.start_run()`` open the run again that a trial's earlier part began."""
+    runs = children(context.run_id, f"tags.{TRIAL} = '{trial.name}'")
+    return {"MLFLOW_RUN_ID": runs[0].info.run_id} if runs else {}
 
 
 def _close(context: Context, trial: SweepTrial, status: str) -> None:

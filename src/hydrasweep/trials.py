@@ -13,6 +13,12 @@ from hydrasweep.liveness import is_dead
 SEARCH, CONFIRM, FINAL = PHASES = ("search", "confirm", "final")
 MARK = "hydrasweep."  # begins the names of our own user attributes
 STEP = f"{MARK}step"  # the last one that was reported, where Optuna keeps none
+OFFSET = f"{MARK}offset"  # 1 where the task function counts its steps from 0
+GAVE_UP = f"{MARK}gave_up"  # pruned by its task function, not by the pruner
+# Of a trial that goes on with an earlier one's settings, state and steps:
+ORIGIN = f"{MARK}origin"  # the number of the first, which the folder is named by
+AFTER = f"{MARK}after"  # the last step that was reported before
+SPENT = f"{MARK}spent"  # the seconds before
 
 
 class SweepTrial(Trial):
@@ -41,6 +47,11 @@ class SweepTrial(Trial):
         adopted.__dict__.update(trial.__dict__, **facts)
         return adopted
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether it goes on in the folder of an earlier part, which was paused or interrupted."""
+        return ORIGIN in self.user_attrs
+
     @classmethod
     def outside(cls, **facts: object) -> Self:
         """A trial that belongs to no sweep."""
@@ -56,7 +67,9 @@ class SweepTrial(Trial):
 
     def _count(self, step: int) -> int:
         if self._offset is None:
-            self._offset = int(step == 0)
+            self._offset = self.user_attrs.get(OFFSET, int(step == 0))
+            if self._offset and OFFSET not in self.user_attrs:
+                self.set_user_attr(OFFSET, self._offset)
         self._last_step = int(step) + self._offset  # NumPy's integers can't be stored
         return self._last_step
 
@@ -71,6 +84,8 @@ class SweepTrial(Trial):
             raise KeyboardInterrupt("the sweep's process died")
         if len(self.study.directions) > 1:  # Optuna takes no reports on several objectives
             self.set_user_attr(STEP, self._count(step))
+            return False
+        if self._count(step) <= self.user_attrs.get(AFTER, 0):  # an earlier part reported it
             return False
         self.report(value, step)
         self.was_stopped = self.should_prune()
@@ -92,6 +107,17 @@ def n_steps(trial: FrozenTrial) -> int:
     """How many steps a trial came through."""
     last = trial.last_step if trial.last_step is not None else trial.user_attrs.get(STEP)
     return last or 0
+
+
+def origin(trial: FrozenTrial | Trial) -> int:
+    """The number that settings have, however many trials in Optuna's storage they take."""
+    return int(trial.user_attrs.get(ORIGIN, trial.number))
+
+
+def seconds(trial: FrozenTrial) -> float:
+    """How long it took, or has taken, earlier parts included; 0 where the clock was set back."""
+    own = max(0.0, trial.duration.total_seconds()) if trial.duration else 0.0
+    return own + float(trial.user_attrs.get(SPENT, 0.0))
 
 
 def recorded(trial: FrozenTrial) -> dict[str, float]:

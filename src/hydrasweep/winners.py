@@ -18,7 +18,7 @@ from hydrasweep import files
 from hydrasweep.space import as_name
 from hydrasweep.stratum import Given, Stratum, as_key, label
 from hydrasweep.studies import Studies
-from hydrasweep.trials import CONFIRM, FINAL, SEARCH, recorded
+from hydrasweep.trials import CONFIRM, FINAL, SEARCH, origin, recorded
 
 SEEDS = IntDistribution(0, 2**31 - 1)
 
@@ -71,7 +71,7 @@ class Winner:
 
     def folder(self) -> str:
         """The name of its first final trial's folder."""
-        return label(self.stratum, FINAL, self.final[0].number)
+        return label(self.stratum, FINAL, origin(self.final[0]))
 
     @property
     def recorded(self) -> dict[str, Score]:
@@ -84,7 +84,7 @@ class Winner:
         """As plain data, for a file."""
         return {
             "params": ({stratify: self.stratum} if stratify else {}) | self.params,
-            "search": {"number": self.found.number, "value": self.searched},
+            "search": {"number": origin(self.found), "value": self.searched},
             "confirm": self.confirmed.record() | {"n_failed": self.n_failed},
             "final": {name: score.record() for name, score in self.recorded.items()},
         }
@@ -150,10 +150,10 @@ def winners(phases: Mapping[str, Studies], key: str) -> list[Winner]:
             for trial in sorted(last, key=lambda trial: int(trial.params.get(key, 0)))
             if trial.state == TrialState.COMPLETE and _without(trial.params, key) == params
         ]
-        origin = next(trial for trial in candidates(stratum) if trial.params == params)
+        searched = next(trial for trial in candidates(stratum) if trial.params == params)
         n_failed = sum(trial.state == TrialState.FAIL for trial in tried)
         score = Score([trial.values[0] for trial in best])
-        found.append(Winner(stratum.value, params, origin, score, n_failed, final))
+        found.append(Winner(stratum.value, params, searched, score, n_failed, final))
     return found
 
 
@@ -188,7 +188,7 @@ def _recipe(run: Path, name: str, winner: Winner, folder: Path, name_key: str | 
     numbers = "".join(f", {key} {score}" for key, score in winner.recorded.items())
     return (
         f"# python {sys.argv[0]} --config-dir {where} +best@_global_={name}\n"
-        f"# Trial {winner.found.number} of the search; confirmed {winner.confirmed}{numbers}.\n"
+        f"# Trial {origin(winner.found)} of the search; confirmed {winner.confirmed}{numbers}.\n"
         f"{OmegaConf.to_yaml(defaults)}\n{OmegaConf.to_yaml(config)}"
     )
 

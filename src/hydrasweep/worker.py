@@ -39,7 +39,7 @@ from hydrasweep.storage import close_storages
 from hydrasweep.stratum import ERROR, LOST, WHERE, WHY, Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.tracking import child_runs
-from hydrasweep.trials import SEARCH, SweepTrial
+from hydrasweep.trials import GAVE_UP, SEARCH, SweepTrial, origin
 
 IDLE_SECONDS = 1  # between two looks for a trial that another worker has lost
 OUTAGE_SECONDS = 3  # in which a storage may be back, or the sweep's own process ends the sweep
@@ -134,7 +134,7 @@ def run_trial(
         sweep=plan.name,
         phase=plan.phase,
         stratum=stratum.value,
-        name=stratum.label(trial.number),
+        name=stratum.label(trial),
         parent_run_id=plan.mlflow and plan.mlflow.run_id,
         launched_by=plan.parent,
     )
@@ -148,6 +148,8 @@ def run_trial(
             config = compose(stratum, seen, plan, composer)
             with put_back(), time_limit(plan.settings.trial_timeout):
                 value = run_quietly(task_function, hydra_context, config, seen)
+            if seen.was_pruned and not seen.was_stopped:
+                seen.set_user_attr(GAVE_UP, True)
             seen.was_pruned = seen.is_pruned(value)
             values = None if seen.was_pruned else as_values(value, len(stratum.study.directions))
         state = TrialState.PRUNED if values is None else TrialState.COMPLETE
@@ -188,7 +190,7 @@ def compose(stratum: Stratum, trial: SweepTrial, plan: Plan, composer: Composer)
     if plan.settings.custom_search_space and plan.phase == SEARCH:
         get_method(plan.settings.custom_search_space)(composer.config, trial)
     overrides = [*plan.space.overrides(stratum.value, trial.params), *plan.overrides]
-    return composer.compose(overrides, stratum.label(trial.number), trial.number)
+    return composer.compose(overrides, stratum.label(trial), origin(trial))
 
 
 def as_values(value: Any, n: int) -> list[float]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from hydrasweep import UserError
 from mnist.accelerate import accelerate
+from mnist.averaging import WeightAverage
 from mnist.config import build
 from mnist.data import Split
 from mnist.text import root_cause
@@ -51,7 +52,8 @@ def assemble(cfg: DictConfig) -> Assembly:
     _try((augment, normalize, model), task, train)
     optimizer = build(cfg.optimizer, model.to(device).parameters())
     scheduler = build(cfg.scheduler, optimizer)
-    training = Training(model, normalize.to(device), augment, task, optimizer, scheduler)
+    average = WeightAverage(model, cfg.average_weights)
+    training = Training(model, normalize.to(device), augment, task, optimizer, scheduler, average)
     return Assembly(data, train, val, training, cfg.n_steps)
 
 

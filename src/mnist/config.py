@@ -48,6 +48,9 @@ def check(cfg: DictConfig) -> None:
             continue
         if type(value) is not int or not low <= value <= high:
             raise UserError(f"{key}={value}: must be {or_null}a whole number from {low} to {high}")
+    share = cfg.average_weights
+    if type(share) not in (int, float) or not 0 <= share <= 1:
+        raise UserError(f"average_weights={share}: must be a number from 0 to 1")
     for key in ("score_test", "artifacts", "checkpoint"):
         if not isinstance(cfg[key], bool):
             raise UserError(f"{key}={cfg[key]}: must be true or false")
@@ -112,7 +115,9 @@ def resolve_run(cfg: DictConfig) -> tuple[DictConfig, Path]:
             why = f"the settings in {folder} can't be read ({root_cause(error)})"
             raise UserError(f"{said}: {why}: start the training anew") from error
         OmegaConf.set_struct(cfg, True)
-    elif any((output_dir / name).exists() for name in (KEPT, "metrics.jsonl")):
+    elif any((output_dir / name).exists() for name in (KEPT, "metrics.jsonl")) and not (
+        is_in_sweep() and hydrasweep.trial().is_resumed
+    ):
         raise UserError(
             f"{output_dir}: holds another run, whose results would be taken for this one's: go on "
             f"with that one by resume={output_dir}, or give this one a folder of its own"

@@ -1,5 +1,6 @@
 """What a run is said to be at its start, and what it keeps at its end."""
 
+import copy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,9 @@ def _keep(job: Assembly, name: str, split: Split, run: Run) -> None:
     pictures.mkdir(exist_ok=True)
     outputs = predict(training, split).cpu()
     training.task.draw(job.data, name, Split(*(rows.cpu() for rows in split)), outputs, pictures)
-    files.save(weights, training.model.state_dict())
-    model = nn.Sequential(training.normalize, training.model).cpu().eval()
+    with training.average.applied():
+        model = copy.deepcopy(nn.Sequential(training.normalize, training.model)).cpu().eval()
+    files.save(weights, model[1].state_dict())
 
     def log(mlflow: Any) -> None:
         mlflow.log_artifacts(str(pictures), "pictures")

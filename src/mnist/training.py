@@ -13,11 +13,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from hydrasweep import UserError
 from mnist import files
+from mnist.averaging import WeightAverage
 from mnist.data import Split
 from mnist.tasks import Task
 from mnist.text import root_cause
 
 EVALUATION_BATCH = 250  # rows at a time where no gradient is kept: what they take fits a cache
+
+
+REFRESHED = 5000  # rows that batch norm measures its statistics on, for averaged weights
 
 
 class NonFiniteLossError(UserError):
@@ -34,6 +38,7 @@ class Training:
     task: Task
     optimizer: Optimizer
     scheduler: LRScheduler
+    average: WeightAverage  # what scores and the saved model have
     epoch: int = 0  # epochs done
     seconds: float = 0.0  # spent on them, without validation
 
@@ -71,7 +76,7 @@ class Training:
             ) from error
 
 
-STATEFUL = ("model", "optimizer", "scheduler")
+STATEFUL = ("model", "optimizer", "scheduler", "average")
 
 
 def fit(
@@ -86,9 +91,9 @@ def fit(
     """Train up to ``epochs`` epochs and yield one flat dict of metrics after each.
 
     Times are in seconds; ``train/*`` is measured over the epoch as the weights move, its loss
-    being the one that is minimized; ``val/*`` belongs to the weights at the epoch's end and is
-    left out where there is nothing to validate on. ``watch`` passes the batches of an epoch on,
-    as a progress bar does.
+    being the one that is minimized; ``val/*`` belongs to ``training.average`` at the epoch's end
+    and is left out where there is nothing to validate on. ``watch`` passes the batches of an
+    epoch on, as a progress bar does.
 
     Raises:
         NonFiniteLossError: naming the epoch and the step, both counted from 1.
@@ -102,7 +107,7 @@ def fit(
         batches = order.split(batch_size)
         losses: list[Tensor] = []
         outputs: list[Tensor] = []
-        for index in watch(batches):
+        for step, index in enumerate(watch(batches)):
             targets = train.targets.index_select(0, index)
             inputs = as_input(train.inputs.index_select(0, index))
             output = model(training.normalize(training.augment(inputs)))
@@ -113,6 +118,7 @@ def fit(
             loss.backward()
             training.optimizer.step()
             training.scheduler.step()
+            training.average.update(step, len(batches))
             losses.append(loss.detach())
             outputs.append(output.detach())
         means = torch.stack(losses)
@@ -121,6 +127,8 @@ def fit(
         weights[-1] = len(batches[-1])
         metrics = _named("train", task.metrics(torch.cat(outputs), train.targets[order]))
         metrics["train/loss"] = (means * weights).sum().item() / n_rows
+        sample = train.inputs[:REFRESHED].split(EVALUATION_BATCH)
+        training.average.finish(training.normalize(as_input(rows)) for rows in sample)
         seconds = time.perf_counter() - started
         if len(val.targets):
             metrics |= evaluate("val", training, val)
@@ -146,11 +154,11 @@ def evaluate(name: str, training: Training, split: Split) -> dict[str, float]:
 
 
 def predict(training: Training, split: Split) -> Tensor:
-    """The model's output for every row, in order, in evaluation mode."""
+    """The output for every row, in order, of the averaged weights in evaluation mode."""
     model, device = training.model, next(training.model.parameters()).device
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
+    with training.average.applied(), torch.inference_mode():
         batches = split.inputs.split(EVALUATION_BATCH)
         outputs = [model(training.normalize(inputs.to(device))) for inputs in batches]
     model.train(was_training)

@@ -21,7 +21,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from sqlalchemy import NullPool
 
-from hydrasweep.stratum import N_TRIALS, RETRY_OF
+from hydrasweep.stratum import FOLLOWS, N_TRIALS
 
 fork = multiprocessing.get_context("fork")
 
@@ -95,11 +95,11 @@ class Ended:
     def trials(self, name: str = "s") -> list[FrozenTrial]:
         """Those that count."""
         trials = self.study(name).trials
-        retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
-        return [trial for trial in trials if trial.number not in retried]
+        followed = {t.user_attrs[key] for t in trials for key in FOLLOWS if key in t.user_attrs}
+        return [trial for trial in trials if trial.number not in followed]
 
     def lost(self, name: str = "s") -> list[FrozenTrial]:
-        """Those that were tried again."""
+        """Those that were tried again or gone on with."""
         kept = self.trials(name)
         return [trial for trial in self.study(name).trials if trial not in kept]
 

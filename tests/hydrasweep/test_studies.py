@@ -277,7 +277,7 @@ def test_four_processes_take_each_trial_once(open_studies: Open, tmp_path: Path)
                 stratum, trial = taken
                 trial.report(0.5, 1)
                 stratum.study.tell(trial, trial.params["x"])
-                file.write(f"{stratum.label(trial.number)}\n")
+                file.write(f"{stratum.label(trial)}\n")
 
     workers = [fork.Process(target=work, args=(i,)) for i in range(n_workers)]
     for worker in workers:
@@ -287,7 +287,7 @@ def test_four_processes_take_each_trial_once(open_studies: Open, tmp_path: Path)
     assert [worker.exitcode for worker in workers] == [0] * n_workers
     studies = open_studies("a", "b", "c")
     taken = [line for path in tmp_path.glob("taken.*") for line in path.read_text().split()]
-    labels = [stratum.label(trial.number) for stratum, trial in studies.trials()]
+    labels = [stratum.label(trial) for stratum, trial in studies.trials()]
     assert len(taken) == n_trials
     assert sorted(taken) == sorted(labels)
     assert len(set(labels)) == n_trials

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from hydrasweep import UserError
+from mnist.averaging import WeightAverage
 from mnist.data import Normalize, Split
 from mnist.tasks import Classification
 from mnist.training import NonFiniteLossError, Training, evaluate, fit, predict
@@ -106,6 +107,7 @@ def test_each_epoch_gives_one_dict_of_the_same_metrics(compose: Compose) -> None
 
 def test_equals_a_plain_pytorch_loop(compose: Compose) -> None:
     overrides = ("optimizer=adam", "scheduler=cosine", "data.n_train=600", "data.batch_size=50")
+    overrides = (*overrides, "average_weights=0")
     _, history = trained(compose, *overrides, "epochs=4", "task.label_smoothing=0.1")
 
     cfg = compose(*overrides, "epochs=4")
@@ -159,7 +161,16 @@ def test_evaluation_counts_every_row_in_evaluation_mode() -> None:
         torch.randint(0, 256, (2345, 1, 2, 2), dtype=torch.uint8), torch.randint(0, 2, (2345,))
     )
     normalize, task = Normalize([0.5], [0.5]), Classification({}, 2, 0.1)
-    training = Training(model, normalize, nn.Identity(), task, *[Any] * 2)  # type: ignore[arg-type]
+    average, nothing = WeightAverage(model, 0), Any
+    training = Training(
+        model,
+        normalize,
+        nn.Identity(),
+        task,
+        nothing,
+        nothing,
+        average,  # type: ignore[arg-type]
+    )
     logits = predict(training, split)
     assert model.training
     model.eval()
