@@ -20,7 +20,7 @@ from mlflow.entities import Run
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
-from hydrasweep.stratum import RETRY_OF
+from hydrasweep.stratum import FOLLOWS, label
 from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH
 
 MODELS = ("baseline", "lenet5")
@@ -44,8 +44,9 @@ class Sweep:
         base = "whole" if phase == SEARCH else f"whole@{phase}"
         storage = f"sqlite:///{self.folder / 'study.db'}"
         study = optuna.load_study(study_name=f"{base}/{model}", storage=storage)
-        retried = {trial.user_attrs.get(RETRY_OF) for trial in study.trials}
-        return [trial for trial in study.trials if trial.number not in retried]
+        attrs = [trial.user_attrs for trial in study.trials]
+        followed = {each[key] for each in attrs for key in FOLLOWS if key in each}
+        return [trial for trial in study.trials if trial.number not in followed]
 
     def table(self) -> list[dict[str, str]]:
         with (self.folder / "confirmation.csv").open() as file:
@@ -87,7 +88,7 @@ def test_the_best_are_trained_again_on_fresh_seeds_to_their_end(sweep: Sweep) ->
             assert [trial.state for trial in again] == [TrialState.COMPLETE] * 2
             assert [trial.params for trial in again] == [best.params | {"seed": i} for i in (1, 2)]
             for trial in again:
-                folder = sweep.folder / f"{model}-{phase}-{trial.number:03d}"
+                folder = sweep.folder / label(model, phase, trial)
                 assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -118,7 +119,8 @@ def test_only_final_runs_saw_the_test_images(sweep: Sweep) -> None:
         for run in sweep.runs(phase):
             assert not [name for name in run.data.metrics if name.startswith("test")]
     finals = {run.info.run_name: run for run in sweep.runs(FINAL)}
-    assert sorted(finals) == [f"{model}-final-00{i}" for model in MODELS for i in range(2)]
+    # They look at what was trained for the confirmation.
+    assert sorted(finals) == [f"{model}-confirm-00{i}" for model in MODELS for i in range(2)]
     for name, run in finals.items():
         assert run.data.params["data.n_val"] == "200"
         (trial,) = sweep.trials(FINAL, run.data.tags["stratum"])[int(name[-1]) :][:1]

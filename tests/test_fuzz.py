@@ -22,6 +22,7 @@ from conftest import REPOSITORY, Compose, client_of, runs_of, write_digits, writ
 from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
+from optuna.trial import create_trial
 from PIL import Image
 from strokes import draw
 
@@ -154,7 +155,7 @@ def test_search_space(times: int) -> None:
         for stratum in space.strata:
             for corner in space.corners():
                 space.overrides(stratum, corner)
-            folder = label(stratum, "search", 0)
+            folder = label(stratum, "search", create_trial(value=0))
             assert Path("sweep", folder).resolve().parent == Path("sweep").resolve()
         assert space.record() == Space.parse(words, stratify).record()
         assert all(as_text(d) for d in space.distributions.values())

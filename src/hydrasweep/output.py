@@ -99,7 +99,8 @@ def describe(
     estimates: Mapping[str, float],
 ) -> str:
     """What the sweep is going to do, and how long that would take without pruning."""
-    pruner = type(make_pruner(chosen.pruner, chosen.resumable)).__name__
+    made = make_pruner(chosen.pruner, chosen.resumable)
+    pruner = type(made).__name__ if chosen.pruner else "none"
     sampler = str(chosen.sampler["_target_"]).rpartition(".")[2]
     named = zip(settings.directions(chosen), settings.objectives(chosen), strict=True)
     lines = [
@@ -122,11 +123,12 @@ def describe(
         )
     if settings.confirms(chosen):
         again = chosen.confirm
-        n_runs = len(plan.space.strata) * again.n_seeds * (again.top + 1)
+        n_each = again.top + settings.retrains(chosen)
+        n_runs = len(plan.space.strata) * again.n_seeds * n_each
         time = f": about {as_duration(n_runs * pace)}" if pace else ""
         lines.append(
             f"  then the best {again.top} of each on {again.n_seeds} fresh seeds, and the winners "
-            f"once more with the final settings: {n_runs} trainings{time}"
+            f"with the final settings: at most {n_runs} trainings{time}"
         )
     checked = f", and {chosen.check} has tried it" if chosen.check else ""
     return "\n".join([*lines, f"  checked: every corner of the space composes{checked}"])

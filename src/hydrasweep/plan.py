@@ -5,12 +5,13 @@ from dataclasses import dataclass, field, replace
 
 from omegaconf import DictConfig
 
+from hydrasweep.race import Race
 from hydrasweep.settings import directions
 from hydrasweep.space import Space
 from hydrasweep.stratum import Given
 from hydrasweep.studies import Studies
 from hydrasweep.tracking import Context
-from hydrasweep.trials import SEARCH
+from hydrasweep.trials import CONFIRM, SEARCH
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Plan:
     phase: str = SEARCH
     overrides: Sequence[str] = ()  # of each trial in this phase
     given: Mapping[str, Sequence[Given]] = field(default_factory=dict)  # by stratum
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of a whole trial, by stratum
     mlflow: Context | None = None
     composed: Mapping[tuple[str, ...], DictConfig] = field(default_factory=dict)  # see Composer
 
@@ -52,5 +54,7 @@ class Plan:
             self.settings.resumable,
         )
         studies.heartbeat, studies.start = self.settings.heartbeat, self.start
-        studies.give(self.given)
+        confirm = self.settings.confirm
+        race = Race(confirm.seed, confirm.n_seeds) if self.phase == CONFIRM else None
+        studies.give(self.given, self.seconds, race)
         return studies

@@ -165,6 +165,11 @@ def confirms(settings: DictConfig) -> bool:
     return OmegaConf.is_dict(settings.confirm) and settings.confirm.get("top") != 0
 
 
+def retrains(settings: DictConfig) -> bool:
+    """Whether the winners' final trials train them anew."""
+    return bool(settings.confirm.get("retrain", True)) or not settings.resumable
+
+
 def directions(settings: DictConfig) -> list[str]:
     """``minimize`` or ``maximize`` for each objective.
 

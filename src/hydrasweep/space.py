@@ -215,3 +215,8 @@ def _ends(distribution: BaseDistribution) -> Sequence[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     return (distribution.low, distribution.high)  # type: ignore[attr-defined]
+
+
+def as_key(params: Mapping[str, Any]) -> str:
+    """The same text for equal settings, of which no other settings have it."""
+    return json.dumps(params, sort_keys=True, default=str)

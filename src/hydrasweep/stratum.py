@@ -1,6 +1,5 @@
 """A stratum of a sweep: one study in Optuna's storage, and how its next trial is begun."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +13,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from hydrasweep.errors import UserError
 from hydrasweep.pruners import PromotionPruner
+from hydrasweep.race import Race
 from hydrasweep.settings import is_grid
-from hydrasweep.space import as_name
+from hydrasweep.space import as_key, as_name
 from hydrasweep.trials import (
     AFTER,
+    FOLDER,
     GAVE_UP,
     MARK,
     OFFSET,
@@ -50,6 +51,8 @@ class Given:
 
     params: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution] | None = None
+    after: FrozenTrial | None = None  # of another phase, with which it goes on
+    folder: str | None = None  # of that
 
 
 @dataclass
@@ -60,6 +63,8 @@ class Stratum:
     study: Study
     phase: str = SEARCH
     given: Sequence[Given] = ()  # tried before anything is suggested
+    race: Race | None = None  # among the settings that are given
+    seconds: float = 0.0  # that a trial takes, where an earlier phase has told
 
     def trials(self) -> list[FrozenTrial]:
         """The trials that count: all but those that another tries again or goes on with."""
@@ -86,6 +91,7 @@ class Stratum:
             given
             for given in self.given
             if as_key(given.params) not in known
+            and not (self.race and self.race.is_lost(given.params, trials, self.study.direction))
             and (given.distributions or not any(given.params.items() <= t.items() for t in tried))
         ]
 
@@ -117,13 +123,15 @@ class Stratum:
 
     def label(self, trial: FrozenTrial | Trial) -> str:
         """The name of a trial's folder."""
-        return label(self.value, self.phase, origin(trial))
+        return label(self.value, self.phase, trial)
 
     def turn(self, trials: Sequence[FrozenTrial]) -> tuple[int, float]:
-        """What strata are served by: how many trials have begun, and minus their mean seconds."""
+        """What strata are served by: how many trials have begun, and minus their mean seconds;
+        in a phase whose trials are all given, the longest first."""
+        if self.phase != SEARCH:
+            return 0, -self.seconds
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
-        took = [seconds(trial) for trial in begun if trial.state.is_finished()]
-        return len(begun), -sum(took) / max(1, len(took))
+        return len(begun), -mean_seconds([t for t in begun if t.state.is_finished()])
 
     def ask(
         self, distributions: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]
@@ -131,7 +139,9 @@ class Stratum:
         """Begin the next trial after ``trials``; None: there is none to begin."""
         if not any(trial.state == TrialState.WAITING for trial in trials):
             if promoted := self._promotable(trials):
-                self.study.add_trial(following(promoted[0], True, {RESUMES: promoted[0].number}))
+                paused = promoted[0]
+                attrs = {RESUMES: paused.number}
+                self.study.add_trial(following(paused, self.label(paused), attrs))
             elif not self.n_new(trials):
                 return None
             else:
@@ -141,7 +151,9 @@ class Stratum:
 
     def _enqueue(self, given: Given) -> None:
         params = dict(given.params)
-        if given.distributions is None:
+        if given.after:
+            self.study.add_trial(following(given.after, given.folder, {}))
+        elif given.distributions is None:
             self.study.enqueue_trial(params)
         else:
             known = {name: given.distributions[name] for name in params}
@@ -150,28 +162,31 @@ class Stratum:
             )
 
 
-def following(trial: FrozenTrial, resumes: bool, attrs: Mapping[str, Any]) -> FrozenTrial:
-    """A trial to come with the settings of one that has ended, and ``attrs``; one that
-    ``resumes`` goes on in its folder, after its last step."""
+def following(trial: FrozenTrial, folder: str | None, attrs: Mapping[str, Any]) -> FrozenTrial:
+    """A trial to come with the settings of one that has ended, and ``attrs``; it goes on in the
+    ``folder`` of that one, after its last step, or begins anew (None)."""
     kept = {k: v for k, v in trial.user_attrs.items() if not k.startswith(MARK) or k == OFFSET}
-    kept |= {ORIGIN: origin(trial), SPENT: seconds(trial), AFTER: trial.last_step or 0}
+    kept |= {FOLDER: folder, SPENT: seconds(trial), AFTER: trial.last_step or 0}
+    kept[ORIGIN] = origin(trial)
     return create_trial(
         state=TrialState.WAITING,
         params=trial.params,
         distributions=trial.distributions,
-        user_attrs={**(kept if resumes else {}), **attrs},
-        intermediate_values=trial.intermediate_values if resumes else {},
+        user_attrs={**(kept if folder else {}), **attrs},
+        intermediate_values=trial.intermediate_values if folder else {},
     )
 
 
-def as_key(params: Mapping[str, Any]) -> str:
-    """The same text for equal settings, of which no other settings have it."""
-    return json.dumps(params, sort_keys=True, default=str)
+def mean_seconds(trials: Sequence[FrozenTrial]) -> float:
+    """How long trials took on average; 0 of none."""
+    return sum(map(seconds, trials)) / max(1, len(trials))
 
 
-def label(stratum: str, phase: str, number: int) -> str:
+def label(stratum: str, phase: str, trial: FrozenTrial | Trial) -> str:
     """The name of a trial's folder."""
-    words = (as_name(stratum), "" if phase == SEARCH else phase, f"{number:03d}")
+    if folder := trial.user_attrs.get(FOLDER):
+        return str(folder)
+    words = (as_name(stratum), "" if phase == SEARCH else phase, f"{trial.number:03d}")
     return "-".join(word for word in words if word)
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydrasweep.errors import UserError
 from hydrasweep.liveness import OWNER, SECONDS, Watch, identity, is_here
+from hydrasweep.race import Race
 from hydrasweep.storage import make_lock, open_storage
 from hydrasweep.stratum import (
     LOST,
@@ -35,7 +37,7 @@ from hydrasweep.stratum import (
     make_pruner,
     make_sampler,
 )
-from hydrasweep.trials import MARK, SEARCH
+from hydrasweep.trials import MARK, SEARCH, seconds
 
 MAX_RETRIES = 3  # settings that are lost once more fail
 
@@ -105,6 +107,10 @@ class Studies:
         states["WAITING"] = self.n_to_do()
         return +states
 
+    def longest(self) -> dict[str, float]:
+        """The seconds that the longest trial of each stratum took."""
+        return {s.value: max(map(seconds, s.trials()), default=0.0) for s in self.strata}
+
     def n_begun(self) -> int:
         """How many trials there have been, lost ones included."""
         return sum(len(stratum.study.get_trials(deepcopy=False)) for stratum in self.strata)
@@ -127,10 +133,18 @@ class Studies:
         for stratum in self.strata:
             stratum.study.set_user_attr(N_TRIALS, len(stratum.given))
 
-    def give(self, given: Mapping[str, Sequence[Given]]) -> None:
-        """Let each stratum try these settings first."""
+    def give(
+        self,
+        given: Mapping[str, Sequence[Given]],
+        seconds: Mapping[str, float] = MappingProxyType({}),
+        race: Race | None = None,
+    ) -> None:
+        """Let each stratum try these settings first, of which a trial takes so many ``seconds``
+        and some may lose a ``race``."""
         for stratum in self.strata:
             stratum.given = given.get(stratum.value, ())
+            stratum.seconds = seconds.get(stratum.value, 0.0)
+            stratum.race = race
 
     def take(self, distributions: Mapping[str, BaseDistribution]) -> tuple[Stratum, Trial] | None:
         """Take the next trial, of the stratum that has begun the fewest, and of these the one
@@ -188,7 +202,8 @@ class Studies:
             is_queued = any(other.user_attrs.get(RETRY_OF) == number for other in trials)
             if retries <= MAX_RETRIES and not is_queued:
                 attrs = {RETRY_OF: number, RETRIES: retries, LOST: why}
-                study.add_trial(following(trial, self.resumable and resumes, attrs))
+                folder = stratum.label(trial) if self.resumable and resumes else None
+                study.add_trial(following(trial, folder, attrs))
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     def requeue_own(self) -> None:

@@ -141,9 +141,11 @@ class Sweep:
             self._run_phase(plan, phases, n_workers, run)
             if self.seed:
                 base = int(OmegaConf.select(self.config, self.seed))
+                plan = replace(plan, seconds=search.longest())
                 given = winners.confirming(search, confirm, base)
                 self._run_phase(plan.in_phase(CONFIRM, given), phases, n_workers, run)
-                given = winners.finals(phases[CONFIRM], self.seed)
+                retrains = settings.retrains(self.settings)
+                given = winners.finals(phases[CONFIRM], self.seed, retrains)
                 plan = plan.in_phase(FINAL, given, confirm.final)
                 self._run_phase(plan, phases, n_workers, run)
             self._conclude(phases, folder, run)

@@ -82,8 +82,12 @@ def child_runs(context: Context | None, trial: SweepTrial) -> Iterator[None]:
 
 def _earlier_run(context: Context, trial: SweepTrial) -> dict[str, str]:
     """What lets ``mlflow.start_run()`` open the run again that a trial's earlier part began."""
-    runs = children(context.run_id, f"tags.{TRIAL} = '{trial.name}'")
-    return {"MLFLOW_RUN_ID": runs[0].info.run_id} if runs else {}
+    import mlflow
+
+    for run in children(context.run_id, f"tags.{TRIAL} = '{trial.name}'")[:1]:
+        mlflow.MlflowClient(context.uri).set_tag(run.info.run_id, "phase", trial.phase)
+        return {"MLFLOW_RUN_ID": run.info.run_id}
+    return {}
 
 
 def _close(context: Context, trial: SweepTrial, status: str) -> None:

@@ -16,7 +16,8 @@ STEP = f"{MARK}step"  # the last one that was reported, where Optuna keeps none
 OFFSET = f"{MARK}offset"  # 1 where the task function counts its steps from 0
 GAVE_UP = f"{MARK}gave_up"  # pruned by its task function, not by the pruner
 # Of a trial that goes on with an earlier one's settings, state and steps:
-ORIGIN = f"{MARK}origin"  # the number of the first, which the folder is named by
+ORIGIN = f"{MARK}origin"  # the number of the first
+FOLDER = f"{MARK}folder"  # the first one's
 AFTER = f"{MARK}after"  # the last step that was reported before
 SPENT = f"{MARK}spent"  # the seconds before
 
@@ -50,7 +51,7 @@ class SweepTrial(Trial):
     @property
     def is_resumed(self) -> bool:
         """Whether it goes on in the folder of an earlier part, which was paused or interrupted."""
-        return ORIGIN in self.user_attrs
+        return FOLDER in self.user_attrs
 
     @classmethod
     def outside(cls, **facts: object) -> Self:

@@ -15,8 +15,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep import files
-from hydrasweep.space import as_name
-from hydrasweep.stratum import Given, Stratum, as_key, label
+from hydrasweep.space import as_key, as_name
+from hydrasweep.stratum import Given, Stratum, label
 from hydrasweep.studies import Studies
 from hydrasweep.trials import CONFIRM, FINAL, SEARCH, origin, recorded
 
@@ -71,7 +71,7 @@ class Winner:
 
     def folder(self) -> str:
         """The name of its first final trial's folder."""
-        return label(self.stratum, FINAL, origin(self.final[0]))
+        return label(self.stratum, FINAL, self.final[0])
 
     @property
     def recorded(self) -> dict[str, Score]:
@@ -120,11 +120,17 @@ def confirming(search: Studies, settings: DictConfig, seed: int) -> dict[str, li
     }
 
 
-def finals(confirm: Studies, key: str) -> dict[str, list[Given]]:
+def finals(confirm: Studies, key: str, retrains: bool) -> dict[str, list[Given]]:
     """What the final trials are: the winner of each stratum, on each seed that it was confirmed
-    on; ``key`` is the setting that the seeds were given to."""
+    on, trained anew or going on with what is trained; ``key`` is the setting that the seeds were
+    given to."""
     return {
-        stratum.value: [_on_seed(t, key, t.params[key]) for t in _confirmed(stratum, key)]
+        stratum.value: [
+            Given(trial.params, trial.distributions)
+            if retrains
+            else Given(trial.params, trial.distributions, trial, stratum.label(trial))
+            for trial in _confirmed(stratum, key)
+        ]
         for stratum in confirm.strata
     }
 

@@ -84,6 +84,7 @@ def plan(**settings: Any) -> tuple[Plan, DictConfig]:
             "pruner": {"_target_": "optuna.pruners.MedianPruner"},
             "confirm": {"top": 0},
             "check": None,
+            "resumable": False,
             **settings,
         }
     )
@@ -103,8 +104,8 @@ def test_plan_tells_what_is_tried_and_how_long_that_takes() -> None:
         "  opt: one of sgd, [relu,/x]",
         "  model: cnn, mlp, with equal shares",
         "  a whole trial: cnn 2 min, mlp 30 s; all of them unpruned: 10 min",
-        "  then the best 2 of each on 3 fresh seeds, and the winners once more with the final "
-        "settings: 18 trainings: about 9 min",
+        "  then the best 2 of each on 3 fresh seeds, and the winners with the final settings: "
+        "at most 18 trainings: about 9 min",
         "  checked: every corner of the space composes, and app.check has tried it",
     ]
     made, chosen = plan(pruner=None, direction=["minimize", "maximize"])

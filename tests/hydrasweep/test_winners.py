@@ -67,7 +67,7 @@ def finish(
     phases: Phases, value: Callable[[Any], float | None], **numbers: Callable[[Any], float]
 ) -> None:
     """Run the final trials, which record ``numbers``."""
-    phases[FINAL].give(winners.finals(phases[CONFIRM], "seed"))
+    phases[FINAL].give(winners.finals(phases[CONFIRM], "seed", retrains=True))
 
     def record(trial: Trial) -> None:
         for name, number in numbers.items():

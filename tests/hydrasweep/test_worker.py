@@ -32,6 +32,8 @@ def plan(tmp_path: Path) -> Iterator[Plan]:
         "heartbeat": 15.0,
         "max_failures": None,
         "max_failure_rate": None,
+        "resumable": False,
+        "confirm": None,
     }
     storage = {
         "_target_": "optuna.storages.JournalStorage",

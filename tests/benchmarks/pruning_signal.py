@@ -1,0 +1,158 @@
+"""How well a trial's score at a rung foretells the score at its end.
+
+python tests/benchmarks/run.py signal               reads tests/benchmarks/curves.json
+python tests/benchmarks/pruning_signal.py --record  trains anew and writes it, in an hour
+python tests/benchmarks/pruning_signal.py FOLDER    the same of a sweep of any app, unpruned
+
+Kendall's tau between the score after a step and after the last is 1 where both rank the settings
+alike, and 0 where the one says nothing of the other. The overlap is the share of the best third
+after a step that is in the best third after the last: what halving by three keeps. The curves are
+those of the same 48 settings for each architecture and schedule, on 6,000 images, scored after
+every epoch with the raw weights and with the averaged ones in one training.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from joblib import Parallel, delayed
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from rich.console import Console
+from scipy.stats import kendalltau, qmc
+
+CURVES = Path(__file__).with_name("curves.json")
+MODELS, SCHEDULES, SCORES = (
+    ("baseline", "cnn", "lenet5"),
+    ("onecycle", "cosine", "linear"),
+    ("raw", "mean"),
+)
+N_SETTINGS, EPOCHS, RUNGS = 48, 9, (1, 3)
+PART = ("data.n_train=6000", "data.n_val=5000", f"epochs={EPOCHS}", "n_threads=1")
+SIZES = (32, 64, 128, 256)
+
+
+def settings() -> list[dict[str, float]]:
+    """Points of the default sweep's space."""
+    points = qmc.Sobol(3, rng=0).random(64)[:N_SETTINGS]
+    return [
+        {
+            "optimizer.lr": 3e-4 * 100 ** float(lr),
+            "model.dropout": float(dropout) / 2,
+            "data.batch_size": SIZES[int(4 * size)],
+        }
+        for lr, dropout, size in points
+    ]
+
+
+def train(model: str, schedule: str, params: dict[str, float]) -> dict[str, object]:
+    """A training's scores after each epoch, of raw and of averaged weights."""
+    import torch
+    from common import job
+
+    from mnist.averaging import WeightAverage
+    from mnist.training import NonFiniteLossError, evaluate, fit
+
+    torch.set_num_threads(1)
+    words = [f"{key}={value}" for key, value in params.items()]
+    parts = job(f"model={model}", f"scheduler={schedule}", *PART, *words)
+    training = parts.training
+    raw: list[float] = []
+    mean: list[float] = []
+    try:
+        size = int(params["data.batch_size"])
+        for metrics in fit(training, parts.train, parts.val, epochs=EPOCHS, batch_size=size):
+            mean.append(round(metrics["val/accuracy"], 4))
+            average, training.average = training.average, WeightAverage(training.model, 0)
+            raw.append(round(evaluate("val", training, parts.val)["val/accuracy"], 4))
+            training.average = average
+    except NonFiniteLossError:
+        pass
+    return {"params": params, "raw": raw, "mean": mean}
+
+
+def record() -> None:
+    """Train all settings, and keep their curves."""
+    jobs = [(m, s, p) for s in SCHEDULES for m in MODELS for p in settings()]
+    done = Parallel(2, verbose=5)(delayed(train)(*job) for job in jobs)
+    kept: dict[str, dict[str, list[dict[str, object]]]] = {s: {} for s in SCHEDULES}
+    for (model, schedule, _), curve in zip(jobs, done, strict=True):
+        if len(curve["raw"]) == EPOCHS:  # type: ignore[arg-type]  # else it diverged
+            kept[schedule].setdefault(model, []).append(curve)
+    CURVES.write_text(json.dumps(kept, separators=(",", ":")) + "\n")
+
+
+def tau(curves: Sequence[Sequence[float]], step: int) -> float:
+    """Kendall's tau between the score after a step, from 1 on, and the last."""
+    early, last = [curve[step - 1] for curve in curves], [curve[-1] for curve in curves]
+    return float(kendalltau(early, last).statistic)
+
+
+def overlap(curves: Sequence[Sequence[float]], step: int) -> float:
+    """The share of the best third after a step that is in the best third at the end."""
+    n = max(1, len(curves) // 3)
+    early, last = (
+        set(sorted(range(len(curves)), key=lambda i: curves[i][k])[-n:]) for k in (step - 1, -1)
+    )
+    return len(early & last) / n
+
+
+def measure() -> list[dict[str, str | float]]:
+    recorded, rows = json.loads(CURVES.read_text()), []
+    for schedule in SCHEDULES:
+        for score in SCORES:
+            for model in MODELS:
+                trials = recorded[schedule][model]
+                curves = [trial[score] for trial in trials]
+                row: dict[str, str | float] = {"schedule, weights": f"{schedule}, {score}"}
+                row |= {"model": model, "settings": len(curves)}
+                for rung in RUNGS:
+                    row |= {f"tau at {rung}": tau(curves, rung)}
+                    row |= {f"top third at {rung}": overlap(curves, rung)}
+                best = sorted(curve[-1] for curve in curves)[-5:]
+                row |= {"best five, %": 100 * statistics.mean(best)}
+                rows.append(row)
+    return rows
+
+
+def of_sweep(folder: Path) -> list[dict[str, str | float]]:
+    """The same of each study of a sweep whose trials were not pruned."""
+    url, rows = f"sqlite:///{folder}/study.db", []
+    for name in optuna.get_all_study_names(url):
+        study = optuna.load_study(study_name=name, storage=url)
+        sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
+        trials = [t for t in study.trials if t.state == TrialState.COMPLETE]
+        n_steps = max((t.last_step or 0 for t in trials), default=0)
+        curves = [
+            [sign * t.intermediate_values[step] for step in sorted(t.intermediate_values)]
+            for t in trials
+            if t.last_step == n_steps
+        ]
+        if len(curves) < 3:
+            continue
+        for step in range(1, len(curves[0])):
+            row: dict[str, str | float] = {"study": name, "step": step, "settings": len(curves)}
+            rows.append(row | {"tau": tau(curves, step), "top third": overlap(curves, step)})
+    return rows
+
+
+def main() -> None:
+    from run import as_table
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="an unpruned sweep's")
+    parser.add_argument("--record", action="store_true", help="train the curves anew")
+    given = parser.parse_args()
+    if given.record:
+        record()
+    rows = of_sweep(given.folder) if given.folder else measure()
+    if not rows:
+        parser.error(f"{given.folder}: no three complete trials that report several steps")
+    Console().print(as_table("signal", rows))
+
+
+if __name__ == "__main__":
+    main()
