@@ -19,6 +19,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
+import torch
 from conftest import Script, command_line, copy_store, environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -27,8 +28,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.liveness import OWNER, is_dead
-from hydrasweep.stratum import ERROR, RETRY_OF
+from hydrasweep.stratum import ERROR, FOLLOWS
 from hydrasweep.studies import RUN
+from hydrasweep.trials import FOLDER
 
 MODELS = ("baseline", "cnn", "lenet5")
 SWEEP = ("-m", "hparams_search=quick", "epochs=2", "hydra/sweeper/confirm=none")
@@ -63,7 +65,7 @@ class Sweep:
         return f"sqlite:///{self.root / 'mlflow.db'}"
 
     def all_trials(self) -> dict[str, FrozenTrial]:
-        """Every trial by its folder's name, those that were killed included."""
+        """Every trial by its stratum and number, those that were killed included."""
         storage = self.storage
         names = optuna.get_all_study_names(storage)
         return {
@@ -73,9 +75,10 @@ class Sweep:
         }
 
     def trials(self) -> dict[str, FrozenTrial]:
-        """Those that count: all but the lost ones."""
+        """Those that count by their folders' names: all but those that others go on with."""
         trials = self.all_trials()
-        return {label: trials[label] for label in trials.keys() - lost(trials)}
+        kept = trials.keys() - lost(trials)
+        return {trials[label].user_attrs.get(FOLDER, label): trials[label] for label in kept}
 
     def folders(self) -> list[str]:
         return sorted(path.parent.name for path in self.folder.glob("*/.hydra"))
@@ -105,8 +108,9 @@ class Sweep:
 
 
 def lost(trials: dict[str, FrozenTrial]) -> set[str]:
-    """The labels of those that were lost and are tried again."""
-    again = [(k, t.user_attrs[RETRY_OF]) for k, t in trials.items() if RETRY_OF in t.user_attrs]
+    """The labels of those that others try again or go on with."""
+    attrs = [(label, trial.user_attrs) for label, trial in trials.items()]
+    again = [(label, each[key]) for label, each in attrs for key in FOLLOWS if key in each]
     return {f"{label.rpartition('-')[0]}-{number:03d}" for label, number in again}
 
 
@@ -144,6 +148,34 @@ def test_worse_trials_are_pruned_after_an_epoch(sweep: Sweep) -> None:
         good, bad = (trials[f"{model}-{number:03d}"] for number in range(2))
         assert (good.state, good.last_step) == (TrialState.COMPLETE, 2)
         assert (bad.state, bad.last_step) == (TrialState.PRUNED, 1)
+
+
+def test_promoted_trial_ends_with_the_bits_of_one_that_never_paused(
+    sweep: Sweep, script: Script, tmp_path: Path
+) -> None:
+    promoted = [name for name, trial in sweep.trials().items() if FOLDER in trial.user_attrs]
+    assert len(promoted) >= len(MODELS)
+    name = next(name for name in promoted if name.startswith("lenet5"))
+    overrides = OmegaConf.load(sweep.folder / name / ".hydra" / "overrides.yaml")
+    skipped = ("study=", "hparams_search=")
+    words = [word for word in map(str, overrides) if not word.startswith(skipped)]
+    own = ("epochs=2", "score_test=false", "artifacts=false", "data.n_train=600", "data.n_val=200")
+    done = script("train.py", *own, *words, f"hydra.run.dir={tmp_path / 'alone'}")
+    assert done.returncode == 0, done.stderr
+
+    def numbers(folder: Path) -> list[dict[str, float]]:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return [
+            {k: v for k, v in json.loads(line).items() if not k.startswith("time/")}
+            for line in lines
+        ]
+
+    assert numbers(sweep.folder / name) == numbers(tmp_path / "alone")
+    weights = [
+        torch.load(folder / "last.pt", weights_only=True)["model"]
+        for folder in (sweep.folder / name, tmp_path / "alone")
+    ]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_value_is_what_the_last_epoch_recorded(sweep: Sweep) -> None:

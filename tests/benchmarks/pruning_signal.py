@@ -74,15 +74,27 @@ def train(model: str, schedule: str, params: dict[str, float]) -> dict[str, obje
     return {"params": params, "raw": raw, "mean": mean}
 
 
+def epoch_seconds(model: str, size: int) -> float:
+    """How long an epoch takes on one core that nobody else needs: the second of two."""
+    from common import job
+
+    from mnist.training import fit
+
+    parts = job(f"model={model}", *PART, f"data.batch_size={size}")
+    *_, last = fit(parts.training, parts.train, parts.val, epochs=2, batch_size=size)
+    return round(last["time/epoch_seconds"], 3)
+
+
 def record() -> None:
-    """Train all settings, and keep their curves."""
+    """Train all settings, and keep their curves and times."""
     jobs = [(m, s, p) for s in SCHEDULES for m in MODELS for p in settings()]
     done = Parallel(2, verbose=5)(delayed(train)(*job) for job in jobs)
-    kept: dict[str, dict[str, list[dict[str, object]]]] = {s: {} for s in SCHEDULES}
+    kept: dict[str, dict[str, list[object]]] = {schedule: {} for schedule in SCHEDULES}
     for (model, schedule, _), curve in zip(jobs, done, strict=True):
         if len(curve["raw"]) == EPOCHS:  # type: ignore[arg-type]  # else it diverged
             kept[schedule].setdefault(model, []).append(curve)
-    CURVES.write_text(json.dumps(kept, separators=(",", ":")) + "\n")
+    seconds = {model: {size: epoch_seconds(model, size) for size in SIZES} for model in MODELS}
+    CURVES.write_text(json.dumps({"seconds": seconds, **kept}, separators=(",", ":")) + "\n")
 
 
 def tau(curves: Sequence[Sequence[float]], step: int) -> float:

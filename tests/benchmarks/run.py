@@ -17,7 +17,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("loop", "tutorial", "sweeps", "overhead", "start", "growth", "memory", "strategies")
+NAMES = (
+    "loop",
+    "tutorial",
+    "sweeps",
+    "overhead",
+    "start",
+    "growth",
+    "memory",
+    "signal",
+    "strategies",
+)
+MODULES = {"signal": "pruning_signal"}  # the other name is the standard library's
 RESULTS = Path(__file__).with_name("results.json")
 PACKAGES = ("torch", "torchvision", "hydra-core", "optuna", "mlflow")
 
@@ -52,7 +63,7 @@ def main() -> None:
     if unknown := sorted({*names} - {*NAMES}):
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(NAMES)}")
     for name in names:
-        benchmark = importlib.import_module(name)
+        benchmark = importlib.import_module(MODULES.get(name, name))
         title = benchmark.__doc__.partition("\n")[0]
         rows = [
             {k: v if isinstance(v, str) else float(f"{v:.4g}") for k, v in row.items()}
