@@ -57,6 +57,8 @@ class Monitor:
         self.console.file = _duplicate(self._screen)
         self.write()
         self._seen |= {trial._trial_id for _, trial in self._news()}
+        self.studies.settle()  # the trials in which an earlier start ended
+        self._update()
         self._thread.start()
         return self
 

@@ -210,11 +210,10 @@ class Sweep:
         if plan.phase != SEARCH:
             studies.fill_with_given()
         studies.stop("")
-        studies.settle()
-        run.settle(studies.lost())
         folder = Path(self.config.hydra.sweep.dir)
         write = functools.partial(results.write_all, phases, folder, plan.space.stratify, self.seed)
         with Monitor(studies, n_workers, write, run.log) as monitor:
+            run.settle(studies.lost())
             try:
                 launch(
                     plan,

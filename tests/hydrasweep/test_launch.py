@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from hydrasweep.launch import python_path
 from hydrasweep.liveness import OWNER
 from hydrasweep.stratum import RETRIES
+from hydrasweep.studies import MAX_RETRIES
 
 pytest_plugins = ["sweep_fixtures"]
 
@@ -194,3 +195,22 @@ def test_sweep_that_is_terminated_between_two_trials_ends_in_one_sentence(
     assert "Traceback" not in done.out
     assert done.states() == ["COMPLETE"] + ["WAITING"] * 3
     assert all(trial.user_attrs[RETRIES] == 0 for trial in done.trials()[1:])
+
+
+def test_next_start_tells_which_trial_ended_the_process(app: Callable[..., App]) -> None:
+    """The only worker is the sweep's own process, which can't tell of its end."""
+    task = app("if cfg.x < 0: os._exit(3)\nreturn cfg.x")
+    done = task()
+    assert done.code == 3
+    for _ in range(MAX_RETRIES):
+        assert "RUNNING" in [trial.state.name for trial in done.trials()]
+        done = task()
+        (told,) = (line for line in done.out.splitlines() if " lost: " in line)
+        assert told.endswith(" lost: its process died; its settings are tried again")
+        assert done.code == 3
+    done = task("hydra.sweeper.n_trials=3")
+    (told,) = (line for line in done.out.splitlines() if " FAIL " in line)
+    assert told.endswith(" FAIL its process died each time")
+    assert done.code == 0, done.err
+    assert done.states() == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert done.trials()[1].user_attrs[RETRIES] == MAX_RETRIES
