@@ -45,6 +45,9 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # trials. Null: one study.
     stratify: str | None = None
 
+    # Parameters that are not searched after all, such as [model.dropout] for a model without it.
+    leave_out: list[str] = field(default_factory=list)
+
     # What the task function returns, by name, or a list of names: for tables and the report.
     objective: Any | None = None
 

@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hydrasweep import check, files, output, registry, results, settings, storage, winners
-from hydrasweep.compose import Composer
+from hydrasweep.compose import Composer, flat
 from hydrasweep.errors import Outage, UserError, plain_exit
 from hydrasweep.launch import launch, set_override
 from hydrasweep.liveness import identity
@@ -23,7 +23,7 @@ from hydrasweep.space import Space
 from hydrasweep.stratum import Given
 from hydrasweep.studies import ID, RUN, Studies
 from hydrasweep.tracking import SweepRun
-from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH
+from hydrasweep.trials import CONFIRM, FINAL, MARK, PHASES, SEARCH
 
 
 class Sweep:
@@ -70,7 +70,7 @@ class Sweep:
         plan = Plan(
             name=settings.study_name(chosen.study_name, self._typed_name(arguments)),
             settings=chosen,
-            space=Space.parse([*searched, *arguments], chosen.stratify),
+            space=Space.parse([*searched, *arguments], chosen.stratify).without(chosen.leave_out),
             storage=storage.shareable(self.config),
             parent=identity(),
             # Slurm and Ray give each worker its own.
@@ -161,12 +161,21 @@ class Sweep:
         search.agree(record, configs, free)
         search.join()
         self._claim(folder, search)
+        self._tell_changes(search)
         search.fill(self._n_trials(plan))
         kept: Any = OmegaConf.to_container(self.config, enum_to_str=True)  # no secret resolved
         kept["hydra"]["sweeper"]["study_name"] = plan.name
         for name, content in (("multirun", kept), ("environment", output.environment())):
             files.write(folder / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
         return search
+
+    def _tell_changes(self, search: Studies) -> None:
+        """Say in what sampler and pruner differ from the start before, which is allowed."""
+        for part in ("sampler", "pruner"):
+            key, now = f"{MARK}{part}", flat(self.settings[part] or OmegaConf.create())
+            if changes := output.changes(search.head.user_attrs.get(key, now), now):
+                print(f"{part}: {changes}")
+            search.head.set_user_attr(key, now)
 
     def _claim(self, folder: Path, search: Studies) -> None:
         """Keep the study's id in the sweep's folder, which belongs to no other study.
