@@ -221,7 +221,8 @@ class Sweep:
         studies.stop("")
         folder = Path(self.config.hydra.sweep.dir)
         write = functools.partial(results.write_all, phases, folder, plan.space.stratify, self.seed)
-        with Monitor(studies, n_workers, write, run.log) as monitor:
+        limit = self.settings.trial_timeout
+        with Monitor(studies, n_workers, write, run.log, limit) as monitor:
             run.settle(studies.lost())
             try:
                 launch(
