@@ -47,6 +47,8 @@ STARTS = f"{MARK}starts"  # how often the sweep was started
 ID = f"{MARK}id"  # what only this study has, of all that had its name
 RUN = f"{MARK}run"  # its run in MLflow
 
+Record = Mapping[str, str]  # settings, by their full names
+
 
 @dataclass
 class Studies:
@@ -248,10 +250,7 @@ class Studies:
         return self.is_done() and self.head.user_attrs.get(CONCLUDED) == plan
 
     def agree(
-        self,
-        record: Mapping[str, str],
-        configs: Mapping[str, Mapping[str, str]],
-        may_change: Sequence[str] = (),
+        self, record: Record, configs: Mapping[str, Record], may_change: Sequence[str] = ()
     ) -> None:
         """Record with every stratum what is searched, and its config by ``configs``, or compare
         with what is recorded, but for keys that are in ``may_change`` or below one that is.
@@ -268,25 +267,25 @@ class Studies:
             for stratum in self.strata:
                 now = configs[stratum.value]
                 known = stratum.study.user_attrs.get(CONFIG, now)
-                kept = [
+                known, now = (
                     {k: v for k, v in each.items() if not _is_below(k, may_change)}
                     for each in (known, now)
-                ]
-                self._refuse_difference(*kept)
+                )
+                self._refuse_difference(known, now, is_config=True)
             for stratum in self.strata:
                 stratum.study.set_user_attr(SPACE, dict(record))
                 stratum.study.set_user_attr(CONFIG, dict(configs[stratum.value]))
 
-    def _refuse_difference(self, known: Mapping[str, str], record: Mapping[str, str]) -> None:
+    def _refuse_difference(self, known: Record, record: Record, is_config: bool = False) -> None:
         names = sorted(key for key in {*known, *record} if known.get(key) != record.get(key))
         if names:
             lines = (f"  {key}: was {known.get(key)}, now {record.get(key)}" for key in names)
-            raise UserError(
-                f"study {self.name} exists with other settings:\n"
-                + "\n".join(lines)
-                + "\nTake another name, or leave them as they were; a setting that changes no "
-                f"result may differ if it is named in hydra.sweeper.may_change=[{names[0]}]"
-            )
+            way = "Take another name, or leave them as they were"
+            if is_config:
+                way += "; a setting that changes no result may differ if it is named in "
+                way += f"hydra.sweeper.may_change=[{names[0]}]"
+            told = [f"study {self.name} exists with other settings:", *lines, way]
+            raise UserError("\n".join(told))
 
 
 def _is_below(key: str, names: Sequence[str]) -> bool:

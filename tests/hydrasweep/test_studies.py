@@ -436,3 +436,14 @@ def test_another_space_is_refused_with_the_difference(open_studies: Open) -> Non
     assert "lr: was 0..1, now 0..2" in shown
     assert "m: was None, now 1" in shown
     assert "n:" not in shown
+    assert "may_change" not in shown  # what is searched may not
+
+
+def test_start_with_some_of_the_strata_is_refused(open_studies: Open) -> None:
+    """Its settings are compared with no other stratum's, whose trials it would not have."""
+    strata = {value: {"model": value, "epochs": "3"} for value in "ab"}
+    open_studies("a", "b").agree({"model": "a, b"}, strata)
+    with pytest.raises(UserError, match=r"model: was a, b, now b"):
+        open_studies("b").agree({"model": "b"}, {"b": strata["b"] | {"epochs": "5"}})
+    with pytest.raises(UserError, match=r"model: was a, b, now b, c"):
+        open_studies("b", "c").agree({"model": "b, c"}, strata | {"c": {"epochs": "5"}})
