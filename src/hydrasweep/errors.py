@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import re
 import signal
@@ -20,6 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, read-only, broken
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Has a traceback of any exception that comes while a connection goes back, a signal's as well.
+POOL_LOG = logging.getLogger("sqlalchemy.pool")
 
 
 class UserError(ValueError):
@@ -110,13 +113,14 @@ def signals_as_exceptions(*more: signal.Signals) -> Iterator[None]:
         yield
         return
     before = {each: signal.getsignal(each) for each in (*SIGNALS, *more)}
-    _received = None
+    level, _received = POOL_LOG.level, None
     for each, handler in before.items():
         if handler != signal.SIG_IGN:  # as a shell sets it in the background
             signal.signal(each, _raise)
     try:
         yield
     finally:
+        POOL_LOG.setLevel(level)
         for each, handler in before.items():
             if handler != _raise or not _received:  # else an outer call is to end as well
                 signal.signal(each, handler)
@@ -127,6 +131,7 @@ def _raise(signum: int, frame: FrameType | None) -> NoReturn:
     global _received
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
+    POOL_LOG.setLevel(logging.CRITICAL)
     _received = KeyboardInterrupt() if signum == signal.SIGINT else Terminated(128 + signum)
     raise _received
 

@@ -2,6 +2,7 @@
 was."""
 
 import contextlib
+import ctypes
 import functools
 import io
 import logging
@@ -32,9 +33,15 @@ def run_quietly(
     def task(cfg: DictConfig) -> Any:
         _log_once()
         try:
-            return task_function(cfg)
+            with _ended_children():
+                return task_function(cfg)
         except TrialPruned:  # Optuna's own way, which Hydra would log as an error
             trial.was_pruned = True
+        except Exception:  # which Hydra logs
+            raise
+        except BaseException:
+            traceback.print_exc()
+            raise
 
     folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +55,7 @@ def run_quietly(
         _console_in(output),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
+        _descriptors_in(output),
     ):
         ret = run_job(
             hydra_context=hydra_context,
@@ -69,6 +77,38 @@ class _LossyFile(io.FileIO):
             return super().write(data)
         except OSError:
             return memoryview(data).nbytes
+
+
+@contextlib.contextmanager
+def _ended_children() -> Iterator[None]:
+    """End the processes that a task function forks and that return from it as their parent does:
+    the trial, and all that comes after it, is their parent's alone."""
+    parent = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != parent:
+            if error := sys.exception():
+                traceback.print_exception(error)
+            os._exit(1 if error else 0)
+
+
+@contextlib.contextmanager
+def _descriptors_in(output: TextIO) -> Iterator[None]:
+    """Let subprocesses, and code that isn't Python's, write to a trial's file as well."""
+    streams = {1: sys.__stdout__, 2: sys.__stderr__}
+    # One that was closed when Python started may be the number of any file by now.
+    screen = {number: os.dup(number) for number, stream in streams.items() if stream}
+    for number in screen:
+        os.dup2(output.fileno(), number)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(TypeError, OSError):  # no C library to be found by that name
+            ctypes.CDLL(None).fflush(None)  # what it has buffered is the trial's
+        for number, copy in screen.items():
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 @contextlib.contextmanager

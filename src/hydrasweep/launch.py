@@ -79,6 +79,7 @@ def launch(
             say(f"A worker was lost ({type(lost).__name__}): starting the workers again")
     except BaseException:  # Ctrl-C: joblib has killed its workers, others end by themselves
         studies.leave()
+        studies.requeue_own()  # one that was taken and not begun
         studies.wait_for_others(SECONDS_TO_END)
         raise
 

@@ -1,5 +1,7 @@
 """What a person sees of a sweep while it runs, and what is kept of it as it goes."""
 
+import math
+import os
 import sys
 import threading
 import time
@@ -7,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 from optuna.trial import FrozenTrial, TrialState
 from rich import box
@@ -23,6 +25,7 @@ from hydrasweep.studies import Studies
 from hydrasweep.trials import SEARCH, n_steps, origin, seconds
 
 POLL_SECONDS = 1.0
+WAIT_SECONDS = 60.0  # for trials that report nothing, before that is said
 REST = 50.0  # the files of a long study take a while: they are left alone for so many times that
 
 
@@ -39,28 +42,40 @@ class Monitor:
         n_workers: int,
         write: Callable[[], None],
         record: Callable[[Mapping[str, float], int], None],
+        trial_timeout: float | None = None,
     ) -> None:
         self.studies = studies
         self.n_workers = n_workers
         self.write = write
         self.record = record
-        self.console = _Console(file=sys.stdout)  # bound now: a worker may redirect it
+        self.trial_timeout = trial_timeout
+        self._screen = sys.stdout  # bound now: a worker may redirect it
+        self.console = _Console(file=self._screen)
         self._seen: set[int] = set()
         self._is_written = True
         self._rests_until = 0.0
+        self._waited_for: list[tuple[str, int]] = []  # trials and how far they are
+        self._waits_since = time.monotonic()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._error: Exception | None = None
 
     def __enter__(self) -> "Monitor":
+        self.console.file = _duplicate(self._screen)
         self.write()
         self._seen |= {trial._trial_id for _, trial in self._news()}
+        self.studies.settle()  # the trials in which an earlier start ended
+        self._update()
         self._thread.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._closed.set()
         self._thread.join()
+        own, self.console.file = self.console.file, self._screen
+        if own is not self._screen:
+            with suppress(OSError):  # it can't be written to, as has been told
+                own.close()
         if self._error:
             raise self._error
 
@@ -111,12 +126,29 @@ class Monitor:
                 value = results.best(stratum)[0].values[0]
                 self.record({f"best/{stratum.value or 'all'}": value}, trial.number)
             self._is_written = False
+        self._tell_waiting()
         started = time.monotonic()
         if not self._is_written and (started >= self._rests_until or self._closed.is_set()):
             self.write()
             self._is_written = True
             ended = time.monotonic()
             self._rests_until = ended + REST * (ended - started)
+
+    def _tell_waiting(self) -> None:
+        """Say which trials nothing is heard of while there is nothing else to do."""
+        trials = [(s.label(t), t) for s, t in self.studies.trials()]
+        running = [(name, n_steps(t)) for name, t in trials if t.state == TrialState.RUNNING]
+        now = time.monotonic()
+        if running != self._waited_for:
+            self._waited_for, self._waits_since = running, now
+        elif running and now >= self._waits_since + WAIT_SECONDS and not self.studies.n_to_do():
+            self._waits_since = math.inf  # it is said once
+            names, limit = ", ".join(name for name, _ in running), self.trial_timeout
+            self.say(
+                f"Waiting for {names}, which reported nothing for {as_duration(WAIT_SECONDS)}: "
+                "hydra.sweeper.trial_timeout "
+                + (f"limits it to {limit:g} s" if limit else "would limit it")
+            )
 
     def table(self) -> Group:
         """Counts, running trials and the best so far for each stratum."""
@@ -174,6 +206,15 @@ class Monitor:
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         raise Outage("the output can't be written (Broken pipe)")
+
+
+def _duplicate(screen: TextIO) -> TextIO:
+    """The screen by a descriptor of its own: a trial in this process has 1 write to its log."""
+    with suppress(AttributeError, OSError, ValueError):  # a notebook's has none
+        if screen.fileno() == 1:
+            screen.flush()
+            return os.fdopen(os.dup(1), "w", encoding=screen.encoding, errors=screen.errors)
+    return screen
 
 
 def event_line(stratum: Stratum, trial: FrozenTrial) -> str:

@@ -18,10 +18,9 @@ from rich.table import Table
 
 from hydrasweep import results, settings
 from hydrasweep.plan import Plan
-from hydrasweep.pruners import PromotionPruner
 from hydrasweep.space import as_text as space_text
 from hydrasweep.space import as_word
-from hydrasweep.stratum import Stratum, make_pruner
+from hydrasweep.stratum import Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trials import n_steps, origin
 from hydrasweep.winners import Score, Winner
@@ -99,20 +98,19 @@ def describe(
     estimates: Mapping[str, float],
 ) -> str:
     """What the sweep is going to do, and how long that would take without pruning."""
-    made = make_pruner(chosen.pruner, chosen.resumable)
-    pruner = type(made).__name__ if chosen.pruner else "none"
-    sampler = str(chosen.sampler["_target_"]).rpartition(".")[2]
+    pruner = _class_name(chosen.pruner or {})
+    if not chosen.resumable and pruner == "PromotionPruner":
+        pruner = "SuccessiveHalvingPruner (to pause trials as PromotionPruner, the task function "
+        pruner += "must be able to go on: hydra.sweeper.resumable=true)"
+    sampler = _class_name(chosen.sampler)
     named = zip(settings.directions(chosen), settings.objectives(chosen), strict=True)
     lines = [
         f"Study {plan.name}: {n_trials} trials, {n_workers} workers, {sampler}, pruner {pruner}",
         "  " + ", ".join(f"{direction} {name}" for direction, name in named),
         *(f"  {name}: {space_text(d)}" for name, d in plan.space.distributions.items()),
     ]
-    if not chosen.resumable and isinstance(make_pruner(chosen.pruner, True), PromotionPruner):
-        lines.append(
-            f"  {pruner} in place of PromotionPruner: for its trials to pause and go on, the task "
-            "function must be able to (hydra.sweeper.resumable=true)"
-        )
+    if chosen.leave_out:
+        lines.append(f"  left out: {', '.join(chosen.leave_out)}")
     if plan.space.stratify:
         lines.append(f"  {plan.space.stratify}: {', '.join(plan.space.strata)}, with equal shares")
     pace = sum(estimates.values()) / max(1, len(estimates)) / n_workers
@@ -132,6 +130,18 @@ def describe(
         )
     checked = f", and {chosen.check} has tried it" if chosen.check else ""
     return "\n".join([*lines, f"  checked: every corner of the space composes{checked}"])
+
+
+def changes(known: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """In what the settings of one class differ from those before; "" where they don't."""
+    if (before := _class_name(known)) != (after := _class_name(now)):
+        return f"{before} before, now {after}"
+    keys = sorted(key for key in {*known, *now} if known.get(key) != now.get(key))
+    return "; ".join(f"{key}={known.get(key)} before, now {now.get(key)}" for key in keys)
+
+
+def _class_name(node: Mapping[str, Any] | DictConfig) -> str:
+    return str(node.get("_target_", "none")).rpartition(".")[2]
 
 
 def summary(search: Studies, found: Sequence[Winner], folder: Path, link: str | None) -> str:

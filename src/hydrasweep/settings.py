@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 # Importing it stores the package's sampler configs, hydra/sweeper/sampler=NAME.
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
@@ -24,7 +24,7 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     n_trials is the total that a sweep is to have, over all strata and restarts.
     """
 
-    _target_: str = "hydrasweep.plugin.HydraSweepSweeper"
+    _target_: Literal["hydrasweep.plugin.HydraSweepSweeper"] = "hydrasweep.plugin.HydraSweepSweeper"
     defaults: list[Any] = field(default_factory=lambda: list(GROUPS))
 
     # Print the plan and an estimate of its time, check it, and stop there.
@@ -52,6 +52,9 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # A parameter with a choice: each of its values gets a study and an equal share of the
     # trials. Null: one study.
     stratify: str | None = None
+
+    # Parameters that are not searched after all, such as [model.dropout] for a model without it.
+    leave_out: list[str] = field(default_factory=list)
 
     # What the task function returns, by name, or a list of names: for tables and the report.
     objective: Any | None = None

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -58,7 +58,8 @@ class Space:
                 del distributions[key[1:]]  # taken out of the space, whether the app has it or not
                 continue
             for name, distribution in searched.items():
-                if isinstance(distribution, FloatDistribution) and distribution.single():
+                is_float = isinstance(distribution, FloatDistribution)
+                if is_float and distribution.step and distribution.single():
                     raise UserError(
                         f"{word}: has the one value {distribution.low:g}, as a range goes by steps "
                         f"of 1: write {name}=interval(…), or a step as the third number"
@@ -85,6 +86,22 @@ class Space:
                 "hydra.sweeper.stratify=null searches it like any other"
             )
         return cls(distributions, list(fixed.values()), stratify, strata)
+
+    def without(self, names: Sequence[str]) -> "Space":
+        """The space without some of its parameters.
+
+        Raises:
+            UserError: one of them is not searched.
+        """
+        known = {name.lstrip("+"): name for name in self.distributions}
+        if wrong := [name for name in names if name.lstrip("+") not in known]:
+            raise UserError(
+                f"hydra.sweeper.leave_out={list(names)}: {wrong[0]} is not searched; these are: "
+                + ", ".join(known)
+            )
+        left_out = {known[name.lstrip("+")] for name in names}
+        kept = {name: d for name, d in self.distributions.items() if name not in left_out}
+        return replace(self, distributions=kept)
 
     def overrides(self, stratum: str, params: Mapping[str, Any]) -> list[str]:
         """The command line of a trial."""
@@ -163,9 +180,12 @@ class Space:
 
 def as_text(distribution: BaseDistribution) -> str:
     """A distribution as a person reads it."""
+    ends = _ends(distribution)
+    if distribution.single():
+        return f"only {ends[0]}"
     if isinstance(distribution, CategoricalDistribution):
-        return "one of " + ", ".join(map(str, distribution.choices))
-    low, high = _ends(distribution)
+        return "one of " + ", ".join(map(str, ends))
+    low, high = ends
     log = ", logarithmic" if getattr(distribution, "log", False) else ""
     step = getattr(distribution, "step", None)
     steps = f" in steps of {step:g}" if step not in (None, 1) else ""

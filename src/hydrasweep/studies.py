@@ -22,7 +22,6 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hydrasweep.errors import UserError
 from hydrasweep.liveness import OWNER, SECONDS, Watch, identity, is_here
 from hydrasweep.race import Race
 from hydrasweep.storage import make_lock, open_storage
@@ -42,8 +41,6 @@ from hydrasweep.trials import MARK, SEARCH, seconds
 MAX_RETRIES = 3  # settings that are lost once more fail
 
 # Names of a study's user attributes.
-SPACE = f"{MARK}space"  # what is searched
-CONFIG = f"{MARK}config"  # the composed config of its first trial, without what may change
 STOP = f"{MARK}stop"  # why no further trial may begin
 CONCLUDED = f"{MARK}concluded"  # the plan that it ended with
 STARTS = f"{MARK}starts"  # how often the sweep was started
@@ -270,48 +267,3 @@ class Studies:
     def is_concluded(self, plan: str) -> bool:
         """Whether the sweep has ended with this plan."""
         return self.is_done() and self.head.user_attrs.get(CONCLUDED) == plan
-
-    def agree(
-        self,
-        record: Mapping[str, str],
-        configs: Mapping[str, Mapping[str, str]],
-        may_change: Sequence[str] = (),
-    ) -> None:
-        """Record with every stratum what is searched, and its config by ``configs``, or compare
-        with what is recorded, but for keys that are in ``may_change`` or below one that is.
-
-        Raises:
-            UserError: it differs; the message shows how.
-        """
-        storage = self.head._storage
-        with self.lock:
-            for name in optuna.get_all_study_names(storage):  # of other strata too
-                if name == self.name or name.startswith(f"{self.name}/"):
-                    known = optuna.load_study(study_name=name, storage=storage).user_attrs
-                    self._refuse_difference(known.get(SPACE, record), record)
-            for stratum in self.strata:
-                now = configs[stratum.value]
-                known = stratum.study.user_attrs.get(CONFIG, now)
-                kept = [
-                    {k: v for k, v in each.items() if not _is_below(k, may_change)}
-                    for each in (known, now)
-                ]
-                self._refuse_difference(*kept)
-            for stratum in self.strata:
-                stratum.study.set_user_attr(SPACE, dict(record))
-                stratum.study.set_user_attr(CONFIG, dict(configs[stratum.value]))
-
-    def _refuse_difference(self, known: Mapping[str, str], record: Mapping[str, str]) -> None:
-        names = sorted(key for key in {*known, *record} if known.get(key) != record.get(key))
-        if names:
-            lines = (f"  {key}: was {known.get(key)}, now {record.get(key)}" for key in names)
-            raise UserError(
-                f"study {self.name} exists with other settings:\n"
-                + "\n".join(lines)
-                + "\nTake another name, or leave them as they were; a setting that changes no "
-                f"result may differ if it is named in hydra.sweeper.may_change=[{names[0]}]"
-            )
-
-
-def _is_below(key: str, names: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)

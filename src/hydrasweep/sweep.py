@@ -13,7 +13,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hydrasweep import check, files, output, registry, results, settings, storage, winners
-from hydrasweep.compose import Composer
+from hydrasweep.agreement import agree
+from hydrasweep.compose import Composer, flat
 from hydrasweep.errors import Outage, UserError, plain_exit
 from hydrasweep.launch import launch, set_override
 from hydrasweep.liveness import identity
@@ -23,7 +24,7 @@ from hydrasweep.space import Space
 from hydrasweep.stratum import Given
 from hydrasweep.studies import ID, RUN, Studies
 from hydrasweep.tracking import SweepRun
-from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH
+from hydrasweep.trials import CONFIRM, FINAL, MARK, PHASES, SEARCH
 
 
 class Sweep:
@@ -70,7 +71,7 @@ class Sweep:
         plan = Plan(
             name=settings.study_name(chosen.study_name, self._typed_name(arguments)),
             settings=chosen,
-            space=Space.parse([*searched, *arguments], chosen.stratify),
+            space=Space.parse([*searched, *arguments], chosen.stratify).without(chosen.leave_out),
             storage=storage.shareable(self.config),
             parent=identity(),
             # Slurm and Ray give each worker its own.
@@ -160,15 +161,24 @@ class Sweep:
         record |= {"hydra.sweeper.objective": ", ".join(settings.objectives(self.settings))}
         configs = {value: check.composed(plan, value, self.composer) for value in plan.space.strata}
         free = [*self.settings.may_change, output.name_key(self.config) or ""]
-        search.agree(record, configs, free)
+        agree(search, record, configs, free)
         search.join()
         self._claim(folder, search)
+        self._tell_changes(search)
         search.fill(self._n_trials(plan))
         kept: Any = OmegaConf.to_container(self.config, enum_to_str=True)  # no secret resolved
         kept["hydra"]["sweeper"]["study_name"] = plan.name
         for name, content in (("multirun", kept), ("environment", output.environment())):
             files.write(folder / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
         return search
+
+    def _tell_changes(self, search: Studies) -> None:
+        """Say in what sampler and pruner differ from the start before, which is allowed."""
+        for part in ("sampler", "pruner"):
+            key, now = f"{MARK}{part}", flat(self.settings[part] or OmegaConf.create())
+            if changes := output.changes(search.head.user_attrs.get(key, now), now):
+                print(f"{part}: {changes}")
+            search.head.set_user_attr(key, now)
 
     def _claim(self, folder: Path, search: Studies) -> None:
         """Keep the study's id in the sweep's folder, which belongs to no other study.
@@ -212,11 +222,11 @@ class Sweep:
         if plan.phase != SEARCH:
             studies.fill_with_given()
         studies.stop("")
-        studies.settle()
-        run.settle(studies.lost())
         folder = Path(self.config.hydra.sweep.dir)
         write = functools.partial(results.write_all, phases, folder, plan.space.stratify, self.seed)
-        with Monitor(studies, n_workers, write, run.log) as monitor:
+        limit = self.settings.trial_timeout
+        with Monitor(studies, n_workers, write, run.log, limit) as monitor:
+            run.settle(studies.lost())
             try:
                 launch(
                     plan,

@@ -134,6 +134,8 @@ class SweepRun:
         try:
             with environment(**_settings()):
                 run = _run(known, name, params)
+        except Outage:
+            raise
         except Exception as error:
             raise Outage(
                 f"MLflow's store at {shown_uri()} can't be used ({root_cause(error)}): make it "
@@ -286,6 +288,12 @@ def _experiment() -> str:
                 connection.execute("PRAGMA journal_mode=WAL")
         client = MlflowClient()  # makes the store, and would try to open it for two minutes
         if experiment := client.get_experiment_by_name(name):
+            if experiment.lifecycle_stage == "deleted":
+                raise Outage(
+                    f"MLflow's experiment {name} was deleted: restore it by {URI}={shown_uri()} "
+                    f"mlflow experiments restore --experiment-id {experiment.experiment_id}, or "
+                    f"set {NAME} to another name"
+                )
             return str(experiment.experiment_id)
         place = (database.parent / "mlruns" / name).as_uri() if database else None
         return str(client.create_experiment(name, place))

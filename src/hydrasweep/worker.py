@@ -19,6 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
 from omegaconf import DictConfig
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -151,7 +152,7 @@ def run_trial(
             if seen.was_pruned and not seen.was_stopped:
                 seen.set_user_attr(GAVE_UP, True)
             seen.was_pruned = seen.is_pruned(value)
-            values = None if seen.was_pruned else as_values(value, len(stratum.study.directions))
+            values = None if seen.was_pruned else as_values(value, stratum.study.directions)
         state = TrialState.PRUNED if values is None else TrialState.COMPLETE
         stratum.study.tell(trial, values, state)
     except (KeyboardInterrupt, Terminated):
@@ -193,12 +194,14 @@ def compose(stratum: Stratum, trial: SweepTrial, plan: Plan, composer: Composer)
     return composer.compose(overrides, stratum.label(trial), origin(trial))
 
 
-def as_values(value: Any, n: int) -> list[float]:
-    """The objectives as Optuna takes them.
+def as_values(value: Any, directions: Sequence[StudyDirection]) -> list[float]:
+    """The objectives as Optuna takes them. One may be infinitely bad, as of a training that
+    diverged.
 
     Raises:
-        ValueError: they are not ``n`` numbers.
+        ValueError: they are not one number for each direction, or infinitely good.
     """
+    n = len(directions)
     is_several = (n > 1 or isinstance(value, Sequence)) and not isinstance(value, str | bytes)
     try:
         given = value if is_several else [value]
@@ -209,6 +212,12 @@ def as_values(value: Any, n: int) -> list[float]:
         raise ValueError(f"the task function must return {n} number(s), not {value!r}") from None
     if len(numbers) != n or any(map(math.isnan, numbers)):
         raise ValueError(f"the task function must return {n} number(s), not {value!r}")
+    for number, direction in zip(numbers, directions, strict=True):
+        if number == (-math.inf if direction == StudyDirection.MINIMIZE else math.inf):
+            raise ValueError(
+                f"the task function returned {value!r}, which no trial can beat where it is to "
+                f"{direction.name.lower()}: it must return a finite number, or raise an error"
+            )
     return numbers
 
 

@@ -112,6 +112,7 @@ class MLflowRun(Run):
     """
 
     _id = _lost = ""  # in MLflow; why that is left alone
+    _deleted = ""  # its experiment, which the UI has deleted
 
     def __init__(self, output_dir: Path, thread: ThreadPoolExecutor) -> None:
         super().__init__(output_dir)
@@ -135,12 +136,21 @@ class MLflowRun(Run):
                     # Readers and one writer side by side; the database remembers it.
                     opened.execute("PRAGMA journal_mode=WAL")
                     opened.execute("BEGIN IMMEDIATE")
+                    self._deleted = self._lost = store.deleted_experiment(opened)
             except (sqlite3.Error, OSError) as error:
                 self._lost = root_cause(error)
         self.send(lambda mlflow: self._start(mlflow, about))
         self.send(lambda mlflow: self._describe(mlflow, about))
         if not self._database:  # a server may not answer
             self.wait()
+        if self._deleted:
+            name = os.environ["MLFLOW_EXPERIMENT_NAME"]
+            raise Outage(
+                f"MLflow's experiment {name} was deleted: restore it by "
+                f"MLFLOW_TRACKING_URI={self._uri} mlflow experiments restore --experiment-id "
+                f"{self._deleted}, set MLFLOW_EXPERIMENT_NAME to another name, or train with "
+                "tracking=none"
+            )
         if self._lost:
             raise Outage(
                 f"MLflow's store at {self._uri} can't be used: make it answer, point "
@@ -174,7 +184,11 @@ class MLflowRun(Run):
             logging.getLogger(library).setLevel(logging.CRITICAL)  # we tell what fails
         experiment = os.environ["MLFLOW_EXPERIMENT_NAME"]
         with self._lock:
-            if not mlflow.get_experiment_by_name(experiment):
+            found = mlflow.get_experiment_by_name(experiment)
+            if found and found.lifecycle_stage == "deleted":
+                self._deleted = self._lost = found.experiment_id
+                return
+            if not found:
                 place = self._database and self._database.parent / "mlruns" / experiment
                 mlflow.create_experiment(experiment, place and place.as_uri())
         known = self._id_file.read_text() if self._id_file.exists() else None

@@ -28,3 +28,12 @@ def test_range_with_a_step_is_searched(app: Callable[..., App]) -> None:
     done = app("return cfg.x")("x=range(1e-4, 1e-3, 1e-4)", "hydra.sweeper.n_trials=2")
     assert done.code == 0, done.err
     assert all(1e-4 <= trial.params["x"] < 1e-3 for trial in done.trials())
+
+
+def test_whole_number_or_interval_of_one_value_is_shown_as_that(app: Callable[..., App]) -> None:
+    done = app("return cfg.x")(
+        "x=interval(1, 1)", "seed=range(0, 1)", "hydra.sweeper.n_trials=1"
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "  x: only 1.0\n  seed: only 0\n" in done.out
+    assert done.trials()[0].params == {"x": 1.0, "seed": 0}

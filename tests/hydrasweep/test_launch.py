@@ -14,6 +14,8 @@ from optuna.trial import TrialState
 
 from hydrasweep.launch import python_path
 from hydrasweep.liveness import OWNER
+from hydrasweep.stratum import RETRIES
+from hydrasweep.studies import MAX_RETRIES
 
 pytest_plugins = ["sweep_fixtures"]
 
@@ -150,3 +152,65 @@ def test_workers_that_die_before_any_trial_ends_stop_the_sweep(
     done = task(*TWO, fresh=True)
     assert done.code == 0, done.err
     assert done.states() == ["COMPLETE"] * 4
+
+
+BETWEEN = """
+import hydrasweep.worker as worker
+import threading
+from hydrasweep.studies import Studies
+from sqlalchemy.engine.default import DefaultDialect
+
+def prepare(*args, configure_log=worker.configure_log):
+    worker.configure_log = configure_log
+    function = OWNER.NAME
+
+    def end(*args, **kwargs):
+        result = function(*args, **kwargs)
+        if threading.current_thread() is threading.main_thread():
+            OWNER.NAME = function
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        return result
+
+    OWNER.NAME = end
+    worker.configure_log(*args)
+
+worker.configure_log = prepare  # called after each trial
+"""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [("worker", "configure_log"), ("Studies", "take"), ("DefaultDialect", "do_rollback")],
+)
+def test_sweep_that_is_terminated_between_two_trials_ends_in_one_sentence(
+    app: Callable[..., App], owner: str, name: str
+) -> None:
+    """Also while a connection goes back to SQLAlchemy's pool, and when a trial is just taken."""
+    task = app("return cfg.x", more=BETWEEN.replace("OWNER", owner).replace("NAME", name))
+    done = task()
+    assert done.code == 143
+    assert done.err.startswith("Terminated. To resume: python app.py -m ")
+    assert len(done.err.splitlines()) == 1
+    assert "Traceback" not in done.out
+    assert done.states() == ["COMPLETE"] + ["WAITING"] * 3
+    assert all(trial.user_attrs[RETRIES] == 0 for trial in done.trials()[1:])
+
+
+def test_next_start_tells_which_trial_ended_the_process(app: Callable[..., App]) -> None:
+    """The only worker is the sweep's own process, which can't tell of its end."""
+    task = app("if cfg.x < 0: os._exit(3)\nreturn cfg.x")
+    done = task()
+    assert done.code == 3
+    for _ in range(MAX_RETRIES):
+        assert "RUNNING" in [trial.state.name for trial in done.trials()]
+        done = task()
+        (told,) = (line for line in done.out.splitlines() if " lost: " in line)
+        assert told.endswith(" lost: its process died; its settings are tried again")
+        assert done.code == 3
+    done = task("hydra.sweeper.n_trials=3")
+    (told,) = (line for line in done.out.splitlines() if " FAIL " in line)
+    assert told.endswith(" FAIL its process died each time")
+    assert done.code == 0, done.err
+    assert done.states() == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert done.trials()[1].user_attrs[RETRIES] == MAX_RETRIES

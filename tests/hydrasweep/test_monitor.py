@@ -146,6 +146,33 @@ def test_lost_trial_is_told_with_why(studies: Studies) -> None:
     )
 
 
+@pytest.mark.parametrize(("limit", "told"), [(None, "would limit it"), (90.0, "limits it to 90 s")])
+def test_trial_that_the_end_waits_for_is_told_once(
+    studies: Studies, monkeypatch: pytest.MonkeyPatch, limit: float | None, told: str
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(monitor, "WAIT_SECONDS", 1.0)
+    studies.fill(2)
+    with Monitor(studies, 2, lambda: None, lambda *_: None, limit):
+        _, first = take(studies)
+        time.sleep(1.5)
+        assert screen.getvalue() == ""  # there is another to begin
+        other, second = take(studies)
+        for step in range(1, 15):
+            second.report(0.5, step)
+            time.sleep(0.1)
+        assert screen.getvalue() == ""  # one of them reports
+        other.study.tell(second, 0.5)
+        wait_for(lambda: "Waiting" in screen.getvalue())
+        time.sleep(1.5)
+    (line,) = (line for line in screen.getvalue().splitlines() if "Waiting" in line)
+    assert line == (
+        "Waiting for a-000, which reported nothing for 1.0 s: hydra.sweeper.trial_timeout " + told
+    )
+    assert first.number == 0
+
+
 def test_files_of_a_long_sweep_are_left_alone_for_a_while(studies: Studies) -> None:
     seen = Seen()
 

@@ -85,6 +85,7 @@ def plan(**settings: Any) -> tuple[Plan, DictConfig]:
             "confirm": {"top": 0},
             "check": None,
             "resumable": False,
+            "leave_out": [],
             **settings,
         }
     )
@@ -94,7 +95,7 @@ def plan(**settings: Any) -> tuple[Plan, DictConfig]:
 
 def test_plan_tells_what_is_tried_and_how_long_that_takes() -> None:
     again = {"top": 2, "n_seeds": 3, "seed": "seed"}
-    made, chosen = plan(confirm=again, check="app.check")
+    made, chosen = plan(confirm=again, check="app.check", leave_out=["wd", "model.dropout"])
     told = output.describe(made, chosen, 20, 2, {"cnn": 90.0, "mlp": 30.0})
     assert told.splitlines() == [
         "Study s: 20 trials, 2 workers, TPESampler, pruner MedianPruner",
@@ -102,6 +103,7 @@ def test_plan_tells_what_is_tried_and_how_long_that_takes() -> None:
         "  lr: 0.0001 to 0.1, logarithmic",
         "  n: 2 to 8 in steps of 2",
         "  opt: one of sgd, [relu,/x]",
+        "  left out: wd, model.dropout",
         "  model: cnn, mlp, with equal shares",
         "  a whole trial: cnn 2 min, mlp 30 s; all of them unpruned: 10 min",
         "  then the best 2 of each on 3 fresh seeds, and the winners with the final settings: "
@@ -125,6 +127,25 @@ def test_sweeps_run_has_the_space_as_parameters() -> None:
         **{"sampler._target_": "optuna.samplers.TPESampler", "sampler.seed": 1},
         "pruner._target_": "optuna.pruners.MedianPruner",
     }
+
+
+@pytest.mark.parametrize(
+    ("known", "now", "told"),
+    [
+        ({"_target_": "a.B", "n": "1"}, {"_target_": "a.B", "n": "1"}, ""),
+        ({"_target_": "a.B", "n": "1"}, {"_target_": "a.C", "m": "2"}, "B before, now C"),
+        ({"_target_": "a.B"}, {}, "B before, now none"),
+        (
+            {"_target_": "a.B", "n": "1", "k": "0"},
+            {"_target_": "a.B", "n": "2", "m": "2", "k": "0"},
+            "m=None before, now 2; n=1 before, now 2",
+        ),
+    ],
+)
+def test_changes_are_the_class_or_its_settings(
+    known: dict[str, str], now: dict[str, str], told: str
+) -> None:
+    assert output.changes(known, now) == told
 
 
 # How it ended

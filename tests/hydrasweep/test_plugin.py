@@ -25,6 +25,7 @@ pytest_plugins = ["sweep_fixtures"]
 
 SHIPPED = Path(hydrasweep.__file__).parent / "conf" / "hydra" / "sweeper"
 FILES = sorted(path.relative_to(SHIPPED) for path in SHIPPED.rglob("*.yaml"))
+STOCK = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
 HEAVY = {"optuna", "torch", "mlflow", "plotly", "matplotlib", "pandas", "sqlalchemy", "rich"}
 
 
@@ -70,7 +71,7 @@ def test_upstreams_sweeper_is_there_under_its_own_name(
     app: Callable[..., App], composed: Callable[..., DictConfig]
 ) -> None:
     theirs = composed("hydra/sweeper=optuna").hydra.sweeper
-    assert theirs._target_ == "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
+    assert theirs._target_ == STOCK
     assert not {"pruner", "stratify", "confirm", "heartbeat"} & set(theirs)
     config = CONFIG.replace("hydra/sweeper: hydrasweep", "hydra/sweeper: optuna")
     done = app("return cfg.x", config)("hydra.sweeper.n_trials=2")
@@ -80,6 +81,21 @@ def test_upstreams_sweeper_is_there_under_its_own_name(
 
 
 # The settings
+
+
+@pytest.mark.parametrize("where", ["command", "file"])
+def test_other_sweepers_class_with_these_settings_is_refused_by_name(
+    app: Callable[..., App], where: str
+) -> None:
+    """As in search files that were written for the stock sweeper."""
+    config, words = CONFIG, [f"hydra.sweeper._target_={STOCK}"]
+    if where == "file":
+        config, words = CONFIG.replace("  sweeper:\n", f"  sweeper:\n    _target_: {STOCK}\n"), []
+    done = app("return cfg.x", config)(*words)
+    assert done.code == 1
+    assert f"Invalid value '{STOCK}', expected one of ['hydrasweep.plugin." in done.err
+    assert "full_key: hydra.sweeper._target_" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_schema_has_all_settings_of_upstreams_with_their_defaults(

@@ -17,7 +17,7 @@ from optuna.distributions import (
 )
 
 from hydrasweep.errors import UserError
-from hydrasweep.space import Space
+from hydrasweep.space import Space, as_text
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,32 @@ def test_of_two_words_for_one_setting_the_later_counts(
     space = Space.parse(words, None)
     assert space.distributions == searched
     assert space.fixed == fixed
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("interval(0, 1)", "0 to 1"),
+        ("tag(log, int(interval(1, 64)))", "1 to 64, logarithmic"),
+        ("range(0, 7, 2)", "0 to 6 in steps of 2"),
+        ("choice(a,b)", "one of a, b"),
+        ("range(0, 1)", "only 0"),
+        ("interval(0.5, 0.5)", "only 0.5"),
+        ("choice(a)", "only a"),
+    ],
+)
+def test_distributions_are_shown_in_words(word: str, text: str) -> None:
+    (distribution,) = Space.parse([f"x={word}"], None).distributions.values()
+    assert as_text(distribution) == text
+
+
+def test_parameters_are_left_out_by_name() -> None:
+    space = Space.parse(["m=a,b", "x=1,2", "+y=1,2", "z=1,2"], "m")
+    assert list(space.without(["y", "+z"]).distributions) == ["x"]
+    assert space.without([]) == space
+    for name in ("m", "w"):
+        with pytest.raises(UserError, match=rf"leave_out=.*: {name} is not searched.*: x, y, z"):
+            space.without(["x", name])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
 from hydrasweep import storage
+from hydrasweep.agreement import agree
 from hydrasweep.errors import Outage, UserError
 from hydrasweep.stratum import Given
 from hydrasweep.studies import Studies
@@ -167,7 +168,7 @@ def test_of_four_who_start_at_once_one_makes_the_studies_and_fills_them(
         together.wait()
         storage.prepare(place)
         studies = open_studies()
-        studies.agree({"x": "0..1"}, {stratum.value: {} for stratum in studies.strata})
+        agree(studies, {"x": "0..1"}, {stratum.value: {} for stratum in studies.strata})
         studies.join()
         studies.give({"a": [Given({"x": 0.5})]})
         studies.fill(10)

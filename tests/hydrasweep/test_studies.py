@@ -15,6 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from hydrasweep.agreement import agree
 from hydrasweep.errors import UserError
 from hydrasweep.liveness import OWNER
 from hydrasweep.storage import close_storages, prepare
@@ -425,14 +426,25 @@ def test_trial_that_this_process_could_not_end_is_tried_again(open_studies: Open
 
 def test_another_space_is_refused_with_the_difference(open_studies: Open) -> None:
     config = {"": {"epochs": "3"}}
-    open_studies().agree({"lr": "0..1", "n": "3"}, config)
-    open_studies().agree({"n": "3", "lr": "0..1"}, config)
+    agree(open_studies(), {"lr": "0..1", "n": "3"}, config)
+    agree(open_studies(), {"n": "3", "lr": "0..1"}, config)
     with pytest.raises(UserError, match=r"epochs: was 3, now 5(.|\n)*may_change=\[epochs\]"):
-        open_studies().agree({"lr": "0..1", "n": "3"}, {"": {"epochs": "5"}})
+        agree(open_studies(), {"lr": "0..1", "n": "3"}, {"": {"epochs": "5"}})
     with pytest.raises(UserError) as error:
-        open_studies().agree({"lr": "0..2", "m": "1", "n": "3"}, config)
+        agree(open_studies(), {"lr": "0..2", "m": "1", "n": "3"}, config)
     shown = str(error.value)
     assert "study s exists with other settings" in shown
     assert "lr: was 0..1, now 0..2" in shown
     assert "m: was None, now 1" in shown
     assert "n:" not in shown
+    assert "may_change" not in shown  # what is searched may not
+
+
+def test_start_with_some_of_the_strata_is_refused(open_studies: Open) -> None:
+    """Its settings are compared with no other stratum's, whose trials it would not have."""
+    strata = {value: {"model": value, "epochs": "3"} for value in "ab"}
+    agree(open_studies("a", "b"), {"model": "a, b"}, strata)
+    with pytest.raises(UserError, match=r"model: was a, b, now b"):
+        agree(open_studies("b"), {"model": "b"}, {"b": strata["b"] | {"epochs": "5"}})
+    with pytest.raises(UserError, match=r"model: was a, b, now b, c"):
+        agree(open_studies("b", "c"), {"model": "b, c"}, strata | {"c": {"epochs": "5"}})

@@ -508,6 +508,24 @@ def test_another_search_under_the_same_name_is_refused_with_the_difference(
     assert "is finished: 2 trials" in done.out
 
 
+def test_another_sampler_or_pruner_is_told(app: Callable[..., App]) -> None:
+    task, n = app("return cfg.x"), 0
+
+    def told(*words: str) -> list[str]:
+        nonlocal n
+        n += 1
+        done = task(*words, f"hydra.sweeper.n_trials={n}")
+        assert done.code == 0, done.err
+        return [line for line in done.out.splitlines() if " before, now " in line]
+
+    assert told() == told() == []
+    assert told("hydra.sweeper.sampler.seed=7") == ["sampler: seed=6 before, now 7"]
+    assert told("hydra/sweeper/sampler=tpe", "hydra/sweeper/pruner=median") == [
+        "sampler: RandomSampler before, now TPESampler",
+        "pruner: NopPruner before, now MedianPruner",
+    ]
+
+
 NAMES = {
     "as it is": CONFIG,
     "by a setting of the app": CONFIG.replace("study_name: s", "study_name: ${name}") + "name: s\n",

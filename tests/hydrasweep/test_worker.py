@@ -1,5 +1,6 @@
 """What a worker makes of a trial's return value, and of failures."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from apps import CONFIG, App
+from apps import CONFIG, App, Ended
 from omegaconf import OmegaConf
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from hydrasweep.plan import Plan
@@ -20,6 +22,8 @@ from hydrasweep.studies import Studies
 from hydrasweep.worker import as_values, too_many_failures
 
 pytest_plugins = ["sweep_fixtures"]
+
+MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
 
 
 @pytest.fixture
@@ -93,11 +97,10 @@ def tried(plan: Plan) -> Tried:
         ("2", 1, [2.0]),
         ([0.5], 1, [0.5]),
         ((1, 2.5), 2, [1.0, 2.5]),
-        (float("inf"), 1, [float("inf")]),
     ],
 )
 def test_numbers_are_taken_as_objectives(value: Any, n: int, values: list[float]) -> None:
-    assert as_values(value, n) == values
+    assert as_values(value, [MINIMIZE] * n) == values
 
 
 @pytest.mark.parametrize(
@@ -115,8 +118,19 @@ def test_numbers_are_taken_as_objectives(value: Any, n: int, values: list[float]
 )
 def test_anything_else_is_refused_with_what_it_was(value: Any, n: int) -> None:
     with pytest.raises(ValueError, match=rf"must return {n} number\(s\)") as error:
-        as_values(value, n)
+        as_values(value, [MINIMIZE] * n)
     assert repr(value) in str(error.value)
+
+
+def test_objective_may_be_infinitely_bad_and_not_infinitely_good() -> None:
+    inf = math.inf
+    assert as_values(inf, [MINIMIZE]) == [inf]
+    assert as_values(-inf, [MAXIMIZE]) == [-inf]
+    assert as_values([inf, -inf], [MINIMIZE, MAXIMIZE]) == [inf, -inf]
+    for value, directions in ((-inf, [MINIMIZE]), (inf, [MAXIMIZE]), ([1, inf], [MAXIMIZE] * 2)):
+        with pytest.raises(ValueError, match="no trial can beat") as error:
+            as_values(value, directions)
+        assert repr(value) in str(error.value)
 
 
 def test_what_is_no_result_is_a_failure(app: Callable[..., App]) -> None:
@@ -187,6 +201,15 @@ def test_max_failure_rate_is_a_share_of_the_finished(plan: Plan, tried: Tried) -
     assert "2 of 4 trials failed" in reason
 
 
+@pytest.mark.parametrize("limit", [{"max_failures": 3}, {"max_failure_rate": 1.0}])
+def test_limit_that_was_set_is_the_only_one(
+    plan: Plan, tried: Tried, limit: dict[str, float]
+) -> None:
+    studies = tried("Boom: 1", "Boom: 1", "Boom: 1")
+    assert too_many_failures(studies, plan)
+    assert too_many_failures(studies, bearing(plan, **limit)) == ""
+
+
 def test_trials_that_are_tried_again_are_no_failures(plan: Plan, tried: Tried) -> None:
     studies = tried(0.5, "E: 1")
     studies.fill(3)
@@ -230,6 +253,45 @@ def test_first_three_failing_alike_end_the_sweep(app: Callable[..., App], error:
     assert "the first 3 trials failed alike: RuntimeError: no " in done.err
     assert len(done.err.splitlines()) == 1
     assert "Traceback" not in done.out + done.err
+
+
+@pytest.mark.parametrize("limit", ["max_failures=4", "max_failure_rate=1.0"])
+def test_failures_alike_within_the_limit_that_was_set_end_nothing(
+    app: Callable[..., App], limit: str
+) -> None:
+    done = app("raise RuntimeError('no such thing')")(f"hydra.sweeper.{limit}")
+    assert done.states() == ["FAIL"] * 4
+    assert "failed alike" not in done.err
+
+
+@pytest.mark.parametrize("error", ["GeneratorExit", "Own"])
+def test_error_that_is_no_exception_of_pythons_fails_its_trial_alone(
+    app: Callable[..., App], error: str
+) -> None:
+    body = f"""
+        if cfg.x < 0:
+            raise {error}("it ends here")
+        return cfg.x
+    """
+    done = app(body, more="class Own(BaseException): pass")()
+    assert done.code == 0, done.err
+    assert done.states() == ["COMPLETE", "FAIL"] * 2
+    assert done.err == ""
+    assert f"{error}: it ends here" in done.log("001")
+    assert "in task" in done.log("001")
+
+
+@pytest.mark.parametrize(("direction", "good"), [("minimize", "-"), ("maximize", "")])
+def test_trial_that_diverged_is_the_worst_and_none_is_infinitely_good(
+    app: Callable[..., App], direction: str, good: str
+) -> None:
+    task = app("return math.inf if cfg.x > 0.7 else -math.inf if cfg.x < -0.5 else cfg.x")
+    done = task(f"hydra.sweeper.direction={direction}", "hydra.sweeper.report=true")
+    assert done.code == 0, done.err
+    (failed,) = (t for t in done.trials() if t.state == TrialState.FAIL)
+    assert f"returned {good}inf, which no trial can beat" in failed.user_attrs[WHY]
+    assert sum(math.isinf(trial.value) for trial in done.trials() if trial.values) == 1
+    assert math.isfinite(done.study().best_value)
 
 
 def test_max_failures_end_the_sweep(app: Callable[..., App]) -> None:
@@ -395,6 +457,75 @@ def test_output_of_a_trial_goes_to_its_log_and_not_to_the_screen(app: Callable[.
         log = done.log(f"{trial.number:03d}")
         for word in ("logs", "prints", "complains"):
             assert log.count(f"{word} {trial.params['x']}") == 1, log
+
+
+OTHER_OUTPUT = """
+    import ctypes
+    os.write(1, b"by its number\\n")
+    os.system("echo by a shell; echo complains >&2")
+    ctypes.CDLL(None).printf(b"in C\\n")
+    print("prints")
+    return cfg.x
+"""
+
+
+def check_other_output(done: Ended) -> None:
+    assert done.code == 0, done.err
+    events = [line for line in done.out.splitlines() if " 0 steps " in line]
+    assert [line.split()[2] for line in events] == ["COMPLETE"] * 2
+    for trial in done.trials():
+        log = done.log(f"{trial.number:03d}")
+        for word in ("by its number", "by a shell", "complains", "in C", "prints"):
+            assert log.count(word) == 1, log
+            assert word not in done.out + done.err
+
+
+def test_output_of_subprocesses_and_c_goes_to_the_trials_log(app: Callable[..., App]) -> None:
+    """The plan comes before the trials, and what is said of them comes to the screen."""
+    done = app(OTHER_OUTPUT, main="task(); print('after')")("hydra.sweeper.n_trials=2")
+    check_other_output(done)
+    assert done.out.startswith("Study s: 2 trials")
+    assert done.out.endswith("after\n")
+
+
+@pytest.mark.slow
+def test_output_of_subprocesses_and_c_in_a_worker_goes_to_the_trials_log(
+    app: Callable[..., App],
+) -> None:
+    words = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2", "hydra.sweeper.n_trials=2")
+    check_other_output(app(OTHER_OUTPUT)(*words, fresh=True))
+
+
+FORK = """
+    if os.fork() == 0:
+        if cfg.x < 0:
+            raise RuntimeError("the child's")
+        return 7.0
+    os.wait()
+    return cfg.x
+"""
+
+
+def check_children_that_return(done: Ended) -> None:
+    assert done.code == 0, done.err
+    assert [trial.value for trial in done.trials()] == [t.params["x"] for t in done.trials()]
+    assert len(done.study().trials) == 4
+    assert done.out.count("Trials: 4 COMPLETE") == 1
+    for trial in done.trials():
+        told = "RuntimeError: the child's" in done.log(f"{trial.number:03d}")
+        assert told == (trial.params["x"] < 0)
+
+
+def test_child_that_comes_back_from_the_task_function_ends(app: Callable[..., App]) -> None:
+    check_children_that_return(app(FORK)())
+
+
+@pytest.mark.slow
+def test_child_of_a_worker_that_comes_back_from_the_task_function_ends(
+    app: Callable[..., App],
+) -> None:
+    words = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2")
+    check_children_that_return(app(FORK)(*words, fresh=True))
 
 
 def test_apps_own_logging_is_left_as_it_set_it(app: Callable[..., App]) -> None:
