@@ -1,7 +1,7 @@
 """How well a trial's score at a rung foretells the score at its end.
 
 python tests/benchmarks/run.py signal               reads tests/benchmarks/curves.json
-python tests/benchmarks/pruning_signal.py --record  trains anew and writes it, in an hour
+python tests/benchmarks/pruning_signal.py --record  trains what is not in it, an hour for all
 python tests/benchmarks/pruning_signal.py FOLDER    the same of a sweep of any app, unpruned
 
 Kendall's tau between the score after a step and after the last is 1 where both rank the settings
@@ -27,7 +27,7 @@ from scipy.stats import kendalltau, qmc
 CURVES = Path(__file__).with_name("curves.json")
 MODELS, SCHEDULES, SCORES = (
     ("baseline", "cnn", "lenet5"),
-    ("onecycle", "cosine", "linear"),
+    ("onecycle", "linear", "cosine"),
     ("raw", "mean"),
 )
 N_SETTINGS, EPOCHS, RUNGS = 48, 9, (1, 3)
@@ -86,15 +86,21 @@ def epoch_seconds(model: str, size: int) -> float:
 
 
 def record() -> None:
-    """Train all settings, and keep their curves and times."""
-    jobs = [(m, s, p) for s in SCHEDULES for m in MODELS for p in settings()]
-    done = Parallel(2, verbose=5)(delayed(train)(*job) for job in jobs)
-    kept: dict[str, dict[str, list[object]]] = {schedule: {} for schedule in SCHEDULES}
-    for (model, schedule, _), curve in zip(jobs, done, strict=True):
-        if len(curve["raw"]) == EPOCHS:  # type: ignore[arg-type]  # else it diverged
-            kept[schedule].setdefault(model, []).append(curve)
-    seconds = {model: {size: epoch_seconds(model, size) for size in SIZES} for model in MODELS}
-    CURVES.write_text(json.dumps({"seconds": seconds, **kept}, separators=(",", ":")) + "\n")
+    """Train what is not recorded yet, one architecture and schedule after another."""
+    kept: dict[str, dict[str, object]] = {}
+    if CURVES.exists():
+        kept = json.loads(CURVES.read_text())
+    kept.setdefault("seconds", {m: {s: epoch_seconds(m, s) for s in SIZES} for m in MODELS})
+    for schedule in SCHEDULES:
+        for model in MODELS:
+            if model in kept.setdefault(schedule, {}):
+                continue
+            jobs = (delayed(train)(model, schedule, params) for params in settings())
+            done = Parallel(2)(jobs)
+            # What diverged has no curve.
+            kept[schedule][model] = [curve for curve in done if len(curve["raw"]) == EPOCHS]
+            CURVES.write_text(json.dumps(kept, separators=(",", ":")) + "\n")
+            print(schedule, model, flush=True)
 
 
 def tau(curves: Sequence[Sequence[float]], step: int) -> float:
@@ -116,8 +122,7 @@ def measure() -> list[dict[str, str | float]]:
     recorded, rows = json.loads(CURVES.read_text()), []
     for schedule in SCHEDULES:
         for score in SCORES:
-            for model in MODELS:
-                trials = recorded[schedule][model]
+            for model, trials in recorded[schedule].items():
                 curves = [trial[score] for trial in trials]
                 row: dict[str, str | float] = {"schedule, weights": f"{schedule}, {score}"}
                 row |= {"model": model, "settings": len(curves)}
