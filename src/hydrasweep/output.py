@@ -154,10 +154,11 @@ def _row(stratum: Stratum, trial: FrozenTrial) -> dict[str, str]:
 
 
 def _winner_row(winner: Winner) -> dict[str, str]:
+    pruned = f" (pruned after step {n_steps(winner.found)})" if winner.was_pruned else ""
     row = {
         "": winner.stratum or "all",
         "confirmed": str(winner.confirmed),
-        "in the search": f"{winner.searched:.4f}" + (" (pruned)" if winner.was_pruned else ""),
+        "in the search": f"{winner.searched:.4f}{pruned}",
         **{name: _brief(score) for name, score in winner.recorded.items()},
     }
     return row | {name: short(value) for name, value in winner.params.items()}
