@@ -96,8 +96,10 @@ def describe(
     n_trials: int,
     n_workers: int,
     estimates: Mapping[str, float],
+    first: Sequence[str] = (),
 ) -> str:
-    """What the sweep is going to do, and how long that would take without pruning."""
+    """What the sweep is going to do, ``first`` in its own words, and how long that would take
+    without pruning."""
     pruner = str((chosen.pruner or {}).get("_target_", "none")).rpartition(".")[2]
     sampler = str(chosen.sampler["_target_"]).rpartition(".")[2]
     named = zip(settings.directions(chosen), settings.objectives(chosen), strict=True)
@@ -108,6 +110,7 @@ def describe(
     ]
     if plan.space.stratify:
         lines.append(f"  {plan.space.stratify}: {', '.join(plan.space.strata)}, with equal shares")
+    lines += [f"  {line}" for line in first]
     pace = sum(estimates.values()) / max(1, len(estimates)) / n_workers
     if pace:
         each = ", ".join(f"{key} {as_duration(s)}".strip() for key, s in estimates.items())
