@@ -93,9 +93,9 @@ def _take(source: Source, plan: Plan, folder: Path) -> First:
             head = min(own, key=lambda stratum: stratum.value, default=None)
             kept = head.study.user_attrs.get(ENQUEUED, {}) if head else {}
             if str(source) in kept:
-                words = f"first: the best {source.best} of study {source.study}"
-                told = [f"{words}, taken when this sweep began"]
-                return First(kept[str(source)], told, source)
+                given = kept[str(source)]
+                told = f"{_count(source, given, plan.space)}, taken when this sweep began"
+                return First(given, [told], source)
             return _fitting(source, _strata(source, plan, folder), plan)
     finally:
         storage.close_storages()
@@ -223,5 +223,5 @@ def _count(source: Source, settings: Mapping[str, Sequence[Any]], space: Space) 
     if space.stratify:
         counts = ", ".join(f"{value} {len(some)}" for value, some in settings.items())
         return f"first: {best} of each {space.stratify} of study {source.study}: {counts}"
-    n = len(settings[""])
+    n = sum(map(len, settings.values()))
     return f"first: {best if n == source.best else f'{n} of {best}'} of study {source.study}"
