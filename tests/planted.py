@@ -10,7 +10,9 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hydrasweep import page
 from hydrasweep.liveness import OWNER
+from hydrasweep.plots import Sweep
 
 BEGAN = datetime(2026, 1, 2, 3, 4)
 SPACE = {
@@ -91,11 +93,17 @@ def plant(
     return folder
 
 
+def sweep_of(folder: Path, *strata: Sequence[FrozenTrial], direction: str = "maximize") -> Sweep:
+    """A planted sweep with a stratum for each list of trials, as it is read."""
+    studies = {f"/{i}": trials for i, trials in enumerate(strata)}
+    return page.read(plant(folder / "s", studies, [direction]))
+
+
 def searched(n: int = 8) -> list[FrozenTrial]:
     """A search of ``n`` trials, every third pruned after its first epoch."""
     trials = []
     for i in range(n):
-        value = 0.9 + 0.01 * (i % 5)
+        value = 0.9 + 0.01 * (i % 5) - 1e-6 * i
         pruned = i % 3 == 2
         trials.append(
             trial(

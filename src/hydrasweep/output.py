@@ -96,8 +96,10 @@ def describe(
     n_trials: int,
     n_workers: int,
     estimates: Mapping[str, float],
+    first: Sequence[str] = (),
 ) -> str:
-    """What the sweep is going to do, and how long that would take without pruning."""
+    """What the sweep is going to do, ``first`` in its own words, and how long that would take
+    without pruning."""
     pruner = _class_name(chosen.pruner or {})
     if not chosen.resumable and pruner == "PromotionPruner":
         pruner = "SuccessiveHalvingPruner (to pause trials as PromotionPruner, the task function "
@@ -113,6 +115,7 @@ def describe(
         lines.append(f"  left out: {', '.join(chosen.leave_out)}")
     if plan.space.stratify:
         lines.append(f"  {plan.space.stratify}: {', '.join(plan.space.strata)}, with equal shares")
+    lines += [f"  {line}" for line in first]
     pace = sum(estimates.values()) / max(1, len(estimates)) / n_workers
     if pace:
         each = ", ".join(f"{key} {as_duration(s)}".strip() for key, s in estimates.items())
@@ -172,10 +175,11 @@ def _row(stratum: Stratum, trial: FrozenTrial) -> dict[str, str]:
 
 
 def _winner_row(winner: Winner) -> dict[str, str]:
+    pruned = f" (pruned after step {n_steps(winner.found)})" if winner.was_pruned else ""
     row = {
         "": winner.stratum or "all",
         "confirmed": str(winner.confirmed),
-        "in the search": f"{winner.searched:.4f}" + (" (pruned)" if winner.was_pruned else ""),
+        "in the search": f"{winner.searched:.4f}{pruned}",
         **{name: _brief(score) for name, score in winner.recorded.items()},
     }
     return row | {name: short(value) for name, value in winner.params.items()}

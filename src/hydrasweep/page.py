@@ -24,6 +24,7 @@ from optuna.study import StudyDirection
 from sqlalchemy import URL
 
 from hydrasweep import files, output, plots, results, settings, storage
+from hydrasweep.budgets import MIN_TRIALS, budgets
 from hydrasweep.errors import UserError, without_password
 from hydrasweep.plots import COLOURS, Sweep
 from hydrasweep.stratum import N_TRIALS, Stratum
@@ -136,9 +137,9 @@ def _render(sweeps: Sequence[Sweep]) -> str:
         "planned": _planned,
     }  # fmt: skip
     return templates.get_template("page.html").render(
-        sweeps=sweeps, optuna=optuna, plots=plots, results=results, recorded=recorded,
-        origin=origin, font=FONT, made=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        plotly=Markup(get_plotlyjs()),
+        sweeps=sweeps, optuna=optuna, plots=plots, results=results, recorded=recorded, font=FONT,
+        origin=origin, budgets_of=budgets, min_trials=MIN_TRIALS,
+        made=datetime.now().strftime("%Y-%m-%d %H:%M"), plotly=Markup(get_plotlyjs()),
     )  # fmt: skip
 
 

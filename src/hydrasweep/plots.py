@@ -1,4 +1,7 @@
-"""The figures of a report: Optuna's own, of all strata in one study."""
+"""The figures of a report: Optuna's own, of all strata in one study.
+
+Those that show the parameters are in ``budgets``.
+"""
 
 import copy
 import math
@@ -29,10 +32,6 @@ if TYPE_CHECKING:  # it takes a second; optuna.visualization imports it when it 
 # plotly.colors.qualitative.D3
 COLOURS = ["#1F77B4", "#FF7F0E", "#2CA02C", "#D62728", "#9467BD", "#8C564B", "#E377C2", "#7F7F7F",
            "#BCBD22", "#17BECF"]  # fmt: skip
-N_TOP = 5  # so many of the best PED-ANOVA wants at least, to compare them with the others
-MIN_TRIALS = 4 * N_TOP  # what fewer show is chance
-MAX_PARAMS = 4  # in a figure
-MAX_CONTOUR_TRIALS = 100  # a browser takes a minute for a few hundred
 
 
 @dataclass(frozen=True)
@@ -58,34 +57,30 @@ class Sweep:
 
 
 class View:
-    """One objective of a sweep's search.
-
-    Optuna's plots leave out pruned trials, which may be nearly all: in ``study`` every trial with
-    a value is complete. A trial that diverged would flatten all others: its value is limited to
-    Tukey's fence, where ``range``, the axis, ends.
-    """
+    """One objective of a sweep's search, its values on an axis of ``range``."""
 
     def __init__(self, sweep: Sweep, i: int) -> None:
         self.sweep, self.part, self.name = sweep, slice(i, i + 1), sweep.objectives[i]
-        merged = merge(sweep.search.trials(), sweep, self.part)
-        sign = 1 if merged.direction == StudyDirection.MAXIMIZE else -1
-        trials = [t for t in merged.trials if t.values and math.isfinite(t.values[0])]
-        values = [sign * trial.values[0] for trial in trials]
-        worst, best = min(values, default=0.0), max(values, default=0.0)
-        low, _, high = quantiles(values if len(values) > 1 else (0, 0), n=4, method="inclusive")
-        if high > low:
-            worst = max(worst, low - 1.5 * (high - low))
-        margin = 0.05 * (best - worst)
-        self.range = sorted([sign * (worst - margin), sign * (best + margin)]) if margin else None
-        self.study = optuna.create_study(direction=merged.direction)
-        for trial, value in zip(trials, values, strict=True):
-            trial.state, trial.value = TrialState.COMPLETE, sign * max(value, worst)
-            self.study.add_trial(trial)
+        trials = [trial for _, trial in sweep.search.trials() if trial.values]
+        values = [t.values[i] for t in trials if math.isfinite(t.values[i])]
+        low, high = limits(values, sweep.search.head.directions[i])
+        margin = 0.05 * (high - low)
+        self.range = [low - margin, high + margin] if margin else None
 
     @cached_property
     def figures(self) -> dict[str, list["go.Figure"]]:
         """All that there are trials enough for."""
-        return {"history": history([self]), "curves": _curves(self), **_by_parameter(self)}
+        return {"history": history([self]), "curves": _curves(self)}
+
+
+def limits(values: Sequence[float], direction: StudyDirection) -> tuple[float, float]:
+    """The ends of an axis. A trial that diverged would flatten all others: the worse end is no
+    further away than Tukey's fence."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    first, _, third = quantiles(values if len(values) > 1 else (0, 0), n=4, method="inclusive")
+    if (reach := 1.5 * (third - first)) and direction == StudyDirection.MAXIMIZE:
+        return max(low, first - reach), high
+    return low, min(high, third + reach) if reach else high
 
 
 def merge(
@@ -150,38 +145,6 @@ def _curves(view: View) -> list["go.Figure"]:
         trace.line.color = COLOURS[i % len(COLOURS)]
         trace.opacity = 0.3 if trial.state == TrialState.PRUNED else 1.0
     return [figure.update_yaxes(title=view.name, range=view.range)]
-
-
-def _by_parameter(view: View) -> dict[str, list["go.Figure"]]:
-    """What shows the parameters that had several values."""
-    # It imports scikit-learn, which takes seconds.
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-
-    draw = optuna.visualization
-    study, trials, figures = view.study, view.study.trials, {}
-    tried = sorted({(key, str(value)) for trial in trials for key, value in trial.params.items()})
-    keys = [key for key, _ in tried]
-    names = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
-    if names:
-        drawn = draw.plot_parallel_coordinate(study, target_name=view.name)
-        figures["parallel"] = [drawn.update_annotations(bgcolor="white")]
-        parts = [names[i : i + MAX_PARAMS] for i in range(0, len(names), MAX_PARAMS)]
-        slices = [draw.plot_slice(study, part, target_name=view.name) for part in parts]
-        figures["slices"] = [drawn.update_layout(width=None, height=340) for drawn in slices]
-    n_top = max(N_TOP, len(trials) // 10)
-    if names and len(trials) >= MIN_TRIALS and len({trial.value for trial in trials}) > n_top:
-        evaluator = PedAnovaImportanceEvaluator(target_quantile=n_top / len(trials))
-        drawn = draw.plot_param_importances(study, evaluator, names)
-        figures["importances"] = [drawn.update_xaxes(title=f"Importance for {view.name}")]
-        shared = [name for name in names if all(name in trial.params for trial in trials)]
-        ranked = list(get_param_importances(study, evaluator=evaluator, params=shared))
-        if len(ranked) > 1:
-            some = optuna.create_study(directions=study.directions)
-            some.add_trials(trials[:: len(trials) // MAX_CONTOUR_TRIALS + 1])
-            drawn = draw.plot_contour(some, ranked[:MAX_PARAMS], target_name=view.name)
-            height = 80 + 230 * min(len(ranked), MAX_PARAMS)
-            figures["contours"] = [drawn.update_layout(height=height)]
-    return figures
 
 
 def timeline(sweep: Sweep) -> list["go.Figure"]:

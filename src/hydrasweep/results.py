@@ -88,6 +88,7 @@ def _summary(row: Row, stratify: str | None) -> dict[str, Any]:
     summary = {
         "number": origin(trial),
         "values": trial.values,
+        "steps": n_steps(trial),  # after which it had them
         "params": settings(row, stratify),
         "folder": stratum.label(trial),
     }

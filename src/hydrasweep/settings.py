@@ -66,7 +66,8 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # Seconds after which no new trial begins.
     timeout: float | None = None
 
-    # Settings to try first, such as [{optimizer.lr: 0.01, data.batch_size: 64}].
+    # Settings to try first, such as [{optimizer.lr: 0.01, data.batch_size: 64}]; an entry
+    # {study: NAME, best: 5} stands for the best five of another study, of each stratum.
     enqueue: list[Any] = field(default_factory=list)
 
     # So many failed trials are borne; one more ends the sweep. Null: any number, but for

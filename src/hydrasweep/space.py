@@ -138,10 +138,20 @@ class Space:
         for chosen in suggestions:
             settings = chosen if isinstance(chosen, dict) else {"": chosen}
             for name, value in settings.items():
-                if name != self.stratify and not _holds(self.distributions.get(name), value):
+                if name != self.stratify and not self.holds(name, value):
                     raise UserError(
                         f"hydra.sweeper.enqueue={chosen}: {name}={value} is not in the space"
                     )
+
+    def holds(self, name: str, value: Any) -> bool:
+        """Whether a parameter may have a value."""
+        distribution = self.distributions.get(name)
+        try:
+            return distribution is not None and distribution._contains(
+                distribution.to_internal_repr(value)
+            )
+        except (TypeError, ValueError):
+            return False
 
     def record(self) -> dict[str, str]:
         """The space as words that two starts of one study can be compared by."""
@@ -216,15 +226,6 @@ def _read(choice: Any) -> Any:
     if not isinstance(choice, str):
         return choice
     return OverridesParser.create().parse_override(f"key={choice}").value()
-
-
-def _holds(distribution: BaseDistribution | None, value: Any) -> bool:
-    try:
-        return distribution is not None and distribution._contains(
-            distribution.to_internal_repr(value)
-        )
-    except (TypeError, ValueError):
-        return False
 
 
 def _key(word: str) -> str:

@@ -255,8 +255,19 @@ def make_lock(node: DictConfig) -> AbstractContextManager[Any]:
     )
 
 
-def _lock_file(node: DictConfig) -> Path | None:
+def exists(node: DictConfig) -> bool:
+    """Whether there is such a storage already, or a server that may have it."""
+    path = _file(node)
+    return path is None or path.exists()
+
+
+def _file(node: DictConfig) -> Path | None:
     path = sqlite_file(node) or OmegaConf.select(node, "log_storage.file_path")  # a journal's
+    return Path(path) if path else None
+
+
+def _lock_file(node: DictConfig) -> Path | None:
+    path = _file(node)
     return Path(f"{path}.queue.lock") if path else None  # a journal has a .lock of its own
 
 

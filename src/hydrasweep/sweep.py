@@ -12,7 +12,7 @@ import optuna
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydrasweep import check, files, output, registry, results, settings, storage, winners
+from hydrasweep import check, enqueue, files, output, registry, results, settings, storage, winners
 from hydrasweep.agreement import agree
 from hydrasweep.compose import Composer, flat
 from hydrasweep.errors import Outage, UserError, plain_exit
@@ -38,6 +38,7 @@ class Sweep:
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.composer = Composer(hydra_context.config_loader, config)
+        self.first: list[enqueue.First] = []  # what is tried first
         # The app's setting that takes fresh seeds.
         self.seed = self.settings.confirm.seed if settings.confirms(self.settings) else ""
 
@@ -52,7 +53,8 @@ class Sweep:
                 plan = self._plan(arguments)
                 estimates = check.try_corners(plan, self.config, self.composer)
                 n_trials = self._n_trials(plan)
-                print(output.describe(plan, self.settings, n_trials, n_workers, estimates))
+                first = [line for each in self.first for line in each.told]
+                print(output.describe(plan, self.settings, n_trials, n_workers, estimates, first))
                 if self.settings.dry_run or not n_trials:
                     return
             command = output.resume_command(self.config, plan.name)
@@ -95,14 +97,11 @@ class Sweep:
 
     def _given(self, plan: Plan) -> dict[str, list[Given]]:
         """The settings that each stratum tries first: those to enqueue, and a grid's points."""
-        enqueued: Any = OmegaConf.to_container(self.settings.enqueue)
-        enqueued = [plan.space.as_point(each) for each in enqueued]
-        if not self.settings.custom_search_space:  # which knows more names
-            plan.space.check(enqueued)
+        self.first = enqueue.first(plan, Path(self.config.hydra.sweep.dir))
         points = plan.space.grid() if settings.is_grid(self.settings.sampler) else []
         return {
             value: [
-                *(Given(params) for params in plan.space.of_stratum(enqueued, value)),
+                *(Given(params) for each in self.first for params in each.settings.get(value, ())),
                 *(Given(point, plan.space.distributions) for point in points),
             ]
             for value in plan.space.strata
@@ -166,6 +165,8 @@ class Sweep:
         self._claim(folder, search)
         self._tell_changes(search)
         search.fill(self._n_trials(plan))
+        for each in self.first:
+            each.remember(search)
         kept: Any = OmegaConf.to_container(self.config, enum_to_str=True)  # no secret resolved
         kept["hydra"]["sweeper"]["study_name"] = plan.name
         for name, content in (("multirun", kept), ("environment", output.environment())):

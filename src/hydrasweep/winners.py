@@ -18,7 +18,7 @@ from hydrasweep import files
 from hydrasweep.space import as_key, as_name
 from hydrasweep.stratum import Given, Stratum, label
 from hydrasweep.studies import Studies
-from hydrasweep.trials import CONFIRM, FINAL, SEARCH, origin, recorded
+from hydrasweep.trials import CONFIRM, FINAL, SEARCH, n_steps, origin, recorded
 
 SEEDS = IntDistribution(0, 2**31 - 1)
 
@@ -84,7 +84,11 @@ class Winner:
         """As plain data, for a file."""
         return {
             "params": ({stratify: self.stratum} if stratify else {}) | self.params,
-            "search": {"number": origin(self.found), "value": self.searched},
+            "search": {
+                "number": origin(self.found),
+                "value": self.searched,
+                "steps": n_steps(self.found),
+            },
             "confirm": self.confirmed.record() | {"n_failed": self.n_failed},
             "final": {name: score.record() for name, score in self.recorded.items()},
         }

@@ -197,7 +197,7 @@ def test_end_tells_the_best_what_was_saved_and_who_won(search: Studies) -> None:
     assert "2 COMPLETE, 1 PRUNED" in rest
     assert "Pruning saved 8 steps" in rest
     assert "0.3750 ± 0.1768 (n=2)" in rest
-    assert "0.9000 (pruned)" in rest
+    assert "0.9000 (pruned after step 1)" in rest
     assert "test/score" in rest
     assert "0.6250" in rest
     assert "cnn failed on 1 seeds" in rest
@@ -216,7 +216,7 @@ def test_sweeps_run_ends_with_counts_the_best_and_the_winners(search: Studies) -
     }
     assert tags["best.cnn"].startswith("#1 [0.75] {")
     assert "best.mlp" not in tags
-    assert json.loads(tags["winner.cnn"])["search"] == {"number": 2, "value": 0.9}
+    assert json.loads(tags["winner.cnn"])["search"] == {"number": 2, "value": 0.9, "steps": 1}
 
 
 @pytest.mark.parametrize(

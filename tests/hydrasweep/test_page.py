@@ -160,6 +160,17 @@ def test_one_file_holds_every_section_and_loads_nothing(finished: Path) -> None:
         assert ("plotly-graph-div" in part) == (title in SECTIONS[1:8]), title
 
 
+def test_figures_of_parameters_say_what_step_they_compare_trials_after(finished: Path) -> None:
+    sections = parts(finished / "report.html")
+    for title in ("Hyperparameter importance", "Parallel coordinates", "Slices", "Contours"):
+        part = re.sub("<template>.*?</template>", "", sections[title], flags=re.DOTALL)
+        assert re.search(r"<p>After step 1, which 48 trials reached\. ", part), title
+        assert "<summary>After step 3, which 32 trials reached</summary>" in part, title
+        assert part.count("plotly-graph-div") == 1
+        assert "accuracy after step 1" in part
+        assert "accuracy after step 3" in sections[title]
+
+
 def test_what_pruning_saved_and_the_winners_pictures(finished: Path) -> None:
     sections = parts(finished / "report.html")
     head, cnn, _, both = table(sections["Saved by pruning"])
@@ -413,9 +424,15 @@ WATCH = """<script>
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
 def test_all_figures_are_drawn_from_disk_alone(finished: Path, tmp_path: Path) -> None:
     compared = page.compare([finished, finished])
-    for path, n_figures in ((finished / "report.html", 7), (compared, 1)):
+    report = finished / "report.html"
+    for path, details, n_figures in (
+        (report, "<details", 7),
+        (report, "<details open", 11),
+        (compared, "", 1),
+    ):
         watched = tmp_path / path.name
-        watched.write_text(path.read_text().replace("<head>", f"<head>{WATCH}"))
+        text = path.read_text().replace("<head>", f"<head>{WATCH}")
+        watched.write_text(text.replace("<details", details))
         words = "--headless --no-sandbox --disable-gpu --no-first-run --disable-sync"
         words += " --disable-background-networking --disable-component-update"
         words += f" --user-data-dir={tmp_path / 'profile'} --window-size=1600,1200"
@@ -426,6 +443,7 @@ def test_all_figures_are_drawn_from_disk_alone(finished: Path, tmp_path: Path) -
         (root,) = re.findall(r"<html[^>]*>", shown)
         assert 'data-loaded="0"' in root
         assert "data-error" not in root, root
+        shown = re.sub("<template>.*?</template>", "", shown, flags=re.DOTALL)
         assert shown.count('class="plotly-graph-div') == n_figures
         drawn = r'class="plotly-graph-div.*?class="main-svg.*?class="infolayer'
         assert len(re.findall(drawn, shown, re.DOTALL)) == n_figures

@@ -202,7 +202,7 @@ def test_several_objectives_have_a_column_each(tmp_path: Path) -> None:
 def test_summary_has_counts_and_the_best_of_each_stratum(tmp_path: Path) -> None:
     studies = studies_of(
         ["maximize"],
-        cnn=[trial(TrialState.COMPLETE, 0.5), trial(TrialState.COMPLETE, 0.75)],
+        cnn=[trial(TrialState.COMPLETE, 0.5), trial(TrialState.COMPLETE, 0.75, steps=3)],
         lenet5=[trial(TrialState.FAIL)],
     )
     results.write_all({SEARCH: studies}, tmp_path, "model")
@@ -212,6 +212,7 @@ def test_summary_has_counts_and_the_best_of_each_stratum(tmp_path: Path) -> None
     assert summary["best"]["lenet5"] == []
     (best,) = summary["best"]["cnn"]
     assert (best["number"], best["values"], best["folder"]) == (1, [0.75], "cnn-001")
+    assert best["steps"] == 3
     assert best["params"]["model"] == "cnn"
     stock = OmegaConf.load(tmp_path / "optimization_results.yaml")
     assert (stock.best_value, stock.best_params.model) == (0.75, "cnn")

@@ -230,7 +230,7 @@ def test_files_hold_the_winners_and_every_confirming_trial(phases: Phases, tmp_p
         "n_failed": 0,
     }
     assert summary.winners.a.params == {"model": "a", "x": 0.5}
-    assert summary.winners.a.search == {"number": 0, "value": 0.9}
+    assert summary.winners.a.search == {"number": 0, "value": 0.9, "steps": 9}
     header, *rows = (tmp_path / "confirmation.csv").read_text().splitlines()
     assert header == "phase,number,state,value,steps,duration_s,model,x,seed"
     assert [row.split(",")[:2] for row in rows] == [["confirm", str(i)] for i in range(3)]

@@ -1,0 +1,239 @@
+"""Figures of parameters compare trials after the same step."""
+
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from planted import SPACE, plant, searched, sweep_of, trial
+
+from hydrasweep import budgets, page, storage
+from hydrasweep.budgets import Budget
+
+DRAWN = {"parallel", "slices", "importances", "contours"}
+COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    storage.close_storages()
+
+
+def values(budget: Budget) -> list[float | None]:
+    return sorted(trial.value for trial in budget.study.trials)
+
+
+def steps_of(folder: Path, *trials: FrozenTrial) -> list[int | None]:
+    return budgets.steps(sweep_of(folder, trials))
+
+
+def test_trials_are_compared_after_the_first_step_that_all_of_them_have(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, searched(9), searched(3))
+    assert budgets.steps(sweep) == [1, 3]
+    first, last = (Budget(sweep, 0, step) for step in (1, 3))
+    trials = [*searched(9), *searched(3)]
+    assert values(first) == sorted(t.intermediate_values[1] for t in trials)
+    complete = [t for t in trials if t.state == COMPLETE]
+    assert values(last) == sorted(t.values[0] for t in complete)
+    assert first.label == "After step 1, which 12 trials reached"
+    assert last.label == "After step 3, which 8 trials reached"
+    assert first.target == "val/accuracy after step 1"
+    assert [t.params["model"] for t in first.study.trials].count("1") == 3
+
+
+def test_going_on_does_not_make_a_setting_look_better(tmp_path: Path) -> None:
+    """A pruner that lets large batches go on, though dropout alone decides the value."""
+    rng, trials = random.Random(0), []
+    for i in range(40):
+        dropout, lr = rng.uniform(0, 0.5), 10 ** rng.uniform(-4, -1)
+        size = rng.choice([32, 64, 128])
+        n_steps = 9 if size == 128 else 1
+        reports = [step / 10 - dropout / 20 for step in range(1, n_steps + 1)]
+        state = COMPLETE if n_steps == 9 else PRUNED
+        settings = {"lr": lr, "dropout": dropout, "batch_size": size}
+        trials.append(trial(reports[-1], state=state, reports=reports, minute=i, **settings))
+    sweep = sweep_of(tmp_path, trials)
+    assert budgets.steps(sweep) == [1, 9]
+    figures = Budget(sweep, 0, 1).figures
+    assert figures["importances"][0].data[0].y[-1] == "model.dropout"
+    seen = [list(trace.y) for trace in figures["slices"][0].data]
+    assert {round(y, 3) for ys in seen for y in ys} <= {round(0.1 - i / 1000, 3) for i in range(26)}
+
+
+def test_trial_is_shown_where_it_has_a_value_and_did_not_fail(tmp_path: Path) -> None:
+    some = {"lr": 0.1, "dropout": 0.1}
+    sweep = sweep_of(
+        tmp_path,
+        [
+            trial(0.5, reports=[0.1, 0.2, 0.5], **some),
+            trial(0.3, state=PRUNED, reports=[0.15, 0.3], **some),
+            trial(state=TrialState.RUNNING, reports=[0.4], **some),
+            trial(state=FAIL, reports=[0.9], **some),
+            trial(0.9, **some),
+            trial(state=TrialState.WAITING),
+        ],
+    )
+    assert budgets.steps(sweep) == [2, 3]
+    shown = [values(Budget(sweep, 0, step)) for step in (1, 2, 3)]
+    assert shown == [[0.1, 0.15, 0.4], [0.2, 0.3], [0.5]]
+
+
+def test_without_a_step_that_all_have_it_is_the_end_of_complete_trials(tmp_path: Path) -> None:
+    ended = [trial(0.5, lr=0.1), trial(0.7, lr=0.01), trial(0.6, state=PRUNED, lr=0.1)]
+    apart = [trial(0.5, reports=[0.4, 0.5], lr=0.1), trial(0.7, lr=0.01)]
+    apart[1].intermediate_values = {10: 0.7}
+    apart += [trial(0.6, state=PRUNED, reports=[0.6], lr=0.1)]
+    for name, trials in (("none", ended), ("apart", apart)):
+        sweep = sweep_of(tmp_path / name, trials)
+        (step,) = budgets.steps(sweep)
+        assert step is None
+        budget = Budget(sweep, 0, step)
+        assert values(budget) == [0.5, 0.7]
+        assert budget.target == "val/accuracy"
+        told = "Final values of 2 complete trials, as there is no step that all trials reported"
+        assert budget.label == told
+
+
+def test_several_objectives_are_compared_by_their_final_values(tmp_path: Path) -> None:
+    trials = [trial(0.5, 3.0, lr=0.1), trial(0.7, 4.0, lr=0.01)]
+    objective = {"objective": ["val/accuracy", "seconds"]}
+    folder = plant(tmp_path / "s", {"": trials}, ["maximize", "minimize"], objective)
+    ((one, two),) = budgets.budgets(page.read(folder))
+    assert (one.step, one.target, values(one)) == (None, "val/accuracy", [0.5, 0.7])
+    assert (two.step, two.target, values(two)) == (None, "seconds", [3.0, 4.0])
+
+
+def test_steps_to_choose_from_are_few_and_reach_to_the_end(tmp_path: Path) -> None:
+    trials = [
+        trial(0.5, state=PRUNED, reports=[0.5] * n, lr=0.1 / n, minute=n) for n in range(2, 40)
+    ]
+    first, *others = steps_of(tmp_path, *trials)
+    assert first == 2
+    assert len(others) == budgets.MAX_STEPS - 1
+    assert others == sorted(others, key=int)
+    assert others[-1] == 39
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
+def test_trial_that_diverged_leaves_room_for_the_others(
+    tmp_path: Path, direction: str, sign: int
+) -> None:
+    ends = [sign * value for value in (0.90, 0.91, 0.92, 0.93, 0.94, -1e6)]
+    trials = [trial(value, lr=10 ** -(i + 1)) for i, value in enumerate(ends[:4])]
+    trials += [trial(value, lr=0.05) for value in (*ends[4:], math.inf)]
+    sweep = sweep_of(tmp_path, trials, direction=direction)
+    shown = values(Budget(sweep, 0, None))
+    assert len(shown) == 6
+    assert 0.5 < min(sign * value for value in shown) < 0.9
+    axis = sweep.views[0].range
+    assert axis is not None
+    low, high = sorted(sign * end for end in axis)
+    assert 0.5 < low < 0.9
+    assert 0.94 < high < 1.1
+
+
+def drawn(rng: random.Random, n: int) -> list[FrozenTrial]:
+    """Of a search at random in which the learning rate matters, and noise."""
+    trials = []
+    for i in range(n):
+        lr, dropout = 10 ** rng.uniform(-4, -1), rng.uniform(0, 0.5)
+        value = -((math.log10(lr) + 2.3) ** 2) + rng.gauss(0, 0.3)
+        size = rng.choice([32, 64, 128])
+        trials.append(trial(value, minute=i, lr=lr, dropout=dropout, batch_size=size))
+    return trials
+
+
+def test_importance_is_given_with_its_standard_error(tmp_path: Path) -> None:
+    """Which is what it differs by from one search to the next."""
+    found, errors = [], []
+    for i in range(12):
+        sweep = sweep_of(tmp_path / str(i), drawn(random.Random(i), 30))
+        (figure,) = Budget(sweep, 0, None).figures["importances"]
+        (bars,) = figure.data
+        assert sum(bars.x) == pytest.approx(1)
+        assert all("±" in text for text in figure.layout.yaxis.ticktext)
+        i = bars.y.index("optimizer.lr")
+        found.append(bars.x[i])
+        errors.append(bars.error_x.array[i])
+    assert stdev(found) == pytest.approx(sum(errors) / len(errors), rel=0.5)
+
+
+def test_same_trials_have_the_same_importance(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, drawn(random.Random(0), 30))
+    one, two = (Budget(sweep, 0, None).figures["importances"][0].to_json() for _ in range(2))
+    assert one == two
+
+
+def test_importance_and_contours_take_enough_trials(tmp_path: Path) -> None:
+    few = sweep_of(tmp_path / "few", searched(9), searched(8))
+    enough = sweep_of(tmp_path / "enough", searched(12), searched(10))
+    assert set(Budget(few, 0, 1).figures) == {"parallel", "slices"}
+    assert set(Budget(enough, 0, 1).figures) == DRAWN
+    assert set(Budget(enough, 0, 3).figures) == {"parallel", "slices"}  # 15 came so far
+
+
+def test_strata_may_search_different_things(tmp_path: Path) -> None:
+    spaces: list[dict[str, Any]] = [
+        {
+            "lr": FloatDistribution(1e-4, 1e-1, log=True),
+            "width": CategoricalDistribution([16, 64]),
+            "depth": IntDistribution(1, 8),
+            "only_here": FloatDistribution(0, 1),
+        },
+        {
+            "lr": FloatDistribution(-1.0, 1.0),
+            "width": IntDistribution(8, 64),
+            "depth": CategoricalDistribution([1, 2, "deep"]),
+            "elsewhere": CategoricalDistribution([None, True, "x"]),
+        },
+    ]
+    strata = []
+    for space in spaces:
+        ends = [getattr(d, "choices", None) or (d.low, d.high) for d in space.values()]
+        strata.append(
+            [
+                trial(i / 100 + i % 7, space=space, minute=i, **{
+                    name: end[i % len(end)] for name, end in zip(space, ends, strict=True)
+                })
+                for i in range(15)
+            ]
+        )  # fmt: skip
+    sweep = sweep_of(tmp_path, *strata)
+    assert set(sweep.views[0].figures) == {"history", "curves"}
+    budget = Budget(sweep, 0, None)
+    assert set(budget.figures) == DRAWN
+    names = {name for t in budget.study.trials for name in t.params}
+    assert names == {"model", "lr", "width", "depth", "only_here", "elsewhere"}
+    assert all(isinstance(t.params["width"], str) for t in budget.study.trials)
+
+
+def test_contours_are_of_what_all_trials_have_and_of_few_trials(tmp_path: Path) -> None:
+    space = {f"p{i}": FloatDistribution(0, 1) for i in range(7)}
+    trials = [
+        trial(
+            i / 300,
+            space=space,
+            minute=i,
+            **{name: (i * (7 + k) % 300) / 300 for k, name in enumerate(space)},
+        )
+        for i in range(300)
+    ]
+    figures = Budget(page.read(plant(tmp_path / "many", {"": trials})), 0, None).figures
+    (contours,) = figures["contours"]
+    points = [trace for trace in contours.data if trace.type == "scatter" and trace.x]
+    assert len(points) == budgets.MAX_PARAMS * (budgets.MAX_PARAMS - 1)
+    assert all(len(trace.x) <= budgets.MAX_CONTOUR_TRIALS for trace in points)
+    assert len(figures["slices"]) == 2
+
+
+def test_space_of_planted_sweeps_is_drawn_whole(tmp_path: Path) -> None:
+    (parallel,) = Budget(sweep_of(tmp_path, searched(), searched(4)), 0, 1).figures["parallel"]
+    names = parallel.layout.xaxis.ticktext
+    assert names[0] == "val/accuracy after step 1"
+    assert set(names[1:]) == {"model", *SPACE} - {"seed"}
