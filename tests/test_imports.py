@@ -16,7 +16,7 @@ FILES = {
 }
 SWEEPER = [name for name in FILES if name.split(".")[0] == "hydrasweep"]
 APPLICATION = [name for name in FILES if name not in SWEEPER]
-TRAINS = ("accelerate", "augmentation", "data", "layers", "models", "seal", "tasks", "training")
+TRAINS = ("accelerate", "augmentation", "data", "layers", "models", "seal", "tasks", "training", "averaging")
 
 
 def imports(module: str, *, top_level: bool = False) -> set[str]:

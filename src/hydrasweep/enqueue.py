@@ -15,12 +15,13 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from hydrasweep import results, storage
+from hydrasweep.agreement import SPACE
 from hydrasweep.errors import UserError
 from hydrasweep.plan import Plan
 from hydrasweep.settings import directions
-from hydrasweep.space import Space, as_word
-from hydrasweep.stratum import Stratum, as_key
-from hydrasweep.studies import SPACE, Studies
+from hydrasweep.space import Space, as_key, as_word
+from hydrasweep.stratum import Stratum
+from hydrasweep.studies import Studies
 from hydrasweep.trials import MARK
 
 ENQUEUED = f"{MARK}enqueued"  # a study's user attribute: what it has taken, by source and stratum
