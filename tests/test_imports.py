@@ -16,7 +16,17 @@ FILES = {
 }
 SWEEPER = [name for name in FILES if name.split(".")[0] == "hydrasweep"]
 APPLICATION = [name for name in FILES if name not in SWEEPER]
-TRAINS = ("accelerate", "augmentation", "data", "layers", "models", "seal", "tasks", "training", "averaging")
+TRAINS = (
+    "accelerate",
+    "augmentation",
+    "averaging",
+    "data",
+    "layers",
+    "models",
+    "seal",
+    "tasks",
+    "training",
+)
 
 
 def imports(module: str, *, top_level: bool = False) -> set[str]:

@@ -23,7 +23,7 @@ from hydrasweep.space import as_word
 from hydrasweep.stratum import Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trials import n_steps, origin
-from hydrasweep.winners import Score, Winner
+from hydrasweep.winners import Winner
 
 
 def name_key(config: DictConfig) -> str | None:
@@ -180,15 +180,9 @@ def _winner_row(winner: Winner) -> dict[str, str]:
         "": winner.stratum or "all",
         "confirmed": str(winner.confirmed),
         "in the search": f"{winner.searched:.4f}{pruned}",
-        **{name: _brief(score) for name, score in winner.recorded.items()},
+        **{name: score.brief() for name, score in winner.recorded.items()},
     }
     return row | {name: short(value) for name, value in winner.params.items()}
-
-
-def _brief(score: Score) -> str:
-    digits = 4 if abs(score.mean) < 10 else 1 if abs(score.mean) < 1000 else 0
-    sd = f" ± {score.sd:.{digits}f}" if score.sd else ""
-    return f"{score.mean:,.{digits}f}{sd}"
 
 
 def _table(title: str, rows: Sequence[Mapping[str, str]]) -> str:

@@ -8,6 +8,7 @@ read.
 import base64
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import datetime
@@ -134,7 +135,7 @@ def _render(sweeps: Sequence[Sweep]) -> str:
         "plot": _plot, "pictures": _pictures, "verdict": _verdict, "yaml": OmegaConf.to_yaml,
         "masked": lambda text: SECRET.sub(r"\1***", without_password(text)), "steps": n_steps,
         "short": output.short, "duration": output.as_duration, "seconds": seconds,
-        "planned": _planned,
+        "planned": _planned, "reached": _reached,
     }  # fmt: skip
     return templates.get_template("page.html").render(
         sweeps=sweeps, optuna=optuna, plots=plots, results=results, recorded=recorded, font=FONT,
@@ -169,6 +170,13 @@ def _verdict(sweep: Sweep) -> str:
 def _planned(stratum: Stratum) -> int:
     """How many trials a stratum is to have."""
     return max(stratum.study.user_attrs.get(N_TRIALS, 0), len(stratum.trials()))
+
+
+def _reached(stratum: Stratum) -> str:
+    """How many of its trials ended after how many steps."""
+    ended = (trial for trial in stratum.trials() if trial.state.is_finished())
+    steps = sorted(Counter(map(n_steps, ended)).items())
+    return ", ".join(f"{n} at {step}" for step, n in steps) if any(s for s, _ in steps) else "—"
 
 
 def _pictures(sweep: Sweep) -> dict[str, str]:

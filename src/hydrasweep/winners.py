@@ -42,6 +42,12 @@ class Score:
         sd = f" ± {self.sd:.4f}" if self.sd is not None else ""
         return f"{self.mean:.4f}{sd} (n={len(self.values)})"
 
+    def brief(self) -> str:
+        """With digits that suit its size, and no deviation of 0."""
+        digits = 4 if abs(self.mean) < 10 else 1 if abs(self.mean) < 1000 else 0
+        sd = f" ± {self.sd:.{digits}f}" if self.sd else ""
+        return f"{self.mean:,.{digits}f}{sd}"
+
     def record(self) -> dict[str, Any]:
         """As plain data, for a file."""
         return {"mean": self.mean, "sd": self.sd, "n": len(self.values), "values": self.values}
