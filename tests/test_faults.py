@@ -203,7 +203,7 @@ def test_sweep_on_a_full_disk_resumes_once_there_is_room(script: Script, root: P
         assert done.returncode == 1
         assert "No space left" in done.stderr or "is full" in done.stderr
         assert "Traceback" not in done.stdout + done.stderr
-        finished = {k: t for k, t in sweep.trials().items() if t.state == TrialState.COMPLETE}
+        finished = sweep.complete()
         assert 0 < len(finished) < 12
         assert {run.info.status for run in sweep.runs()[0]} == {"FAILED"}
         resize("20m")
@@ -303,9 +303,9 @@ def test_data_cut_short_stop_a_sweep_which_resumes_once_they_are_whole(
     shown = output.read_text()
     assert "Traceback" not in shown
     assert re.search("the sweep was stopped: data=mnist.*To resume: python .*study=cut", shown)
-    finished = {k: t for k, t in sweep.trials().items() if t.state.is_finished()}
-    assert {trial.state for trial in finished.values()} <= {TrialState.COMPLETE, TrialState.PRUNED}
-    assert 0 < len(finished) < 12
+    finished = sweep.complete()
+    assert TrialState.FAIL not in {trial.state for trial in sweep.trials().values()}
+    assert 0 < sweep.n_ended() < 12
     images.write_bytes(whole)
     assert start(root, *arguments, output=output).wait() == 0
     assert finished.items() <= sweep.trials().items()
@@ -411,8 +411,8 @@ def test_closed_output_ends_a_sweep_which_resumes_by_the_command_shown(
     done = after("COMPLETE", close_output, root, *arguments)
     assert_told(done, r"the output can't be written \(Broken pipe\)")
     sweep = Sweep(root, "piped")
-    finished = {k: t for k, t in sweep.trials().items() if t.state.is_finished()}
-    assert 0 < len(finished) < 9
+    finished = sweep.complete()
+    assert 0 < sweep.n_ended() < 9
     resume(root, done)
     assert finished.items() <= sweep.trials().items()
     assert_whole(sweep, 9)
@@ -441,7 +441,7 @@ def test_sweep_whose_parent_is_killed_alone_ends_its_workers_and_resumes(
     process.kill()
     process.wait()
     assert psutil.wait_procs(workers, timeout=60)[1] == []
-    finished = {k: t for k, t in sweep.trials().items() if t.state.is_finished()}
+    finished = sweep.complete()
     done = script("train.py", *SWEEP, TWO, *arguments)
     assert done.returncode == 0, done.stderr
     assert finished.items() <= sweep.trials().items()
@@ -474,9 +474,9 @@ def test_mlflow_server_that_is_killed_stops_a_sweep_which_resumes(
     assert "the sweep was stopped: MLflow" in errors
     assert "study=remote" in errors.partition("To resume: ")[2]
     assert "Traceback" not in shown + errors
-    finished = {k: t for k, t in sweep.trials().items() if t.state.is_finished()}
-    assert 0 < len(finished) < 6
-    assert TrialState.FAIL not in {trial.state for trial in finished.values()}
+    finished = sweep.complete()
+    assert 0 < sweep.n_ended() < 6
+    assert TrialState.FAIL not in {trial.state for trial in sweep.trials().values()}
 
     with server(folder) as (port, _):
         env = environment(root, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")

@@ -80,6 +80,13 @@ class Sweep:
         kept = trials.keys() - lost(trials)
         return {trials[label].user_attrs.get(FOLDER, label): trials[label] for label in kept}
 
+    def complete(self) -> dict[str, FrozenTrial]:
+        """Those that nothing will change any more: a paused one may be promoted."""
+        return {k: t for k, t in self.trials().items() if t.state == TrialState.COMPLETE}
+
+    def n_ended(self) -> int:
+        return sum(trial.state.is_finished() for trial in self.trials().values())
+
     def folders(self) -> list[str]:
         return sorted(path.parent.name for path in self.folder.glob("*/.hydra"))
 
@@ -398,8 +405,7 @@ def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -
 
 def assert_whole(sweep: Sweep, n_trials: int) -> None:
     """Exactly so many finished trials; the stores, the folders and the files agree."""
-    everything = sweep.all_trials()
-    trials = {label: everything[label] for label in everything.keys() - lost(everything)}
+    everything, trials = sweep.all_trials(), sweep.trials()
     states = {trial.state for trial in everything.values()}
     assert states <= {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
     assert len(trials) == n_trials
@@ -439,8 +445,8 @@ def test_ctrl_c_stops_and_prints_the_command_that_resumes(root: Path, tmp_path: 
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=15) == 130
     sweep = Sweep(root, "stopped")
-    finished = {k: t for k, t in sweep.trials().items() if t.state.is_finished()}
-    assert 0 < len(finished) < 6
+    assert 0 < sweep.n_ended() < 6
+    finished = sweep.complete()
     assert {row["state"] for row in sweep.table()} <= {"COMPLETE", "PRUNED", "RUNNING"}
     shown = output.read_text()
     assert "Traceback" not in shown
@@ -490,7 +496,7 @@ def test_sweep_that_is_killed_again_and_again_comes_to_its_end(
         process.wait()
         now = {}
         if (sweep.folder / "trials.csv").exists():
-            now = {k: t for k, t in sweep.trials().items() if t.state.is_finished()}
+            now = sweep.complete()
         assert finished.items() <= now.items()
         finished = now
     assert "Traceback" not in output.read_text()
