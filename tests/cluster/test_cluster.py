@@ -39,7 +39,8 @@ N_TRIALS = 9
 SWEEP = ("-m", "hydra/sweeper/storage=postgresql", f"hydra.sweeper.n_trials={N_TRIALS}",
          "hydra.sweeper.n_workers=2", "hydra.sweeper.heartbeat=1")  # fmt: skip
 TRAINING = ("hparams_search=random", "hydra/sweeper/confirm=none", "hydra.sweeper.check=null",
-            "hydra.sweeper.report=false")  # fmt: skip
+            "hydra.sweeper.report=false", "hydra.sweeper.resumable=false",
+            "checkpoint=false")  # fmt: skip
 SLEEPING = Path(__file__).parent / "sleeping" / "app.py"
 
 
