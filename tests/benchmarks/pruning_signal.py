@@ -1,6 +1,6 @@
 """How well a trial's score at a rung foretells the score at its end.
 
-python tests/benchmarks/run.py signal               reads tests/benchmarks/curves.json
+python tests/benchmarks/run.py signal               reads tests/benchmarks/signal.json
 python tests/benchmarks/pruning_signal.py --record  trains what is not in it, an hour for all
 python tests/benchmarks/pruning_signal.py FOLDER    the same of a sweep of any app, unpruned
 
@@ -16,6 +16,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 from joblib import Parallel, delayed
@@ -24,7 +25,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from scipy.stats import kendalltau, qmc
 
-CURVES = Path(__file__).with_name("curves.json")
+CURVES = Path(__file__).with_name("signal.json")
 MODELS, SCHEDULES, SCORES = (
     ("baseline", "cnn", "lenet5"),
     ("onecycle", "linear", "cosine"),
@@ -118,18 +119,25 @@ def overlap(curves: Sequence[Sequence[float]], step: int) -> float:
     return len(early & last) / n
 
 
+def curves() -> dict[str, Any]:
+    """What was recorded."""
+    if not CURVES.exists():
+        raise SystemExit(f"{CURVES.name} is not there: {Path(__file__).name} --record makes it")
+    return json.loads(CURVES.read_text())
+
+
 def measure() -> list[dict[str, str | float]]:
-    recorded, rows = json.loads(CURVES.read_text()), []
+    recorded, rows = curves(), []
     for schedule in SCHEDULES:
         for score in SCORES:
-            for model, trials in recorded[schedule].items():
-                curves = [trial[score] for trial in trials]
+            for model, trials in recorded.get(schedule, {}).items():
+                scored = [trial[score] for trial in trials]
                 row: dict[str, str | float] = {"schedule, weights": f"{schedule}, {score}"}
-                row |= {"model": model, "settings": len(curves)}
+                row |= {"model": model, "settings": len(scored)}
                 for rung in RUNGS:
-                    row |= {f"tau at {rung}": tau(curves, rung)}
-                    row |= {f"top third at {rung}": overlap(curves, rung)}
-                best = sorted(curve[-1] for curve in curves)[-5:]
+                    row |= {f"tau at {rung}": tau(scored, rung)}
+                    row |= {f"top third at {rung}": overlap(scored, rung)}
+                best = sorted(curve[-1] for curve in scored)[-5:]
                 row |= {"best five, %": 100 * statistics.mean(best)}
                 rows.append(row)
     return rows

@@ -27,6 +27,7 @@ NAMES = (
     "memory",
     "signal",
     "strategies",
+    "promotion",
 )
 MODULES = {"signal": "pruning_signal"}  # the other name is the standard library's
 RESULTS = Path(__file__).with_name("results.json")
