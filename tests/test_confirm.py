@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shlex
 import signal
 import statistics
@@ -142,7 +143,7 @@ def test_a_winners_recipe_gives_the_same_numbers_again(
     (measured,) = (
         run.data.metrics["test/accuracy"]
         for run in sweep.runs(FINAL)
-        if run.info.run_name == f"{model}-final-000"
+        if run.info.run_name == f"{model}-confirm-000"
     )
     aside = ("tracking=none", f"hydra.run.dir={tmp_path / 'again'}", "artifacts=false")
     done = subprocess.run(
@@ -246,7 +247,8 @@ def test_a_confirmation_that_cannot_work_is_refused_before_any_training(
 @pytest.mark.slow
 def test_a_kill_in_the_confirmation_loses_nothing(root: Path, tmp_path: Path) -> None:
     sweep, output = Sweep(root), tmp_path / "output.txt"
-    for wanted in ("confirm-000", "final-000", "final-001"):
+    # While confirming, and when the first and the second final trial have looked at the four.
+    for n_ended in (1, 5, 6):
         with output.open("a") as file:
             process = subprocess.Popen(
                 command_line("train.py", *SWEEP, "hydra.sweeper.n_workers=2"),
@@ -256,7 +258,8 @@ def test_a_kill_in_the_confirmation_loses_nothing(root: Path, tmp_path: Path) ->
                 stderr=file,
                 start_new_session=True,
             )
-        while wanted not in output.read_text() and process.poll() is None:
+        while len(re.findall(r"-confirm-\d+ COMPLETE", output.read_text())) < n_ended:
+            assert process.poll() is None, output.read_text()
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
