@@ -211,13 +211,19 @@ class Studies:
                 if own <= trial.user_attrs.get(OWNER, {}).items():
                     self.requeue(stratum, trial.number, "it could not be ended", counts=False)
 
-    def lost(self) -> set[str]:
-        """The labels of the trials that ended without a result, if only for now."""
-        return {
-            stratum.label(trial)
-            for stratum in self.strata
-            for trial in stratum.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        } - {stratum.label(t) for stratum in self.strata for t in self._running(stratum)}
+    def ended_badly(self) -> dict[str, str]:
+        """By the labels of trials whose process may have had no time to close their run in MLflow,
+        with what status it ends: FAILED without a result, if only for now, or KILLED if paused."""
+        found = {}
+        for stratum in self.strata:
+            for trial in stratum.study.get_trials(deepcopy=False):
+                if trial.state == TrialState.FAIL:
+                    found[stratum.label(trial)] = "FAILED"
+                elif trial.state == TrialState.PRUNED:
+                    found[stratum.label(trial)] = "KILLED"
+                elif trial.state != TrialState.WAITING:  # it goes on, or has come to its end
+                    found.pop(stratum.label(trial), None)
+        return found
 
     def wait_for_others(self, seconds: float = math.inf) -> None:
         """Wait until no trial runs, and set right those whose process has died."""

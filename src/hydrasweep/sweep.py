@@ -227,7 +227,7 @@ class Sweep:
         write = functools.partial(results.write_all, phases, folder, plan.space.stratify, self.seed)
         limit = self.settings.trial_timeout
         with Monitor(studies, n_workers, write, run.log, limit) as monitor:
-            run.settle(studies.lost())
+            run.settle(studies.ended_badly())
             try:
                 launch(
                     plan,
@@ -239,7 +239,7 @@ class Sweep:
                     self.task_function,
                 )
             finally:
-                run.settle(studies.lost())
+                run.settle(studies.ended_badly())
         if (path := storage.sqlite_file(plan.storage)) and not path.exists():
             raise Outage(f"{path} was deleted while the sweep ran, and its trials with it")
         if reason := studies.stop_reason():

@@ -186,13 +186,13 @@ class SweepRun:
 
         self.send(keep)
 
-    def settle(self, lost: set[str]) -> None:
-        """Mark the runs FAILED of trials that were lost with their process."""
+    def settle(self, ended: Mapping[str, str]) -> None:
+        """Close the runs of trials that ended with their process, with the statuses given."""
 
         def mark(mlflow: Any) -> None:
             for run in children(self.run_id, "attributes.status = 'RUNNING'"):
-                if run.data.tags.get(TRIAL) in lost:
-                    mlflow.MlflowClient().set_terminated(run.info.run_id, "FAILED")
+                if status := ended.get(run.data.tags.get(TRIAL, "")):
+                    mlflow.MlflowClient().set_terminated(run.info.run_id, status)
 
         self.send(mark)
 

@@ -245,6 +245,28 @@ def test_paused_trial_goes_on_in_its_own_mlflow_run(app: Callable[..., App], cli
         assert run.info.status == ("FINISHED" if len(steps) == 9 else "KILLED")
 
 
+def test_killed_where_it_pauses_it_is_paused_and_its_run_closed(
+    app: Callable[..., App], client: Any
+) -> None:
+    body = """
+        mlflow.start_run()
+        stops = hydrasweep.report(cfg.x, 1)
+        if stops and not os.path.exists("killed"):
+            open("killed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return cfg.x
+    """
+    run = app(body, more="import mlflow\n")
+    command = (*RESUMABLE, "hydra.sweeper.mlflow=true", "hydra.sweeper.n_trials=3")
+    assert run(*command).code == -signal.SIGKILL
+    done = run(*command)
+    assert done.code == 0, done.err
+    assert {trial.state for trial in done.lost()} == {TrialState.PRUNED}
+    (experiment,) = (e for e in client.search_experiments() if e.name == "tests")
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_killed_at_any_moment_it_ends_as_undisturbed(

@@ -315,7 +315,7 @@ def test_sweep_that_records_nothing_needs_no_mlflow() -> None:
     run = SweepRun()
     run.log({"a": 1.0})
     run.keep([Path("no.such")], {"a": "b"})
-    run.settle({"000"})
+    run.settle({"000": "FAILED"})
     run.end("FINISHED")
     assert run.context is None
     assert run.link("s", "loss", "minimize") is None
