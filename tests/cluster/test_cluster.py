@@ -155,10 +155,9 @@ def assert_tried_again(sweep: SharedSweep, label: str) -> None:
         trial for name, trial in trials.items()
         if name.startswith(stratum) and trial.user_attrs.get(RETRY_OF) == int(number)
     )  # fmt: skip
-    assert (again.user_attrs[LOST], again.user_attrs[RETRIES]) == (
-        "its process gave no sign of life",
-        1,
-    )
+    # What is known of a process depends on whether its namespace is that of the sweep's.
+    assert again.user_attrs[LOST] in ("its process died", "its process gave no sign of life")
+    assert again.user_attrs[RETRIES] == 1
     assert (trials[label].state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert again.params == trials[label].params
 
