@@ -173,7 +173,8 @@ def assert_whole(sweep: SharedSweep) -> None:
     assert [run.info.status for run in parents] == ["FINISHED"]
     statuses = {name_of(run): run.info.status for run in children}
     assert len(statuses) == len(children)
-    assert {name for name, status in statuses.items() if status == "FINISHED"} == set(trials)
+    # A trial that ended while the storage was away is tried again, and its run did finish.
+    assert {name for name, status in statuses.items() if status == "FINISHED"} >= set(trials)
     assert "RUNNING" not in statuses.values()
 
 
