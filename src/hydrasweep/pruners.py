@@ -93,8 +93,8 @@ class PromotionPruner(BasePruner):
 
     def _loss(self, trial: FrozenTrial, rung: int, direction: StudyDirection) -> float:
         """The value that a trial came to a rung with, its sign such that less is better."""
-        values = trial.intermediate_values
-        value = values[min(step for step in values if self._n_rungs(step) >= rung)]
+        values, first = trial.intermediate_values, self._rung(rung - 1)
+        value = values[min(step for step in values if step >= first)]
         if math.isnan(value):
             return math.inf
         return -value if direction == StudyDirection.MAXIMIZE else value

@@ -51,8 +51,7 @@ class Given:
 
     params: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution] | None = None
-    after: FrozenTrial | None = None  # of another phase, with which it goes on
-    folder: str | None = None  # of that
+    trial: FrozenTrial | None = None  # the one to come, where it goes on with one before
 
 
 @dataclass
@@ -131,7 +130,8 @@ class Stratum:
         if self.phase != SEARCH:
             return 0, -self.seconds
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
-        return len(begun), -mean_seconds([t for t in begun if t.state.is_finished()])
+        took = [seconds(trial) for trial in begun if trial.state.is_finished()]
+        return len(begun), -sum(took) / max(1, len(took))
 
     def ask(
         self, distributions: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]
@@ -151,8 +151,8 @@ class Stratum:
 
     def _enqueue(self, given: Given) -> None:
         params = dict(given.params)
-        if given.after:
-            self.study.add_trial(following(given.after, given.folder, {}))
+        if given.trial:
+            self.study.add_trial(given.trial)
         elif given.distributions is None:
             self.study.enqueue_trial(params)
         else:
@@ -175,11 +175,6 @@ def following(trial: FrozenTrial, folder: str | None, attrs: Mapping[str, Any]) 
         user_attrs={**(kept if folder else {}), **attrs},
         intermediate_values=trial.intermediate_values if folder else {},
     )
-
-
-def mean_seconds(trials: Sequence[FrozenTrial]) -> float:
-    """How long trials took on average; 0 of none."""
-    return sum(map(seconds, trials)) / max(1, len(trials))
 
 
 def label(stratum: str, phase: str, trial: FrozenTrial | Trial) -> str:

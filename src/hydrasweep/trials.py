@@ -36,6 +36,7 @@ class SweepTrial(Trial):
     name: str | None = None
     parent_run_id: str | None = None
     launched_by: Mapping[str, str] | None = None  # the process whose end ends this one
+    was_advised = False  # to stop, by the pruner
     was_stopped = False  # by the last report
     was_pruned = False  # by an exception
     _last_step: int | None = None
@@ -63,8 +64,20 @@ class SweepTrial(Trial):
         return cls.adopt(study.ask(), **facts)
 
     def report(self, value: float, step: int) -> None:
-        """As Optuna's. Steps from 0 are kept from 1 on: pruners take 0 for no step at all."""
-        super().report(value, self._count(step))
+        """As Optuna's. Steps from 0 are kept from 1 on: pruners take 0 for no step at all; those
+        that an earlier part reported are left out."""
+        if (counted := self._count(step)) > self._after:
+            super().report(value, counted)
+
+    def should_prune(self) -> bool:
+        """As Optuna's. At a step that an earlier part reported, that part was asked."""
+        is_new = not self.is_resumed or (self._last_step or 0) > self._after
+        self.was_advised = is_new and super().should_prune()
+        return self.was_advised
+
+    @property
+    def _after(self) -> int:
+        return int(self.user_attrs.get(AFTER, 0))
 
     def _count(self, step: int) -> int:
         if self._offset is None:
@@ -85,8 +98,6 @@ class SweepTrial(Trial):
             raise KeyboardInterrupt("the sweep's process died")
         if len(self.study.directions) > 1:  # Optuna takes no reports on several objectives
             self.set_user_attr(STEP, self._count(step))
-            return False
-        if self._count(step) <= self.user_attrs.get(AFTER, 0):  # an earlier part reported it
             return False
         self.report(value, step)
         self.was_stopped = self.should_prune()

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep import files
 from hydrasweep.space import as_key, as_name
-from hydrasweep.stratum import Given, Stratum, label
+from hydrasweep.stratum import Given, Stratum, following, label
 from hydrasweep.studies import Studies
 from hydrasweep.trials import CONFIRM, FINAL, SEARCH, n_steps, origin, recorded
 
@@ -43,7 +43,7 @@ class Score:
         return f"{self.mean:.4f}{sd} (n={len(self.values)})"
 
     def brief(self) -> str:
-        """With digits that suit its size, and no deviation of 0."""
+        """With digits that suit its size, no deviation of 0, and not how many there are."""
         digits = 4 if abs(self.mean) < 10 else 1 if abs(self.mean) < 1000 else 0
         sd = f" ± {self.sd:.{digits}f}" if self.sd else ""
         return f"{self.mean:,.{digits}f}{sd}"
@@ -136,9 +136,11 @@ def finals(confirm: Studies, key: str, retrains: bool) -> dict[str, list[Given]]
     given to."""
     return {
         stratum.value: [
-            Given(trial.params, trial.distributions)
-            if retrains
-            else Given(trial.params, trial.distributions, trial, stratum.label(trial))
+            Given(
+                trial.params,
+                trial.distributions,
+                None if retrains else following(trial, stratum.label(trial), {}),
+            )
             for trial in _confirmed(stratum, key)
         ]
         for stratum in confirm.strata

@@ -149,7 +149,7 @@ def run_trial(
             config = compose(stratum, seen, plan, composer)
             with put_back(), time_limit(plan.settings.trial_timeout):
                 value = run_quietly(task_function, hydra_context, config, seen)
-            if seen.was_pruned and not seen.was_stopped:
+            if seen.was_pruned and not seen.was_advised:
                 seen.set_user_attr(GAVE_UP, True)
             seen.was_pruned = seen.is_pruned(value)
             values = None if seen.was_pruned else as_values(value, stratum.study.directions)

@@ -193,6 +193,24 @@ def test_steps_from_zero_and_a_pruned_exception_do_as_well(app: Callable[..., Ap
     assert all(s == [*range(1, len(s) + 1)] for s in steps_done(done.folder).values())
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_callbacks_that_ask_the_trial_itself_pause_and_go_on(
+    app: Callable[..., App], first: int
+) -> None:
+    own = f"""trial = hydrasweep.trial()
+        if n:
+            trial.report(cfg.x, n - 1 + {first})
+        if n and trial.should_prune():
+            raise optuna.TrialPruned()"""
+    body = BODY.replace(
+        "if n and hydrasweep.report(cfg.x, n) and n < 9:\n            return cfg.x", own
+    )
+    done = app(body)(*RESUMABLE, "hydra.sweeper.n_trials=5", "hydra.sweeper.max_steps=9")
+    assert done.code == 0, done.err
+    assert Counter(len(steps) for steps in steps_done(done.folder).values()) == {1: 3, 3: 1, 9: 1}
+    assert all(s == [*range(1, len(s) + 1)] for s in steps_done(done.folder).values())
+
+
 def test_who_gives_up_by_itself_is_not_gone_on_with(app: Callable[..., App]) -> None:
     body = """
         hydrasweep.report(1.0, 1)
