@@ -3,13 +3,17 @@ of its own."""
 
 import functools
 import os
+import platform
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
+import joblib
 import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -23,6 +27,7 @@ ROOT = HERE.parents[1]
 # Small enough for a comparison to be over in minutes; every epoch costs the same.
 PART = ("data.n_train=12000", "data.n_val=2000", "data.batch_size=100", "n_threads=1")
 OPTIMIZERS = {"baseline": "sgd", "cnn": "adam", "lenet5": "adam"}
+PACKAGES = ("torch", "torchvision", "hydra-core", "optuna", "mlflow")
 DROPOUT = {"baseline": 0.0, "cnn": 0.2, "lenet5": 0.0}
 
 os.environ.setdefault("HYDRASWEEP_ROOT", str(ROOT))
@@ -38,6 +43,22 @@ def _composer() -> Composer:
     with initialize_config_dir(str(ROOT / "conf")):
         loader = GlobalHydra.instance().config_loader()
     return Composer(loader, loader.load_configuration("train", [], RunMode.MULTIRUN))
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures depend on besides the code."""
+    cpuinfo = Path("/proc/cpuinfo")  # Linux only
+    first = cpuinfo.read_text().split("\n\n")[0] if cpuinfo.exists() else ""
+    cpu = dict(re.findall(r"^(.+?)\s*: (.*)$", first, re.MULTILINE))
+    capability = torch.backends.cpu.get_cpu_capability()
+    parts = ("model name", "cpu family", "model")
+    name = " ".join(cpu.get(part, "") for part in parts).strip() or platform.processor()
+    return {
+        "cpu": f"{name} {capability}",
+        "cores": joblib.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
 
 
 def recipe(model: str) -> list[str]:

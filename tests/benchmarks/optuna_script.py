@@ -40,7 +40,12 @@ def objective(trial: optuna.Trial) -> float:
     train, val = loaders(batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, EPOCHS * len(train), cycle_momentum=False
+        optimizer,
+        lr,
+        EPOCHS * len(train),
+        pct_start=0.05,
+        anneal_strategy="linear",
+        cycle_momentum=False,
     )
     accuracy = 0.0
     for epoch in range(1, EPOCHS + 1):

@@ -7,12 +7,10 @@ python tests/benchmarks/run.py loop start   some
 import argparse
 import importlib
 import json
-import os
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 
+from common import machine
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -27,24 +25,9 @@ NAMES = (
     "memory",
     "signal",
     "strategies",
-    "promotion",
 )
 MODULES = {"signal": "pruning_signal"}  # the other name is the standard library's
 RESULTS = Path(__file__).with_name("results.json")
-PACKAGES = ("torch", "torchvision", "hydra-core", "optuna", "mlflow")
-
-
-def machine() -> dict[str, str | int]:
-    """What the figures depend on besides the code."""
-    cpuinfo = Path("/proc/cpuinfo")  # Linux only
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-    }
 
 
 def as_table(title: str, rows: list[dict[str, str | float]]) -> Table:

@@ -1,24 +1,22 @@
 """Replay searches on recorded learning curves: what each takes, and what it leaves unfound.
 
-python tests/benchmarks/run.py strategies              replays tests/benchmarks/curves.json
-python tests/benchmarks/strategies.py --record FOLDER  writes that file from an unpruned sweep's
+python tests/benchmarks/run.py strategies   replays what pruning_signal.py --record has written
 
-The curves are val/accuracy by epoch of random settings, 60 for each architecture. Between them a
-Gaussian process stands for each architecture: its mean for how good settings are, and one of the
-60 leave-one-out errors, a whole curve of them, for the luck of a training. Two workers take trials
-without waiting, an epoch taking the median time of the recorded ones with the same batch size.
-Shown are the epochs trained, as a share of all, the time of the two workers, and by how many
-points of accuracy the settings with the best last epoch seen are, without the luck, below the
-best settings there are: means over architectures and seeds after 15, 30 and 45 trials.
+The curves are val/accuracy by epoch of 48 settings for each architecture, schedule and kind of
+score. Between them a Gaussian process stands for each architecture: its mean for how good settings
+are, and one of the leave-one-out errors, a whole curve of them, for the luck of a training. Two
+workers take trials from the sweeper's own queue, an epoch taking as long as it was measured to
+take. A search has 15, 30 or 45 trials from its start on. Shown are the epochs trained, as a share
+of all, the time of two workers, and by how many points of accuracy the settings with the best last
+epoch are, without the luck, below the best there are: means over architectures and seeds.
 """
 
-import argparse
 import functools
 import heapq
-import json
 import math
 import statistics
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,56 +24,35 @@ from typing import Any
 
 import numpy as np
 import optuna
-from hydra.utils import instantiate
 from joblib import Parallel, delayed
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
+from pruning_signal import EPOCHS, SIZES
+from pruning_signal import curves as recorded_curves
 from scipy.stats import qmc
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 import hydrasweep
-from mnist.config import TRUSTED
+from hydrasweep.space import as_key
+from hydrasweep.stratum import N_TRIALS, Stratum, make_pruner
+from hydrasweep.trials import AFTER
 
-HERE = Path(__file__).resolve().parent
-CURVES = HERE / "curves.json"
 PRUNERS = Path(hydrasweep.__file__).parent / "conf" / "hydra" / "sweeper" / "pruner"
-SIZES = (32, 64, 128, 256)
 SPACE = {
     "optimizer.lr": FloatDistribution(3e-4, 3e-2, log=True),
     "model.dropout": FloatDistribution(0.0, 0.5),
     "data.batch_size": CategoricalDistribution(SIZES),
 }
 MARKS = (15, 30, 45)  # trials of an architecture
-N_SEEDS = 30
+N_SEEDS = 20
 N_WORKERS = 2
-EPOCHS = 9
 
 Params = Mapping[str, Any]
-Marks = dict[int, tuple[float, float, float]]  # trials -> share of epochs, seconds, points lost
-
-
-def record(folder: Path) -> None:
-    """Keep the curves of a sweep's complete trials."""
-    url, curves = f"sqlite:///{folder}/study.db", {}
-    for name in sorted(optuna.get_all_study_names(url)):
-        value = name.rpartition("/")[2]
-        curves[value] = kept = []
-        for trial in optuna.load_study(study_name=name, storage=url).trials:
-            if trial.state == TrialState.COMPLETE:
-                lines = Path(folder, f"{value}-{trial.number:03d}", "metrics.jsonl").read_text()
-                times = [json.loads(line)["time/epoch_seconds"] for line in lines.splitlines()]
-                kept.append(
-                    {
-                        "params": trial.params,
-                        "val/accuracy": list(trial.intermediate_values.values()),
-                        "seconds": round(statistics.median(times), 3),
-                    }
-                )
-    CURVES.write_text(json.dumps(curves, separators=(",", ":")) + "\n")
+Outcome = tuple[float, float, float]  # share of epochs, seconds, points lost
 
 
 def point(params: Params) -> list[float]:
@@ -100,9 +77,11 @@ class Landscape:
     best: float
 
     @classmethod
-    def of(cls, trials: Sequence[Mapping[str, Any]]) -> "Landscape":
+    def of(
+        cls, trials: Sequence[Mapping[str, Any]], score: str, seconds: Mapping[str, float]
+    ) -> "Landscape":
         x = np.array([point(trial["params"]) for trial in trials])
-        y = np.log(1 - np.array([trial["val/accuracy"] for trial in trials]))
+        y = np.log(1 - np.array([trial[score] for trial in trials]))
         smooth = RBF([0.5, 1.0, 1.0], length_scale_bounds=(0.2, 10))  # each setting's range is 1
         kernel = ConstantKernel(1.0) * smooth + WhiteKernel(0.01)
         process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
@@ -113,12 +92,7 @@ class Landscape:
         everywhere = qmc.Sobol(2, rng=0).random(512)
         corners = [[*row, i / 3] for row in everywhere for i in range(len(SIZES))]
         best = 1 - math.exp(process.predict(np.array(corners))[:, -1].min())
-        times = {
-            size: statistics.median(
-                t["seconds"] for t in trials if t["params"]["data.batch_size"] == size
-            )
-            for size in SIZES
-        }
+        times = {size: seconds[str(size)] for size in SIZES}
         return cls(process, luck, times, best)
 
     def mean(self, params: Params) -> np.ndarray:
@@ -135,22 +109,15 @@ class Landscape:
 
 
 @functools.cache
-def landscapes() -> dict[str, Landscape]:
+def landscapes(schedule: str, score: str) -> list[Landscape]:
+    """One for each architecture."""
+    recorded = recorded_curves()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a length scale at its bound: a setting that is no matter
-        recorded = json.loads(CURVES.read_text())
-        return {name: Landscape.of(trials) for name, trials in recorded.items()}
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """A sampler by its seed, and a pruner's file; ``first`` points of a Sobol sequence."""
-
-    sampler: Callable[[int], BaseSampler]
-    pruner: str = "none"
-    first: int = 0
-    settings: tuple[str, ...] = ()  # of the pruner
-    n_seeds: int = N_SEEDS
+        return [
+            Landscape.of(trials, score, recorded["seconds"][name])
+            for name, trials in recorded[schedule].items()
+        ]
 
 
 def tpe(liar: bool = True, startup: int = 5, multivariate: bool = True) -> Callable[[int], Any]:
@@ -163,126 +130,115 @@ def random(seed: int) -> BaseSampler:
     return RandomSampler(seed)
 
 
-HALVING = "successive_halving"
+@dataclass(frozen=True)
+class Strategy:
+    """A sampler by its seed, a pruner's file, and the schedule and scores of the curves."""
+
+    sampler: Callable[[int], BaseSampler]
+    pruner: str = "none"
+    settings: tuple[str, ...] = ()  # of the pruner
+    curves: tuple[str, str] = ("linear", "mean")
+    n_seeds: int = N_SEEDS
+
+
+HALVING, PROMOTION = "successive_halving", "promotion"
+BEFORE = ("onecycle", "raw")  # the defaults before scores were of averaged weights
 STRATEGIES = {
     "random": Strategy(random),
-    "random, halving": Strategy(random, HALVING),
-    "Sobol, halving": Strategy(lambda seed: QMCSampler(scramble=True, seed=seed), HALVING),
     "TPE": Strategy(tpe()),
+    "TPE, one-cycle, raw": Strategy(tpe(), curves=BEFORE),
     "TPE, median": Strategy(tpe(), "median"),
     "TPE, hyperband": Strategy(tpe(), "hyperband"),
-    "TPE, halving": Strategy(tpe(), HALVING),
-    "TPE, halving by 2": Strategy(tpe(), HALVING, settings=("reduction_factor=2",)),
-    "TPE, halving from epoch 3": Strategy(tpe(), HALVING, settings=("min_resource=3",)),
-    "TPE, halving, no liar": Strategy(tpe(liar=False), HALVING),
-    "TPE, halving, univariate": Strategy(tpe(multivariate=False), HALVING),
-    "TPE, halving, 10 startup trials": Strategy(tpe(startup=10), HALVING),
-    "TPE after 5 of Sobol, halving": Strategy(tpe(), HALVING, first=5),
-    "GP, halving": Strategy(
-        lambda seed: GPSampler(seed=seed, n_startup_trials=5), HALVING, n_seeds=6
+    "halving, one-cycle, raw": Strategy(tpe(), HALVING, curves=BEFORE),
+    "halving, one-cycle": Strategy(tpe(), HALVING, curves=("onecycle", "mean")),
+    "halving, cosine": Strategy(tpe(), HALVING, curves=("cosine", "mean")),
+    "halving, linear, raw": Strategy(tpe(), HALVING, curves=("linear", "raw")),
+    "halving": Strategy(tpe(), HALVING),
+    "promotion, one-cycle, raw": Strategy(tpe(), PROMOTION, curves=BEFORE),
+    "promotion, one-cycle": Strategy(tpe(), PROMOTION, curves=("onecycle", "mean")),
+    "promotion, cosine": Strategy(tpe(), PROMOTION, curves=("cosine", "mean")),
+    "promotion, linear, raw": Strategy(tpe(), PROMOTION, curves=("linear", "raw")),
+    "promotion": Strategy(tpe(), PROMOTION),
+    "promotion by 2": Strategy(tpe(), PROMOTION, ("reduction_factor=2",)),
+    "promotion by 4": Strategy(tpe(), PROMOTION, ("reduction_factor=4",)),
+    "promotion from epoch 3": Strategy(tpe(), PROMOTION, ("min_resource=3",)),
+    "promotion, random": Strategy(random, PROMOTION),
+    "promotion, Sobol": Strategy(lambda seed: QMCSampler(scramble=True, seed=seed), PROMOTION),
+    "promotion, no liar": Strategy(tpe(liar=False), PROMOTION),
+    "promotion, univariate": Strategy(tpe(multivariate=False), PROMOTION),
+    "promotion, 3 startup trials": Strategy(tpe(startup=3), PROMOTION),
+    "promotion, 10 startup trials": Strategy(tpe(startup=10), PROMOTION),
+    "promotion, GP": Strategy(
+        lambda seed: GPSampler(seed=seed, n_startup_trials=5), PROMOTION, n_seeds=6
     ),  # takes a hundred times as long as TPE
 }
-TOP = {
-    "an epoch for all, the best 2 to the end": 2,
-    "an epoch for all, the best 5 to the end": 5,
-}
 
 
-def new_study(strategy: Strategy, seed: int) -> optuna.Study:
-    cfg = OmegaConf.create({"epochs": EPOCHS})
-    cfg.pruner = OmegaConf.load(PRUNERS / f"{strategy.pruner}.yaml")
-    cfg.pruner.merge_with_dotlist(list(strategy.settings))
-    pruner = instantiate(cfg.pruner, _execution_whitelist_=TRUSTED)
+def new_stratum(strategy: Strategy, seed: int, n_trials: int) -> Stratum:
+    cfg = OmegaConf.load(PRUNERS / f"{strategy.pruner}.yaml")
+    if "max_resource" in cfg:
+        cfg.max_resource = EPOCHS
+    cfg.merge_with_dotlist(list(strategy.settings))
+    pruner = make_pruner(cfg, resumable=True)
     study = optuna.create_study(direction="maximize", sampler=strategy.sampler(seed), pruner=pruner)
-    for lr, dropout, size in qmc.Sobol(3, rng=seed).random(8)[: strategy.first]:
-        study.enqueue_trial(
-            {
-                "optimizer.lr": 3e-4 * 100**lr,
-                "model.dropout": dropout / 2,
-                "data.batch_size": SIZES[int(4 * size)],
-            }
-        )
-    return study
+    study.set_user_attr(N_TRIALS, n_trials)
+    return Stratum("", study)
 
 
-def play(strategy: Strategy, land: Landscape, seed: int) -> Marks:
-    """Two workers at as many trials as the last mark says."""
-    study, draws = new_study(strategy, seed), np.random.default_rng(seed)
-    n_epochs, marks = 0, {}
-    at_work: dict[int, tuple[optuna.Trial, np.ndarray, int]] = {}
+def play(strategy: Strategy, land: Landscape, seed: int, n_trials: int) -> Outcome:
+    """Two workers at so many trials."""
+    stratum, draws = new_stratum(strategy, seed, n_trials), np.random.default_rng(seed)
+    curves: dict[str, np.ndarray] = {}
+    at_work: dict[int, tuple[optuna.Trial, int]] = {}
     clock = [(0.0, worker) for worker in range(N_WORKERS)]
-    n_begun = n_ended = 0
+    n_epochs, now = 0, 0.0
     while clock:
         now, worker = heapq.heappop(clock)
         if worker in at_work:
-            trial, curve, epoch = at_work.pop(worker)
+            trial, epoch = at_work.pop(worker)
             n_epochs, epoch = n_epochs + 1, epoch + 1
-            trial.report(curve[epoch - 1], epoch)
-            if epoch < EPOCHS and not trial.should_prune():
-                at_work[worker] = trial, curve, epoch
-            elif epoch < EPOCHS:
-                study.tell(trial, state=TrialState.PRUNED)
+            value = curves[as_key(trial.params)][epoch - 1]
+            trial.report(value, epoch)
+            if epoch == EPOCHS:
+                stratum.study.tell(trial, value)
+            elif trial.should_prune():
+                stratum.study.tell(trial, state=TrialState.PRUNED)
             else:
-                study.tell(trial, curve[-1])
-            n_ended += worker not in at_work
-            if worker not in at_work and n_ended in MARKS:
-                lost = land.lost(study.best_trial.params)
-                marks[n_ended] = n_epochs / (EPOCHS * n_ended), now, lost
+                at_work[worker] = trial, epoch
         if worker not in at_work:
-            if n_begun == MARKS[-1]:
+            taken = stratum.ask(SPACE, stratum.trials())
+            if taken is None:
+                if clock and at_work:  # another's trial may be promoted later
+                    heapq.heappush(clock, (clock[0][0] + 1e-6, worker))
                 continue
-            trial = study.ask(SPACE)
-            at_work[worker] = trial, land.train(trial.params, draws), 0
-            n_begun += 1
+            at_work[worker] = taken, taken.user_attrs.get(AFTER, 0)
+            curves.setdefault(as_key(taken.params), land.train(taken.params, draws))
         size = at_work[worker][0].params["data.batch_size"]
         heapq.heappush(clock, (now + land.seconds[size], worker))
-    return marks
+    lost = land.lost(stratum.study.best_trial.params)
+    return n_epochs / (EPOCHS * n_trials), now, lost
 
 
-def play_top(top: int, land: Landscape, seed: int) -> Marks:
-    """Random settings have one epoch each; the ``top`` go on to the end."""
-    marks, draws = {}, np.random.default_rng(seed)
-    study = optuna.create_study(sampler=RandomSampler(seed))
-    params = [study.ask(SPACE).params for _ in range(MARKS[-1])]
-    curves = [land.train(chosen, draws) for chosen in params]
-    for n in MARKS:
-        best = sorted(range(n), key=lambda i: -curves[i][0])[:top]
-        seconds = [land.seconds[p["data.batch_size"]] for p in params[:n]]
-        work = sum(seconds) + (EPOCHS - 1) * sum(seconds[i] for i in best)
-        share = (n + (EPOCHS - 1) * top) / (EPOCHS * n)
-        winner = max(best, key=lambda i: curves[i][-1])
-        marks[n] = share, work / N_WORKERS, land.lost(params[winner])
-    return marks
-
-
-def plays(name: str, seed: int) -> list[Marks]:
+def plays(name: str, seed: int, n_trials: int) -> list[Outcome]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
-    lands = landscapes().values()
-    if name in TOP:
-        return [play_top(TOP[name], land, seed) for land in lands]
-    return [play(STRATEGIES[name], land, seed) for land in lands]
+    strategy = STRATEGIES[name]
+    return [play(strategy, land, seed, n_trials) for land in landscapes(*strategy.curves)]
 
 
 def measure() -> list[dict[str, str | float]]:
-    n_seeds = {name: s.n_seeds for name, s in STRATEGIES.items()} | dict.fromkeys(TOP, N_SEEDS)
-    jobs = [(name, seed) for name, n in n_seeds.items() for seed in range(n)]
+    jobs = [(name, i, n) for name, s in STRATEGIES.items() for i in range(s.n_seeds) for n in MARKS]
     done = zip(jobs, Parallel(-1)(delayed(plays)(*job) for job in jobs), strict=True)
-    kept: dict[str, list[Marks]] = {name: [] for name in n_seeds}
-    for (name, _), marks in done:
-        kept[name] += marks
+    kept: dict[tuple[str, int], list[Outcome]] = defaultdict(list)
+    for (name, _, n), outcomes in done:
+        kept[name, n] += outcomes
     rows = []
-    for name, marks in kept.items():
+    for name in STRATEGIES:
         row: dict[str, str | float] = {"strategy": name}
         for n in MARKS:
-            shares, seconds, lost = map(statistics.mean, zip(*(m[n] for m in marks), strict=True))
+            shares, seconds, lost = map(statistics.mean, zip(*kept[name, n], strict=True))
             row |= {f"{n}: epochs, %": 100 * shares, f"{n}: s": seconds, f"{n}: lost": lost}
-        row["± at 15"] = statistics.stdev(m[15][2] for m in marks) / len(marks) ** 0.5
+        at_15 = [lost for _, _, lost in kept[name, MARKS[0]]]
+        row["± at 15"] = statistics.stdev(at_15) / len(at_15) ** 0.5
         rows.append(row)
     return rows
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--record", type=Path, required=True, help="an unpruned sweep's folder")
-    record(parser.parse_args().record)

@@ -3,19 +3,22 @@
 Against an Optuna script (optuna_script.py) and against hydra-optuna-sweeper as it comes with the
 joblib launcher and n_jobs=2 (stock_sweeper.py). The sides take turns, sweep seed by sweep seed.
 docs/sweeps.png shows the best validation accuracy so far against the time since the command;
-python tests/benchmarks/sweeps.py draws it again. Equal accuracy is what every side has at its
-end with the same seed, less 0.1 point.
+python tests/benchmarks/sweeps.py draws it again. Equal accuracy is what every side has at its end
+with the same seed, less 0.1 point. An interrupted benchmark goes on where it stopped.
 """
 
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
-from common import HERE, ROOT, python, ratio
+from common import HERE, ROOT, machine, python, ratio
+
+from hydrasweep.stratum import RESUMES
 
 N_TRIALS, SEEDS, EPOCHS = 30, (0, 1, 2), 9
 PART = ("data.n_train=6000", "data.n_val=5000", f"epochs={EPOCHS}")
@@ -27,7 +30,7 @@ SPACE = (
 )
 PICTURE = ROOT / "docs" / "sweeps.png"
 CURVES = HERE / "sweeps.json"
-TICKS = (10, 20, 50, 100, 200)
+TICKS = (10, 20, 50, 100, 200, 500)
 Curve = list[tuple[float, float]]  # seconds since the command, best validation accuracy so far
 
 
@@ -61,7 +64,7 @@ SIDES: dict[str, Callable[[Path, int], None]] = {
 }
 
 
-def run(side: str, seed: int) -> tuple[float, Curve]:
+def run_side(side: str, seed: int) -> tuple[float, Curve]:
     """The seconds of a sweep from its command to its end, and how its best rose."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
@@ -74,7 +77,8 @@ def run(side: str, seed: int) -> tuple[float, Curve]:
             for name in optuna.get_all_study_names(url)
             for trial in optuna.load_study(study_name=name, storage=url).trials
         ]
-    assert len(trials) == N_TRIALS, f"{side}: {len(trials)} trials"
+    n_settings = sum(RESUMES not in trial.user_attrs for trial in trials)
+    assert n_settings == N_TRIALS, f"{side}: {n_settings} trials"
     done = sorted(
         (trial.datetime_complete.timestamp() - began, trial.value)
         for trial in trials
@@ -83,18 +87,23 @@ def run(side: str, seed: int) -> tuple[float, Curve]:
     return seconds, [(at, max(v for _, v in done[: i + 1])) for i, (at, _) in enumerate(done)]
 
 
-def draw(curves: dict[str, Sequence[Curve]]) -> None:
+def recorded() -> list[dict[str, Any]]:
+    """The runs so far, each with its side, seed, seconds and curve."""
+    return json.loads(CURVES.read_text()) if CURVES.exists() else []
+
+
+def draw(runs: Sequence[Mapping[str, Any]]) -> None:
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for i, (side, repeats) in enumerate(curves.items()):
-        for j, curve in enumerate(repeats):
-            at, best = zip(*curve, strict=True)
-            label = side if j == 0 else None
-            axes.step(at, [100 * b for b in best], where="post", color=f"C{i}", label=label)
+    for run in runs:
+        at, best = zip(*run["curve"], strict=True)
+        label = run["side"] if run["seed"] == SEEDS[0] else None
+        color = f"C{[*SIDES].index(run['side'])}"
+        axes.step(at, [100 * b for b in best], where="post", color=color, label=label)
     axes.set(xscale="log", xlabel="seconds since the command")
     axes.set_xticks(TICKS, list(map(str, TICKS)))
     axes.minorticks_off()
@@ -105,32 +114,48 @@ def draw(curves: dict[str, Sequence[Curve]]) -> None:
 
 
 def measure() -> list[dict[str, str | float]]:
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    curves: dict[str, list[Curve]] = {side: [] for side in SIDES}
+    """Run all sides, or go on where an interrupted benchmark stopped on this CPU."""
+    cpu, runs = str(machine()["cpu"]), recorded()
+    if len(runs) == len(SEEDS) * len(SIDES) or any(run["cpu"] != cpu for run in runs):
+        runs = []
     for seed in SEEDS:
         for side in SIDES:
-            took, curve = run(side, seed)
+            if any((run["side"], run["seed"]) == (side, seed) for run in runs):
+                continue
+            took, curve = run_side(side, seed)
             print(f"seed {seed}: {side} {took:.0f} s, best {curve[-1][1]:.2%}", flush=True)
-            seconds[side].append(took)
-            curves[side].append(curve)
-    CURVES.write_text(json.dumps(curves) + "\n")
-    draw(curves)
-    seeds = zip(*curves.values(), strict=True)
-    targets = [min(curve[-1][1] for curve in of_seed) - 0.001 for of_seed in seeds]
+            new = {"side": side, "seed": seed, "cpu": cpu, "seconds": round(took, 1)}
+            runs.append(new | {"curve": [(round(at, 1), best) for at, best in curve]})
+            CURVES.write_text(json.dumps(runs) + "\n")
+    draw(runs)
+    return rows(runs)
+
+
+def rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, str | float]]:
+    of = {side: [run for run in runs if run["side"] == side] for side in SIDES}
+    ends = zip(*([run["curve"][-1][1] for run in each] for each in of.values()), strict=True)
+    targets = [min(end) - 0.001 for end in ends]
+    seconds = {side: [run["seconds"] for run in each] for side, each in of.items()}
+    reached = {
+        side: [
+            next(at for at, best in run["curve"] if best >= target)
+            for run, target in zip(each, targets, strict=True)
+        ]
+        for side, each in of.items()
+    }
     return [
         {
             "sweep": side,
             "seconds": statistics.median(seconds[side]),
             "times ours": ratio(seconds[side], seconds["hydrasweep"]),
-            "best on validation, %, mean": 100 * statistics.mean(c[-1][1] for c in curves[side]),
-            "seconds to equal accuracy": statistics.median(
-                next(at for at, best in curve if best >= target)
-                for curve, target in zip(curves[side], targets, strict=True)
-            ),
+            "best on validation, %, mean": 100
+            * statistics.mean(run["curve"][-1][1] for run in of[side]),
+            "seconds to equal accuracy": statistics.median(reached[side]),
+            "times ours to it": ratio(reached[side], reached["hydrasweep"]),
         }
         for side in SIDES
     ]
 
 
 if __name__ == "__main__":
-    draw(json.loads(CURVES.read_text()))
+    draw(recorded())
