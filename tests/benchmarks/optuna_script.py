@@ -43,7 +43,7 @@ def objective(trial: optuna.Trial) -> float:
         optimizer,
         lr,
         EPOCHS * len(train),
-        pct_start=0.05,
+        pct_start=0.06,
         anneal_strategy="linear",
         cycle_momentum=False,
     )

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from hydrasweep import UserError
+from mnist import config
 from mnist.averaging import WeightAverage
 from mnist.data import Normalize, Split
 from mnist.tasks import Classification
@@ -282,7 +283,7 @@ def test_checkpoint_is_read_without_running_code(compose: Compose, tmp_path: Pat
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("scheduler", ["constant", "cosine", "onecycle"])
+@pytest.mark.parametrize("scheduler", ["constant", "cosine", "linear", "onecycle"])
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_scheduler_lasts_to_the_last_step(compose: Compose, scheduler: str, epochs: int) -> None:
     overrides = (f"scheduler={scheduler}", f"epochs={epochs}", "data.n_train=70")
@@ -291,12 +292,26 @@ def test_scheduler_lasts_to_the_last_step(compose: Compose, scheduler: str, epoc
     last = {
         "constant": history[0]["lr"],
         "cosine": training.optimizer.param_groups[0]["lr"],  # zero comes after the last step
+        "linear": history[-1]["lr"],
         "onecycle": history[-1]["lr"],
     }[scheduler]
     assert last == pytest.approx(3e-3 if scheduler == "constant" else 0, abs=1e-7)
 
 
-@pytest.mark.parametrize("scheduler", ["constant", "cosine", "onecycle"])
+@pytest.mark.parametrize("scheduler", ["constant", "cosine", "linear", "onecycle"])
+def test_schedulers_work_for_any_number_of_steps(compose: Compose, scheduler: str) -> None:
+    cfg = compose(f"scheduler={scheduler}")
+    for n_steps in range(1, 120):
+        cfg.n_steps = n_steps
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+        made = config.build(cfg.scheduler, optimizer)
+        for _ in range(n_steps - 1):
+            optimizer.step()
+            made.step()
+        assert 0 <= optimizer.param_groups[0]["lr"] <= 0.1
+
+
+@pytest.mark.parametrize("scheduler", ["constant", "cosine", "linear", "onecycle"])
 def test_training_of_a_single_batch_works(compose: Compose, scheduler: str) -> None:
     _, history = trained(compose, f"scheduler={scheduler}", "epochs=1", "data.n_train=20")
     assert len(history) == 1
