@@ -1,6 +1,6 @@
 """Run the benchmarks, print a table for each and keep the figures in results.json.
 
-python tests/benchmarks/run.py              all of them, about 40 minutes
+python tests/benchmarks/run.py              all of them, about 45 minutes
 python tests/benchmarks/run.py loop start   some
 """
 
