@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 import hydrasweep
-from mnist import config, store
+from mnist import config, store, threads
 
 os.environ.setdefault("HYDRASWEEP_ROOT", str(Path(__file__).resolve().parents[1]))
 
@@ -55,6 +55,7 @@ def train(cfg: DictConfig, output_dir: Path) -> float | list[float]:
 
 @hydra.main(config_path="../conf", config_name="train", execution_whitelist=config.TRUSTED)
 def main(cfg: DictConfig) -> float | list[float]:
+    threads.look()
     if config.is_in_sweep():
         return train(*config.resolve_run(cfg))
     with hydrasweep.plain_exit():

@@ -3,7 +3,8 @@
 import itertools
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -15,9 +16,12 @@ from hydrasweep import api, settings
 from hydrasweep.compose import Composer, flat
 from hydrasweep.errors import UserError, is_outage, root_cause
 from hydrasweep.plan import Plan
+from hydrasweep.space import as_word
 from hydrasweep.stratum import make_pruner, make_sampler
-from hydrasweep.trials import FINAL, SEARCH, SweepTrial
+from hydrasweep.studies import Studies
+from hydrasweep.trials import FINAL, MARK, SEARCH, SweepTrial
 
+CALIBRATED = f"{MARK}calibrated"  # of a study: overrides that suit the machine it was begun on
 MAX_COMPOSED = 100  # combinations of config groups; files of others are read in the trials
 N_PROPOSED = 12  # more than samplers choose at random before they begin
 
@@ -30,6 +34,9 @@ def try_corners(plan: Plan, config: DictConfig, composer: Composer) -> dict[str,
         UserError: naming the corner and what is wrong with it.
     """
     try:
+        part = "calibrate"
+        if plan.settings.calibrate:
+            get_method(plan.settings.calibrate)
         part = "pruner"
         pruner = make_pruner(plan.settings.pruner, plan.settings.resumable)
         part = "sampler"
@@ -89,6 +96,41 @@ def _try(
     finally:
         api.set_current(None)
         HydraConfig.instance().cfg = outer
+
+
+def calibrate(plan: Plan, search: Studies, composer: Composer) -> Plan:
+    """The plan with the settings that suit the machine on which its study was begun.
+
+    Raises:
+        UserError: they can't be told.
+    """
+    if not plan.settings.calibrate:
+        return plan
+    found = {}
+    with search.lock:  # of several starts, one measures
+        for stratum in search.strata:
+            words = stratum.study.user_attrs.get(CALIBRATED)
+            if words is None:
+                chosen = _calibrated(plan, stratum.value, composer)
+                words = [f"{key}={as_word(value)}" for key, value in chosen.items()]
+                stratum.study.set_user_attr(CALIBRATED, words)
+            found[stratum.value] = words
+    return replace(plan, space=replace(plan.space, calibrated=found))
+
+
+def _calibrated(plan: Plan, stratum: str, composer: Composer) -> Mapping[str, Any]:
+    words = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
+    configs = [composer.compose(each, label="check", number=0) for each in words]
+    for config in configs:
+        with open_dict(config):
+            del config["hydra"]
+    try:
+        return dict(get_method(plan.settings.calibrate)(configs))
+    except Exception as error:
+        if is_outage(error) or isinstance(error, UserError):
+            raise
+        given = f"hydra.sweeper.calibrate={plan.settings.calibrate}"
+        raise UserError(f"{given}: {root_cause(error)}") from error
 
 
 def composed(plan: Plan, stratum: str, composer: Composer) -> dict[str, str]:

@@ -93,6 +93,11 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # called at the corners of the search space before the first trial.
     check: str | None = None
 
+    # A function (configs) -> settings, called once for each stratum of a new study with the configs
+    # at the corners of its space: settings of the app that suit the machine, such as
+    # {n_threads: 2}. All trials have them, on whatever machine, and so have the recipes.
+    calibrate: str | None = None
+
     # Whether the sweep is a run in MLflow whose children are the runs that trials begin.
     mlflow: bool = False
 

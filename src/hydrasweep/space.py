@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -38,6 +38,7 @@ class Space:
     fixed: Sequence[str]  # overrides for every trial
     stratify: str | None
     strata: Sequence[str]
+    calibrated: Mapping[str, Sequence[str]] = field(default_factory=dict)  # overrides, by stratum
 
     @classmethod
     def parse(cls, words: Sequence[str], stratify: str | None) -> "Space":
@@ -107,7 +108,7 @@ class Space:
         """The command line of a trial."""
         first = [f"{self.stratify}={stratum}"] if self.stratify else []
         chosen = (f"{key}={as_word(value)}" for key, value in params.items())
-        return [*self.fixed, *first, *chosen]
+        return [*self.fixed, *first, *self.calibrated.get(stratum, ()), *chosen]
 
     def of_stratum(self, suggestions: Sequence[Any], stratum: str) -> list[dict[str, Any]]:
         """The suggestions for a stratum: those that name it, or none."""
@@ -207,8 +208,10 @@ def as_word(value: Any) -> str:
 
     Upstream gives a choice's lists, dicts, nulls and quoted text as words already.
     """
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{as_word(each)}" for key, each in value.items()) + "}"
     if not isinstance(value, str):
-        return str(value)
+        return "null" if value is None else str(value)
     with contextlib.suppress(HydraException):
         read = _read(value)
         if read == value or read is None or value.startswith(("[", "{", "'", '"')):

@@ -116,7 +116,9 @@ class Sweep:
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         storage.prepare(plan.storage)
-        search = self._prepare(plan, folder)
+        search = plan.open()
+        plan = check.calibrate(plan, search, self.composer)
+        self._prepare(plan, search, folder)
         n_trials, confirm, timeout = (
             self._n_trials(plan),
             self.settings.confirm,
@@ -152,9 +154,8 @@ class Sweep:
         if search.is_done():  # not ended by the time
             search.conclude(ends_with)
 
-    def _prepare(self, plan: Plan, folder: Path) -> Studies:
-        """Open the search, set right what an earlier start left, and say what is to do."""
-        search = plan.open()
+    def _prepare(self, plan: Plan, search: Studies, folder: Path) -> None:
+        """Set right what an earlier start of the search left, and say what is to do."""
         record = plan.space.record()
         record |= {"hydra.sweeper.direction": ", ".join(settings.directions(self.settings))}
         record |= {"hydra.sweeper.objective": ", ".join(settings.objectives(self.settings))}
@@ -171,7 +172,6 @@ class Sweep:
         kept["hydra"]["sweeper"]["study_name"] = plan.name
         for name, content in (("multirun", kept), ("environment", output.environment())):
             files.write(folder / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
-        return search
 
     def _tell_changes(self, search: Studies) -> None:
         """Say in what sampler and pruner differ from the start before, which is allowed."""

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from hydrasweep import UserError
-from mnist.accelerate import accelerate
+from mnist import threads
+from mnist.accelerate import Times, accelerate, choose, measure
 from mnist.averaging import WeightAverage
 from mnist.config import build
 from mnist.data import Split
@@ -33,7 +35,8 @@ class Assembly:
 
 
 def assemble(cfg: DictConfig) -> Assembly:
-    """Build what ``cfg`` describes; sets ``cfg.n_steps``, which schedulers refer to.
+    """Build what ``cfg`` describes; sets ``cfg.n_steps``, which schedulers refer to, and where
+    they are null ``cfg.fast_layers`` and ``cfg.n_threads``.
 
     Seeds torch's global generators first, and draws the weights from them.
 
@@ -42,19 +45,34 @@ def assemble(cfg: DictConfig) -> Assembly:
     """
     _keep_freed_memory()
     device, task = resolve_device(cfg.device), build(cfg.task)
-    torch.set_num_threads(cfg.n_threads or torch.get_num_threads())
-    settings = OmegaConf.merge(cfg.data, {"batch_size": 0})  # which the rows don't depend on
-    data, train, val = _load(OmegaConf.to_yaml(settings, resolve=True), device)
+    if cfg.n_threads is None:
+        cfg.n_threads = threads.free_cores()
+    torch.set_num_threads(cfg.n_threads)
+    data, train, val = _load(cfg, device)
     cfg.n_steps = max(1, cfg.epochs * math.ceil(len(train.targets) / cfg.data.batch_size))
     torch.manual_seed(cfg.seed)
-    model = accelerate(build(cfg.model))
-    augment, normalize = build(cfg.augmentation), data.normalize()
+    model, augment, normalize = build(cfg.model), build(cfg.augmentation), data.normalize()
     _try((augment, normalize, model), task, train)
+    if cfg.fast_layers is None:
+        cfg.fast_layers = choose(layer_times(cfg))
+    accelerate(model, cfg.fast_layers)
     optimizer = build(cfg.optimizer, model.to(device).parameters())
     scheduler = build(cfg.scheduler, optimizer)
     average = WeightAverage(model, cfg.average_weights)
     training = Training(model, normalize.to(device), augment, task, optimizer, scheduler, average)
     return Assembly(data, train, val, training, cfg.n_steps)
+
+
+def layer_times(cfg: DictConfig) -> Times:
+    """How long the layers of the model take that there are faster ones for: none on a GPU."""
+    device = resolve_device(cfg.device)
+    if device.type != "cpu":
+        return {}
+    torch.set_num_threads(cfg.n_threads or threads.free_cores())
+    data, train, _ = _load(cfg, device)
+    inputs = data.normalize()(as_input(train.inputs[: cfg.data.batch_size]))
+    with torch.random.fork_rng(devices=[]):  # a model that is told draws the same
+        return measure(build(cfg.model), inputs, Path(cfg.paths.data) / ".cache" / "fast_layers.pt")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -106,9 +124,14 @@ def _try(parts: Sequence[Any], task: Any, train: Split) -> None:
         raise UserError(f"task.directions={task.directions}: must name {', '.join(names)}")
 
 
-@functools.lru_cache(maxsize=1)
-def _load(settings: str, device: torch.device) -> tuple[Any, Split, Split]:
+def _load(cfg: DictConfig, device: torch.device) -> tuple[Any, Split, Split]:
     """Read the data once for all trials of a worker."""
+    settings = OmegaConf.merge(cfg.data, {"batch_size": 0})  # which the rows don't depend on
+    return _load_rows(OmegaConf.to_yaml(settings, resolve=True), device)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_rows(settings: str, device: torch.device) -> tuple[Any, Split, Split]:
     data = build(DictConfig(OmegaConf.create(settings)))
     train, val = (Split(*(rows.to(device) for rows in split)) for split in data.development())
     return data, train, val

@@ -31,6 +31,7 @@ WHOLE = {  # the smallest and the largest
     "n_threads": (1, 1024),
     "data.batch_size": (1, 2**31 - 1),
 }
+MEASURED = ["n_threads", "fast_layers"]  # by a run where they are null: bits depend on them
 KEPT = ".settings"  # what a run began with: a second job in its folder overwrites .hydra
 RUN_DIRECTIONS = {"time/train_seconds": "minimize", "n_parameters": "minimize"}
 
@@ -111,6 +112,8 @@ def resolve_run(cfg: DictConfig) -> tuple[DictConfig, Path]:
         try:
             cfg = DictConfig(OmegaConf.load(folder / "config.yaml"))
             modes.append(RunMode[OmegaConf.load(folder / "hydra.yaml").hydra.mode])
+            if (begun := output_dir / "config.yaml").exists():
+                cfg.merge_with(OmegaConf.masked_copy(OmegaConf.load(begun), MEASURED))
         except Exception as error:  # a kill may have cut them short
             why = f"the settings in {folder} can't be read ({root_cause(error)})"
             raise UserError(f"{said}: {why}: start the training anew") from error

@@ -37,6 +37,7 @@ def header(about: "Description", job: "Assembly", run: "Run") -> str:
             "Data": f"{name} ({digest[:8]}), {n_train:,} to train on, {n_val:,} to validate on",
             "Model": f"{tags['architecture']}, {int(tags['n_parameters']):,} parameters",
             "Device": f"{tags['device']}, {tags['n_threads']} threads",
+            "Faster": f"{tags['fast_layers']} (layers for which torch's own are slower here)",
             "Output": str(run.output_dir),
         }
     )

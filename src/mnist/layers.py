@@ -1,7 +1,7 @@
 """Layers that equal torch's and take less time on a CPU, where a small model spends most of it.
 
-What each gains is measured by tests/benchmarks/loop.py. Where ``is_fast`` says no, they are torch's
-own operations. They give first derivatives only, and not under ``torch.func``.
+What each gains depends on CPU and shapes: ``mnist.accelerate`` measures it. Where ``is_fast`` says no,
+they are torch's own operations. They give first derivatives only, and not under ``torch.func``.
 """
 
 import functools
@@ -14,8 +14,6 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
-
-MIN_PRODUCT = 500_000  # multiplications from which setting up oneDNN pays
 
 # oneDNN's product of matrices: MKL's, which torch takes, leaves half of an AMD core with AVX-512
 # idle. Torch has no public way to choose between them.
@@ -39,14 +37,22 @@ def is_fast(*tensors: Any) -> bool:
     )
 
 
-class Linear(nn.Linear):
+class Faster(nn.Module):
+    """A module of torch's that another class has been given."""
+
+    def _get_name(self) -> str:
+        """torch's name for it, by which people know their model."""
+        return next(c.__name__ for c in type(self).__mro__ if c.__module__.startswith("torch.nn."))
+
+
+class Linear(Faster, nn.Linear):
     """``nn.Linear``, by oneDNN where it takes rows (n, in_features)."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
 
 
-class Dropout(nn.Dropout):
+class Dropout(Faster, nn.Dropout):
     """``nn.Dropout`` with a mask from 16 random bits a value: ``p`` in steps of 1/65536."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -58,16 +64,36 @@ class Dropout(nn.Dropout):
         return input * mask.mul_(1 / (1 - self.p))
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(Faster, nn.Conv2d):
     """``nn.Conv2d`` with stride, dilation and groups of 1 and zeros for padding, whose gradients
     come faster; one product of matrices where the kernel covers the image."""
+
+    channels_last = False  # the images, for the weights' gradient
 
     def forward(self, input: Tensor) -> Tensor:
         if not (is_fast(input, self.weight) and input.dim() == 4):
             return super().forward(input)
         if input.shape[2:] == self.kernel_size and self.padding == (0, 0):
             return linear(input.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
-        return _Conv2d.apply(input, self.weight, self.bias, self.padding)
+        return _Conv2d.apply(input, self.weight, self.bias, self.padding, self.channels_last)
+
+
+class ConvTanhPool(Conv2d):
+    """``Conv2d`` that is computed as one with the tanh and the average pooling after it."""
+
+
+class ChannelsLastConv2d(Conv2d):
+    """``Conv2d`` whose weights' gradient takes the images with their channels last."""
+
+    channels_last = True
+
+
+class ChannelsLastConvTanhPool(ConvTanhPool, ChannelsLastConv2d):
+    """Both."""
+
+
+class MaxPoolReLU(Faster, nn.MaxPool2d):
+    """``nn.MaxPool2d(2, stride=1)`` that is computed as one with the ReLU after it."""
 
 
 def conv_tanh_pool(x: Tensor, conv: Conv2d) -> Tensor:
@@ -84,7 +110,7 @@ def conv_tanh_pool(x: Tensor, conv: Conv2d) -> Tensor:
         or any((side - kernel + 1) % 2 for side, kernel in sides)  # padding adds an even number
     ):
         return F.avg_pool2d(torch.tanh(conv(x)), 2)
-    z = _Conv2d.apply(x, 2 * conv.weight, 2 * conv.bias, conv.padding)
+    z = _Conv2d.apply(x, 2 * conv.weight, 2 * conv.bias, conv.padding, conv.channels_last)
     n, channels, height, width = z.shape
     rows = z.contiguous().sigmoid_().view(-1, 2 * width)
     return linear(rows, *_twice_the_mean(width)).view(n, channels, height // 2, width // 2)
@@ -101,9 +127,8 @@ def _twice_the_mean(width: int) -> tuple[Tensor, Tensor]:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``F.linear``, by oneDNN where that pays."""
-    fast = _onednn_linear and is_fast(x, weight) and x.dim() == 2
-    if fast and x.numel() * len(weight) >= MIN_PRODUCT:
+    """``F.linear``, by oneDNN."""
+    if _onednn_linear and is_fast(x, weight) and x.dim() == 2:
         return _Linear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -129,33 +154,30 @@ class _Linear(Function):
 class _Conv2d(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: Sequence[int]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        padding: Sequence[int],
+        channels_last: bool,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.padding = padding
+        ctx.padding, ctx.channels_last = padding, channels_last
         return F.conv2d(x, weight, bias, padding=padding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The weights' gradient takes the images with their channels last: half of the time,
-        without AVX-512 of the first layer's a quarter."""
         (x, weight), padding = ctx.saved_tensors, ctx.padding
-        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
-        last = x
-        if weight.shape[1] >= 4 or not _has_avx512():  # few channels are faster as they are
-            last = x.to(memory_format=torch.channels_last)
+        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
+        images = x.to(memory_format=torch.channels_last) if ctx.channels_last else x
         return (
             F.conv_transpose2d(grad, weight, padding=padding) if of_x else None,
-            conv2d_weight(last, weight.shape, grad, padding=padding) if of_weight else None,
+            conv2d_weight(images, weight.shape, grad, padding=padding) if of_weight else None,
             grad.sum((0, 2, 3)) if of_bias else None,
             None,
+            None,
         )
-
-
-@functools.cache
-def _has_avx512() -> bool:
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def pool_relu(x: Tensor) -> Tensor:

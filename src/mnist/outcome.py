@@ -34,7 +34,8 @@ def describe(cfg: DictConfig, job: Assembly, output_dir: Path) -> Description:
         "architecture": chosen["model"],
         "data": job.data.name,
         "device": job.train.targets.device,
-        "n_threads": torch.get_num_threads(),
+        "n_threads": cfg.n_threads,
+        "fast_layers": ", ".join(cfg.fast_layers) or "none",
         "seed": cfg.seed,
         "n_parameters": f"{totals(job.training)['n_parameters']:.0f}",
         **{

@@ -1,13 +1,16 @@
 """Before a sweep's trials: whether a config works, and how long its training would take."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hydrasweep import UserError
 from mnist import config, seal
-from mnist.assembly import assemble
+from mnist.accelerate import choose
+from mnist.assembly import assemble, layer_times
 from mnist.data import Split
 from mnist.training import NonFiniteLossError, fit
 
@@ -36,6 +39,13 @@ def check(cfg: DictConfig) -> float:
     except NonFiniteLossError:
         pass  # such a trial fails alone; the search learns to avoid it
     return seconds
+
+
+def calibrate(configs: Sequence[DictConfig]) -> dict[str, Any]:
+    """The layers that are faster than torch's own in each of ``configs``, which a study keeps."""
+    if any(cfg.fast_layers is not None for cfg in configs):
+        return {}
+    return {"fast_layers": choose(*map(layer_times, configs))}
 
 
 def _check_directions(cfg: DictConfig) -> None:

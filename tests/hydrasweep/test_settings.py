@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from apps import App
+from apps import CONFIG, App
 from omegaconf import OmegaConf
 
 from hydrasweep import settings
@@ -33,6 +33,7 @@ pytest_plugins = ["sweep_fixtures"]
         ("x=tag(log,interval(-1,1))", "x=tag(log,interval(-1,1)): can't be searched"),
         ("hydra.sweeper.pruner._target_=optuna.pruners.NoSuchPruner", "NoSuchPruner"),
         ("hydra.sweeper.check=app.no_such", "no_such"),
+        ("hydra.sweeper.calibrate=app.no_such", "hydra.sweeper.calibrate: "),
     ],
 )
 def test_wrong_setting_is_refused_before_anything_runs(
@@ -144,6 +145,32 @@ def test_check_tries_the_corners_of_each_stratum_and_estimates_the_time(
         assert done.code == 1
         assert done.err.strip() == told
         assert not (done.folder / "sweep").exists()
+
+
+CALIBRATE = """
+def calibrate(configs):
+    with open(os.path.join(os.path.dirname(__file__), "calls"), "a") as file:
+        print(configs[0].kind, *(cfg.x for cfg in configs), file=file)
+        return {"y": file.tell(), "layers": {"a.b": "It's fast", "c": None}}
+"""
+
+
+def test_settings_that_suit_the_machine_are_those_of_the_whole_study(
+    app: Callable[..., App],
+) -> None:
+    task = app("return cfg.x + len(cfg.layers)", CONFIG + "layers: null", CALIBRATE)
+    strata = ("hydra.sweeper.calibrate=app.calibrate", "kind=choice(a,b)", "seed=1")
+    given = (*strata, "hydra.sweeper.stratify=kind", "hydra/sweeper/confirm=two_seeds")
+    for n_trials in (4, 6):
+        done = task(*given, f"hydra.sweeper.n_trials={n_trials}")
+        assert done.code == 0, done.err
+        assert (done.folder / "calls").read_text().splitlines() == ["a -1.0 1.0", "b -1.0 1.0"]
+    files = [path for path in done.folder.glob("sweep/*/.hydra/config.yaml")]
+    files += [path for path in done.folder.glob("sweep/[cf]*/*/.hydra/config.yaml")]
+    assert len(files) >= 6 + 4 + 4
+    layers = {"a.b": "It's fast", "c": None}
+    for config in map(OmegaConf.load, [*files, *done.folder.glob("sweep/best/*.yaml")]):
+        assert (config.y, config.layers) == ({"a": 11, "b": 22}[config.kind], layers)
 
 
 def test_missing_package_is_told_before_anything_runs(app: Callable[..., App]) -> None:

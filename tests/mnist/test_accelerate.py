@@ -1,7 +1,11 @@
 """``accelerate``: what it makes faster, what it leaves alone, and that nothing else changes."""
 
+import functools
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -9,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from hydrasweep import UserError
 from mnist import layers
-from mnist.accelerate import accelerate
+from mnist.accelerate import Times, accelerate, choose, measure
 from mnist.models import CNN, Baseline, LeNet5
 
 IMAGES = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -49,12 +54,29 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def pair(name: str) -> tuple[nn.Module, nn.Module]:
+def times(model: nn.Module, inputs: Tensor = IMAGES[:16]) -> Times:
+    with TemporaryDirectory() as folder:
+        return measure(model, inputs, Path(folder) / "kept.pt")
+
+
+@functools.cache
+def known(name: str) -> Times:
+    """The classes that there are for the modules of a model."""
+    return times(MODELS[name]())
+
+
+def fastest(model: nn.Module, which: int = -1, measured: Times | None = None) -> nn.Module:
+    """The model with classes for all modules that have some, as if they were faster."""
+    measured = times(model) if measured is None else measured
+    return accelerate(model, {name: [*each][which % len(each)] for name, each in measured.items()})
+
+
+def pair(name: str, which: int = -1) -> tuple[nn.Module, nn.Module]:
     """A model, and the same one accelerated."""
     torch.manual_seed(0)
     plain = MODELS[name]()
-    fast = accelerate(deepcopy(plain))
-    assert {*map(type, fast.modules())} & {layers.Linear, layers.Conv2d}
+    fast = fastest(deepcopy(plain), which, known(name))
+    assert [*map(type, fast.modules())] != [*map(type, plain.modules())]
     return plain, fast
 
 
@@ -63,18 +85,19 @@ def test_modules_parameters_and_names_stay(name: str) -> None:
     model = MODELS[name]()
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     weights = deepcopy(model.state_dict())
-    assert accelerate(model) is model
+    assert fastest(model) is model
     assert all(modules[key] is module for key, module in model.named_modules())
     assert all(parameters[key] is each for key, each in model.named_parameters())
     assert str(model) == str(MODELS[name]())
     MODELS[name]().load_state_dict(model.state_dict())
-    accelerate(MODELS[name]()).load_state_dict(weights)
+    fastest(MODELS[name]()).load_state_dict(weights)
 
 
+@pytest.mark.parametrize("which", range(4))
 @pytest.mark.parametrize("name", MODELS)
-def test_hundred_steps_equal_those_of_the_plain_model(name: str) -> None:
+def test_hundred_steps_equal_those_of_the_plain_model(name: str, which: int) -> None:
     labels, losses = torch.randint(0, 10, (64,)), []
-    for model in pair(name):
+    for model in pair(name, which):
         optimizer, seen = torch.optim.SGD(model.parameters(), lr=0.05), []
         for step in range(100):
             batch = slice(16 * (step % 4), 16 * (step % 4) + 16)
@@ -92,7 +115,7 @@ def test_hundred_steps_equal_those_of_the_plain_model(name: str) -> None:
 def test_copies_and_evaluation_equal_the_plain_model(name: str) -> None:
     plain, fast = (model.eval() for model in pair(name))
     expected = plain(IMAGES)
-    for model in (fast, deepcopy(fast), accelerate(fast)):
+    for model in (fast, deepcopy(fast), fastest(fast)):
         torch.testing.assert_close(model(IMAGES), expected)
         with torch.inference_mode():
             torch.testing.assert_close(model(IMAGES.mT), plain(IMAGES.mT))
@@ -118,7 +141,7 @@ def test_compiled_model_is_the_plain_one() -> None:
 def test_pool_with_dropout_drops_its_share_of_what_the_plain_pool_gives() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.MaxPool2d(2, stride=1), nn.ReLU())
-    fast = accelerate(nn.Sequential(*plain, nn.Dropout(0.3)))
+    fast = fastest(nn.Sequential(*plain, nn.Dropout(0.3)))
     expected, y = plain(IMAGES), fast(IMAGES)
     kept = (y > 0)[expected > 0].float().mean().item()
     assert kept == pytest.approx(0.7, abs=0.01)
@@ -148,7 +171,11 @@ ODD: dict[str, Callable[[], nn.Module]] = {
 def test_what_is_odd_stays_as_it_is(name: str) -> None:
     module = ODD[name]()
     kinds = [*map(type, module.modules())]
-    assert [*map(type, accelerate(module).modules())] == kinds
+    with suppress(Exception):  # it may not take images
+        assert times(module, IMAGES) == {}
+    with pytest.raises(UserError, match="fast_layers=.*classes for : none"):
+        accelerate(module, {"": "Conv2d"})
+    assert [*map(type, accelerate(module, {}).modules())] == kinds
 
 
 def conv_tanh_pool(**pool: object) -> nn.Module:
@@ -184,7 +211,9 @@ def test_runs_are_one_operation_only_where_their_settings_are_known(
     for run in ("conv_tanh_pool", "pool_relu"):
         monkeypatch.setattr(layers, run, watched(getattr(layers, run), calls))
     plain = make()
-    torch.testing.assert_close(accelerate(deepcopy(plain))(IMAGES), plain(IMAGES))
+    fast = fastest(deepcopy(plain))
+    calls.clear()
+    torch.testing.assert_close(fast(IMAGES), plain(IMAGES))
     assert len(calls) == is_known
 
 
@@ -199,14 +228,14 @@ def watched(operation: Callable[..., Tensor], calls: list[object]) -> Callable[.
 @pytest.mark.parametrize("n", range(3))
 def test_hooks_are_called_with_what_torch_would_give_them(n: int) -> None:
     plain, seen = conv_tanh_pool(), []
-    for model in (plain, accelerate(deepcopy(plain))):
+    for model in (plain, fastest(deepcopy(plain))):
         model[n].register_forward_hook(lambda *event: seen.append(event[-1]))
         model(IMAGES)
     torch.testing.assert_close(*seen)
 
 
 def test_forward_of_one_module_alone_is_called() -> None:
-    fast = accelerate(max_pool_relu())
+    fast = fastest(max_pool_relu())
     fast[1].forward = lambda x: -x
     torch.testing.assert_close(fast(IMAGES), -fast[0](IMAGES))
 
@@ -214,8 +243,54 @@ def test_forward_of_one_module_alone_is_called() -> None:
 def test_what_is_parametrized_afterwards_is_as_without() -> None:
     torch.manual_seed(0)
     plain = conv_tanh_pool()
-    fast = accelerate(deepcopy(plain))
+    fast = fastest(deepcopy(plain))
     for model in (plain, fast):
         parametrizations.weight_norm(model[0])
         model[0].parametrizations.weight.original0.data *= 2
     torch.testing.assert_close(fast(IMAGES), plain(IMAGES))
+
+
+def test_layers_are_taken_only_where_they_are_faster_in_all_that_was_measured() -> None:
+    small = {"a": {"Linear": 0.5}, "b": {"Conv2d": 0.7, "ChannelsLastConv2d": 0.4}, "c": {"X": 0.1}}
+    large = {"a": {"Linear": 1.1}, "b": {"Conv2d": 0.8, "ChannelsLastConv2d": 0.9}, "c": {"X": 0.9}}
+    assert choose(small) == {"a": "Linear", "b": "ChannelsLastConv2d", "c": "X"}
+    assert choose(small, large) == {"b": "Conv2d", "c": "X"}
+    assert choose({"a": {"Linear": 0.99}}) == {}  # as fast as torch's own, but for the noise
+    assert choose({}, {}) == {}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_measuring_changes_nothing_and_is_done_once(name: str, tmp_path: Path) -> None:
+    model, kept = MODELS[name](), tmp_path / "cache" / "fast_layers.pt"
+    before, state = deepcopy(model.state_dict()), torch.get_rng_state()
+    measured = measure(model, IMAGES[:8], kept)
+    assert measured
+    assert all(0 < share < 100 for each in measured.values() for share in each.values())
+    assert torch.equal(torch.get_rng_state(), state)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert measure(model, IMAGES[:8], kept) == measured
+    assert measure(model, IMAGES[:9], kept) != measured  # another shape
+    kept.write_bytes(b"damaged")
+    assert measure(model, IMAGES[:8], kept).keys() == measured.keys()
+
+
+def test_share_of_what_is_dropped_is_no_matter(tmp_path: Path) -> None:
+    of = [
+        measure(Baseline(1, (28, 28), 10, dropout=p), IMAGES, tmp_path / "kept.pt")
+        for p in (0.0, 0.5)
+    ]
+    assert of[0] == of[1]
+
+
+def test_measured_without_a_place_to_keep_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert measure(nn.Linear(28, 4), IMAGES[:, 0, 0], tmp_path / "file" / "kept.pt").keys() == {""}
+
+
+def test_layers_that_a_model_has_not_are_refused() -> None:
+    with pytest.raises(UserError, match="fast_layers={classifier.9:Linear}.*classifier.9: none"):
+        accelerate(Baseline(1, (28, 28), 10, dropout=0.0), {"classifier.9": "Linear"})
+    with pytest.raises(UserError, match="classes for classifier.1: Linear"):
+        accelerate(Baseline(1, (28, 28), 10, dropout=0.0), {"classifier.1": "Dropout"})

@@ -48,11 +48,7 @@ def images(*shape: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("n", [0, 1, 50])
-@pytest.mark.parametrize("least", [0, layers.MIN_PRODUCT])
-def test_linear_layer(
-    n: int, bias: bool, dtype: torch.dtype, least: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(layers, "MIN_PRODUCT", least)
+def test_linear_layer(n: int, bias: bool, dtype: torch.dtype) -> None:
     plain = nn.Linear(30, 20, bias=bias, dtype=dtype)
     fast = with_class(plain, layers.Linear)
     x = torch.randn(n, 40, dtype=dtype)[:, 10:]
@@ -65,7 +61,6 @@ def test_linear_layer(
 
 
 def test_linear_layer_without_onednn_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "MIN_PRODUCT", 0)
     plain, x = nn.Linear(30, 20), torch.randn(50, 30)
     monkeypatch.setattr(layers, "_onednn_linear", None)
     assert torch.equal(with_class(plain, layers.Linear)(x), plain(x))
@@ -78,30 +73,30 @@ def test_convolution_over_the_whole_image() -> None:
             assert_equal(with_class(plain, layers.Conv2d), plain, x)
 
 
-def conv_tanh_pool(conv: nn.Conv2d) -> tuple[Layer, nn.Module]:
-    fast = with_class(conv, layers.Conv2d)
+def conv_tanh_pool(
+    conv: nn.Conv2d, kind: type[layers.Conv2d] = layers.Conv2d
+) -> tuple[Layer, nn.Module]:
+    fast = with_class(conv, kind)
     return lambda x: layers.conv_tanh_pool(x, fast), nn.Sequential(conv, nn.Tanh(), nn.AvgPool2d(2))
 
 
-def alone(conv: nn.Conv2d) -> tuple[Layer, nn.Module]:
-    return with_class(conv, layers.Conv2d), conv
+def alone(conv: nn.Conv2d, kind: type[layers.Conv2d] = layers.Conv2d) -> tuple[Layer, nn.Module]:
+    return with_class(conv, kind), conv
 
 
 @pytest.mark.parametrize("pair", [alone, conv_tanh_pool])
 @pytest.mark.parametrize(("channels", "padding"), [(1, 2), (3, 0), (6, 1)])
-@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+@pytest.mark.parametrize("kind", [layers.Conv2d, layers.ChannelsLastConv2d])
 @pytest.mark.parametrize("sides", [(14, 14), (8, 20), (9, 10), (10, 9)])
 def test_convolution(
-    pair: Callable[[nn.Conv2d], tuple[Layer, nn.Module]],
+    pair: Callable[..., tuple[Layer, nn.Module]],
     channels: int,
     padding: int,
-    capability: str,
+    kind: type[layers.Conv2d],
     sides: tuple[int, int],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(layers, "_has_avx512", lambda: capability == "AVX512")
     for bias in (True, False):
-        pairs = pair(nn.Conv2d(channels, 10, kernel_size=5, padding=padding, bias=bias))
+        pairs = pair(nn.Conv2d(channels, 10, kernel_size=5, padding=padding, bias=bias), kind)
         for x in images(7, channels, *sides).values():
             assert_equal(*pairs, x)
 
@@ -194,8 +189,7 @@ def test_torchs_own_operations_are_taken_wherever_something_is_odd() -> None:
         assert layers.Linear(784, 784)(torch.randn(100, 784)).dtype == torch.bfloat16
 
 
-def test_second_derivatives_are_refused_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "MIN_PRODUCT", 0)
+def test_second_derivatives_are_refused_not_wrong() -> None:
     x = torch.randn(2, 3, 6, 6, requires_grad=True)
     for layer in (layers.Conv2d(3, 4, 3), layers.Linear(6, 6), layers.pool_relu):
         shaped = x[0, 0] if isinstance(layer, nn.Linear) else x
