@@ -1,7 +1,6 @@
 """A built model, a user's own as well, computes the same in less time on a CPU."""
 
 import copy
-import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,12 +37,13 @@ class Sequential(layers.Faster, nn.Sequential):
             return super().forward(input)
         modules = list(self)
         while modules:
-            n_modules, operation = 1, modules[0]
-            if isinstance(operation, layers.ConvTanhPool) and _is_conv_run(modules):
-                n_modules, operation = 3, partial(layers.conv_tanh_pool, conv=operation)
-            elif isinstance(operation, layers.MaxPoolReLU) and _is_pool_run(modules):
-                n_modules, operation = 2, layers.pool_relu
-            input = operation(input)
+            first, n_modules = modules[0], 1
+            if isinstance(first, layers.ConvTanhPool) and _is_conv_run(modules):
+                input, n_modules = layers.conv_tanh_pool(input, first), 3
+            elif isinstance(first, layers.MaxPoolReLU) and _is_pool_run(modules):
+                input, n_modules = layers.pool_relu(input), 2
+            else:
+                input = first(input)
             del modules[:n_modules]
         return input
 
@@ -153,7 +153,7 @@ def _compare(run: Sequence[nn.Module], like: Tensor, known: dict[str, Shares]) -
     key = f"{plain} {tuple(like.shape)} {like.requires_grad} {torch.get_num_threads()}"
     if key in known:
         return known[key]
-    sides = {"": plain}
+    sides: dict[str, nn.Module] = {"": plain}
     for each in _classes(run):
         sides[each.__name__] = accelerate(copy.deepcopy(plain), {"0": each.__name__})
     x = torch.randn_like(like).requires_grad_(like.requires_grad)
@@ -174,9 +174,9 @@ def _compare(run: Sequence[nn.Module], like: Tensor, known: dict[str, Shares]) -
 def _runs(model: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
     """Modules that could have a faster class, by name, each followed by those that would be
     computed with it; what is subclassed or set in a way that is not known here is left out."""
-    followers = {}
+    followers: dict[nn.Module, list[nn.Module]] = {}
     for sequence in model.modules():
-        if type(sequence) in (nn.Sequential, Sequential):
+        if isinstance(sequence, nn.Sequential) and type(sequence) in (nn.Sequential, Sequential):
             modules = list(sequence)
             followers |= {module: modules[i:] for i, module in enumerate(modules)}
     for name, module in model.named_modules():

@@ -113,7 +113,8 @@ def resolve_run(cfg: DictConfig) -> tuple[DictConfig, Path]:
             cfg = DictConfig(OmegaConf.load(folder / "config.yaml"))
             modes.append(RunMode[OmegaConf.load(folder / "hydra.yaml").hydra.mode])
             if (begun := output_dir / "config.yaml").exists():
-                cfg.merge_with(OmegaConf.masked_copy(OmegaConf.load(begun), MEASURED))
+                known = DictConfig(OmegaConf.load(begun))
+                cfg.merge_with(OmegaConf.masked_copy(known, MEASURED))
         except Exception as error:  # a kill may have cut them short
             why = f"the settings in {folder} can't be read ({root_cause(error)})"
             raise UserError(f"{said}: {why}: start the training anew") from error

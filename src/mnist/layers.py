@@ -1,7 +1,7 @@
 """Layers that equal torch's and take less time on a CPU, where a small model spends most of it.
 
-What each gains depends on CPU and shapes: ``mnist.accelerate`` measures it. Where ``is_fast`` says no,
-they are torch's own operations. They give first derivatives only, and not under ``torch.func``.
+What each gains depends on CPU and shapes: ``mnist.accelerate`` measures it. Where ``is_fast`` says
+no, they are torch's own operations. They give first derivatives only, and not under ``torch.func``.
 """
 
 import functools

@@ -165,11 +165,11 @@ def test_settings_that_suit_the_machine_are_those_of_the_whole_study(
         done = task(*given, f"hydra.sweeper.n_trials={n_trials}")
         assert done.code == 0, done.err
         assert (done.folder / "calls").read_text().splitlines() == ["a -1.0 1.0", "b -1.0 1.0"]
-    files = [path for path in done.folder.glob("sweep/*/.hydra/config.yaml")]
-    files += [path for path in done.folder.glob("sweep/[cf]*/*/.hydra/config.yaml")]
+    sweep = done.folder / "sweep"
+    files = [*sweep.glob("*/.hydra/config.yaml"), *sweep.glob("[cf]*/*/.hydra/config.yaml")]
     assert len(files) >= 6 + 4 + 4
     layers = {"a.b": "It's fast", "c": None}
-    for config in map(OmegaConf.load, [*files, *done.folder.glob("sweep/best/*.yaml")]):
+    for config in map(OmegaConf.load, [*files, *sweep.glob("best/*.yaml")]):
         assert (config.y, config.layers) == ({"a": 11, "b": 22}[config.kind], layers)
 
 

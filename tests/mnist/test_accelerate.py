@@ -173,7 +173,7 @@ def test_what_is_odd_stays_as_it_is(name: str) -> None:
     kinds = [*map(type, module.modules())]
     with suppress(Exception):  # it may not take images
         assert times(module, IMAGES) == {}
-    with pytest.raises(UserError, match="fast_layers=.*classes for : none"):
+    with pytest.raises(UserError, match=r"fast_layers=.*classes for : none"):
         accelerate(module, {"": "Conv2d"})
     assert [*map(type, accelerate(module, {}).modules())] == kinds
 
@@ -290,7 +290,7 @@ def test_measured_without_a_place_to_keep_it(tmp_path: Path) -> None:
 
 
 def test_layers_that_a_model_has_not_are_refused() -> None:
-    with pytest.raises(UserError, match="fast_layers={classifier.9:Linear}.*classifier.9: none"):
+    with pytest.raises(UserError, match=r"classes for classifier\.9: none"):
         accelerate(Baseline(1, (28, 28), 10, dropout=0.0), {"classifier.9": "Linear"})
-    with pytest.raises(UserError, match="classes for classifier.1: Linear"):
+    with pytest.raises(UserError, match=r"classes for classifier\.1: Linear"):
         accelerate(Baseline(1, (28, 28), 10, dropout=0.0), {"classifier.1": "Dropout"})
