@@ -72,11 +72,11 @@ def accelerate(model: nn.Module, chosen: Mapping[str, str]) -> nn.Module:
 
 
 def choose(*measured: Times) -> dict[str, str]:
-    """The fastest class for each module, where one is faster than torch's own in everything that
-    was measured."""
+    """The fastest class for each module that all models have, where one is faster than torch's
+    own in everything that was measured."""
     chosen = {}
-    for name, times in measured[0].items():
-        worst = {each: max(m[name][each] for m in measured) for each in times}
+    for name in [name for name in measured[0] if all(name in times for times in measured)]:
+        worst = {each: max(times[name][each] for times in measured) for each in measured[0][name]}
         fastest = min(worst, key=lambda each: worst[each])
         if worst[fastest] < GAIN:
             chosen[name] = fastest

@@ -42,8 +42,10 @@ def check(cfg: DictConfig) -> float:
 
 
 def calibrate(configs: Sequence[DictConfig]) -> dict[str, Any]:
-    """The layers that are faster than torch's own in each of ``configs``, which a study keeps."""
-    if any(cfg.fast_layers is not None for cfg in configs):
+    """The layers that are faster than torch's own in each of ``configs``, which a study keeps;
+    none where it is about several models, whose trainings choose themselves."""
+    is_given = any(cfg.fast_layers is not None for cfg in configs)
+    if is_given or len({cfg.model._target_ for cfg in configs}) > 1:
         return {}
     return {"fast_layers": choose(*map(layer_times, configs))}
 

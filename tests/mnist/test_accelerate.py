@@ -256,6 +256,7 @@ def test_layers_are_taken_only_where_they_are_faster_in_all_that_was_measured() 
     assert choose(small) == {"a": "Linear", "b": "ChannelsLastConv2d", "c": "X"}
     assert choose(small, large) == {"b": "Conv2d", "c": "X"}
     assert choose({"a": {"Linear": 0.99}}) == {}  # as fast as torch's own, but for the noise
+    assert choose(small, {"a": {"Linear": 0.6}}) == {"a": "Linear"}  # a model with fewer layers
     assert choose({}, {}) == {}
 
 

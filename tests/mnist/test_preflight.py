@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from hydrasweep import UserError
-from mnist import preflight, seal
+from mnist import accelerate, assembly, preflight, seal
 
 
 @pytest.fixture
@@ -62,3 +62,19 @@ def test_test_split_is_sealed(compose: Compose, direction: Any) -> None:
 def test_divergence_is_no_fault_of_the_config(compose: Compose, direction: Any) -> None:
     direction("maximize")
     assert preflight.check(compose("optimizer=sgd", "optimizer.lr=1e30", "epochs=3")) >= 0
+
+
+def test_layers_are_those_that_are_faster_at_every_corner(compose: Compose) -> None:
+    def corners(*words: str) -> list[Any]:
+        return [compose(*words, f"data.batch_size={n}") for n in (32, 256)]
+
+    chosen = preflight.calibrate(corners("model=cnn"))["fast_layers"]
+    of_each = [assembly.layer_times(cfg) for cfg in corners("model=cnn")]
+    assert chosen == accelerate.choose(*of_each)
+    assert {*chosen} <= {"features.0", "features.1", "features.3", "classifier.1", "classifier.3"}
+    told = OmegaConf.to_container(OmegaConf.create(chosen))
+    cfg = compose("model=cnn", "data.batch_size=64")
+    cfg.fast_layers = told
+    assembly.assemble(cfg)
+    assert preflight.calibrate(corners("model=cnn", "fast_layers={}")) == {}
+    assert preflight.calibrate([compose("model=cnn"), compose("model=lenet5")]) == {}
