@@ -76,7 +76,9 @@ def choose(*measured: Times) -> dict[str, str]:
     own in everything that was measured."""
     chosen = {}
     for name in [name for name in measured[0] if all(name in times for times in measured)]:
-        worst = {each: max(times[name][each] for times in measured) for each in measured[0][name]}
+        worst = {
+            each: max(times[name].get(each, 1) for times in measured) for each in measured[0][name]
+        }
         fastest = min(worst, key=lambda each: worst[each])
         if worst[fastest] < GAIN:
             chosen[name] = fastest

@@ -1,4 +1,4 @@
-"""LeNet5 beside others: seconds of an epoch on 12,000 images, with the threads that it takes itself.
+"""LeNet5 beside others: an epoch on 12,000 images, with the threads that it takes itself.
 
 Two trainings that begin at the same time, one that begins while another is at work, and one beside
 as many busy processes as there are cores.

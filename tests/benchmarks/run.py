@@ -23,6 +23,7 @@ NAMES = (
     "start",
     "growth",
     "memory",
+    "neighbour",
     "signal",
     "strategies",
 )

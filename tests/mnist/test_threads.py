@@ -69,7 +69,8 @@ def busy() -> Iterator[None]:
         process.wait()
 
 
-def test_one_thread_is_left_beside_busy_neighbours(busy: None) -> None:
+@pytest.mark.usefixtures("busy")
+def test_one_thread_is_left_beside_busy_neighbours() -> None:
     threads.look()
     time.sleep(0.5)
     assert threads.free_cores() == 1
