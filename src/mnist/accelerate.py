@@ -75,10 +75,9 @@ def choose(*measured: Times) -> dict[str, str]:
     """The fastest class for each module that all models have, where one is faster than torch's
     own in everything that was measured."""
     chosen = {}
-    for name in [name for name in measured[0] if all(name in times for times in measured)]:
-        worst = {
-            each: max(times[name].get(each, 1) for times in measured) for each in measured[0][name]
-        }
+    for name, classes in measured[0].items():
+        times = [each.get(name, {}) for each in measured]
+        worst = {each: max(time.get(each, 1.0) for time in times) for each in classes}
         fastest = min(worst, key=lambda each: worst[each])
         if worst[fastest] < GAIN:
             chosen[name] = fastest
