@@ -13,6 +13,7 @@ import torch
 from conftest import REPOSITORY, Compose, Script, environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from omegaconf import OmegaConf
 
 from train import train
 
@@ -244,6 +245,24 @@ def test_multirun_never_scores_the_test_images_even_when_resumed(
     for shown in (done.stdout, resumed.stdout):
         assert "val/accuracy" in shown
         assert "test/" not in shown
+
+
+def test_resumed_run_computes_as_it_did(script: Script, root: Path) -> None:
+    """With the layers and threads that it chose, wherever it goes on."""
+    done = script("train.py", "model=lenet5", "epochs=1", "n_threads=null", "tracking=none", *LEAN)
+    assert done.returncode == 0, done.stderr
+    begun = output_dir(done.stdout) / "config.yaml"
+    config = OmegaConf.load(begun)
+    assert config.n_threads >= 1
+    assert OmegaConf.is_dict(config.fast_layers)
+    for chosen in ({"features.6": "Conv2d"}, {}):
+        config.n_threads, config.fast_layers = 3, chosen
+        OmegaConf.save(config, begun)
+        done = resume(root, output_dir(done.stdout))
+        assert done.returncode == 0, done.stderr
+        assert "cpu, 3 threads" in done.stdout
+        again = OmegaConf.load(begun)
+        assert (again.n_threads, again.fast_layers) == (3, chosen)
 
 
 def test_resume_wants_a_run_and_no_other_settings(root: Path, tmp_path: Path) -> None:
