@@ -124,12 +124,12 @@ def describe(
         )
     if settings.confirms(chosen):
         again = chosen.confirm
-        n_each = again.top + settings.retrains(chosen)
-        n_runs = len(plan.space.strata) * again.n_seeds * n_each
-        time = f": about {as_duration(n_runs * pace)}" if pace else ""
+        n_seeds = len(plan.space.strata) * again.n_seeds
+        most = n_seeds * (again.top + settings.retrains(chosen))
+        time = f", {as_duration(most * pace)}" if pace else ""
         lines.append(
-            f"  then the best {again.top} of each on {again.n_seeds} fresh seeds, and the winners "
-            f"with the final settings: at most {n_runs} trainings{time}"
+            f"  then the best {again.top} of each race for {again.n_seeds} fresh seeds, and the "
+            f"winners get the final settings: at most {most} trainings{time}"
         )
     checked = f", and {chosen.check} has tried it" if chosen.check else ""
     return "\n".join([*lines, f"  checked: every corner of the space composes{checked}"])

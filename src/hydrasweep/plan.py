@@ -54,7 +54,6 @@ class Plan:
             self.settings.resumable,
         )
         studies.heartbeat, studies.start = self.settings.heartbeat, self.start
-        confirm = self.settings.confirm
-        race = Race(confirm.seed, confirm.n_seeds) if self.phase == CONFIRM else None
+        race = Race(self.settings.confirm.seed) if self.phase == CONFIRM else None
         studies.give(self.given, self.seconds, race)
         return studies

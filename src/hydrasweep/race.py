@@ -1,57 +1,46 @@
-"""A race between settings that are repeated: repetitions that can hardly change who wins are left
-out."""
+"""A race between settings that are repeated on fresh seeds: whoever leads goes on, so that settings
+that fall behind have no more seeds spent on them."""
 
-import math
 import statistics
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.space import as_key
 
-N_ERRORS = 3  # by chance, one in twenty settings that are equal is so far behind after three seeds
-MIN_SEEDS = 3  # fewer don't tell what chance does
+if TYPE_CHECKING:
+    from hydrasweep.stratum import Given
 
 
 @dataclass(frozen=True)
 class Race:
-    """Settings with ``n_seeds`` values of ``seed`` each."""
+    """Settings that are repeated on values of ``seed``."""
 
     seed: str
-    n_seeds: int
 
-    def is_lost(
-        self, params: Mapping[str, Any], trials: Sequence[FrozenTrial], direction: StudyDirection
-    ) -> bool:
-        """Whether settings can leave out the seeds that they have not had yet.
-
-        Others have had all of theirs, and these either failed on one, or their mean is behind by
-        three standard errors of the difference, with the standard deviation of those others.
-        """
+    def leading(
+        self, given: Sequence["Given"], trials: Sequence[FrozenTrial], direction: StudyDirection
+    ) -> list["Given"]:
+        """Those of the settings that lead after ``trials``: by the mean of their score in the
+        search and of their seeds so far. Who failed on a seed comes after all others."""
         sign = 1 if direction == StudyDirection.MAXIMIZE else -1
-        values: dict[str, list[float]] = defaultdict(list)
+        values = {self._settings(each.params): [each.score] for each in given}
         failed = set()
         for trial in trials:
-            if trial.state == TrialState.COMPLETE:
-                values[self._group(trial.params)].append(sign * trial.values[0])
-            elif trial.state == TrialState.FAIL:
-                failed.add(self._group(trial.params))
-        own = values.pop(self._group(params), [])
-        whole = [each for each in values.values() if len(each) >= self.n_seeds]
-        if not whole:
-            return False
-        if self._group(params) in failed:
-            return True
-        best = max(whole, key=statistics.fmean)
-        if not own or len(best) < MIN_SEEDS:
-            return False
-        behind = statistics.fmean(best) - statistics.fmean(own)
-        error = statistics.stdev(best) * math.sqrt(1 / len(best) + 1 / len(own))
-        return behind > N_ERRORS * error
+            key = self._settings(trial.params)
+            if trial.state == TrialState.FAIL:
+                failed.add(key)
+            elif trial.state == TrialState.COMPLETE and key in values:
+                values[key].append(trial.values[0])
 
-    def _group(self, params: Mapping[str, Any]) -> str:
+        def rank(key: str) -> tuple[bool, float]:
+            return key not in failed, sign * statistics.fmean(values[key])
+
+        leader = max(values, key=rank, default="")
+        return [each for each in given if self._settings(each.params) == leader]
+
+    def _settings(self, params: Mapping[str, Any]) -> str:
         return as_key({name: value for name, value in params.items() if name != self.seed})

@@ -52,6 +52,7 @@ class Given:
     params: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution] | None = None
     trial: FrozenTrial | None = None  # the one to come, where it goes on with one before
+    score: float = 0.0  # in the search, for a race
 
 
 @dataclass
@@ -86,11 +87,11 @@ class Stratum:
     def _untried(self, trials: Sequence[FrozenTrial]) -> list[Given]:
         tried = [trial.params for trial in trials]
         known = {as_key(params) for params in tried}
+        racing = self.race and self.race.leading(self.given, trials, self.study.direction)
         return [
             given
-            for given in self.given
+            for given in (self.given if racing is None else racing)
             if as_key(given.params) not in known
-            and not (self.race and self.race.is_lost(given.params, trials, self.study.direction))
             and (given.distributions or not any(given.params.items() <= t.items() for t in tried))
         ]
 

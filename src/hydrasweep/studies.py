@@ -137,7 +137,7 @@ class Studies:
         race: Race | None = None,
     ) -> None:
         """Let each stratum try these settings first, of which a trial takes so many ``seconds``
-        and some may lose a ``race``."""
+        and, in a ``race``, only those that lead."""
         for stratum in self.strata:
             stratum.given = given.get(stratum.value, ())
             stratum.seconds = seconds.get(stratum.value, 0.0)

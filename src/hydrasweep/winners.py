@@ -226,7 +226,8 @@ def _confirmed(stratum: Stratum, key: str) -> list[FrozenTrial]:
 
 
 def _on_seed(trial: FrozenTrial, key: str, seed: int) -> Given:
-    return Given(trial.params | {key: seed}, trial.distributions | {key: SEEDS})
+    distributions = trial.distributions | {key: SEEDS}
+    return Given(trial.params | {key: seed}, distributions, score=_seen(trial))
 
 
 def _seen(trial: FrozenTrial) -> float:

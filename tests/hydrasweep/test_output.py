@@ -106,8 +106,8 @@ def test_plan_tells_what_is_tried_and_how_long_that_takes() -> None:
         "  left out: wd, model.dropout",
         "  model: cnn, mlp, with equal shares",
         "  a whole trial: cnn 2 min, mlp 30 s; all of them unpruned: 10 min",
-        "  then the best 2 of each on 3 fresh seeds, and the winners with the final settings: "
-        "at most 18 trainings: about 9 min",
+        "  then the best 2 of each race for 3 fresh seeds, and the winners get the final settings: "
+        "at most 18 trainings, 9 min",
         "  checked: every corner of the space composes, and app.check has tried it",
     ]
     made, chosen = plan(pruner=None, direction=["minimize", "maximize"])

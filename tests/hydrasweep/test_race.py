@@ -1,6 +1,6 @@
-"""Which repetitions are left out: those of settings that can hardly win any more."""
+"""Which repetition is next: the leader's, by what search and seeds have shown so far."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -8,17 +8,28 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hydrasweep.race import Race
+from hydrasweep.stratum import Given
 
 MAXIMIZE, MINIMIZE = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
 SPACE = {"x": FloatDistribution(0, 1), "seed": IntDistribution(0, 9)}
+N_SEEDS = 3
 
 
-def trials(x: float, values: Sequence[float | None]) -> list[FrozenTrial]:
-    """One for each seed; None is one that failed."""
+def given(sign: int = 1, **searched: float) -> list[Given]:
+    """Three seeds of each setting, such as ``x2=0.9``, which is x=0.2 and its search's score."""
+    return [
+        Given({"x": int(name[1:]) / 10, "seed": seed}, SPACE, score=sign * score)
+        for name, score in searched.items()
+        for seed in range(N_SEEDS)
+    ]
+
+
+def ran(x: float, values: Sequence[float | None], sign: int = 1) -> list[FrozenTrial]:
+    """One trial for each seed; None is one that failed."""
     return [
         create_trial(
             state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-            value=value,
+            value=None if value is None else sign * value,
             params={"x": x, "seed": seed},
             distributions=SPACE,
         )
@@ -27,37 +38,55 @@ def trials(x: float, values: Sequence[float | None]) -> list[FrozenTrial]:
 
 
 @pytest.mark.parametrize(
-    ("best", "other", "is_lost"),
+    ("first", "second", "leader"),
     [
-        ([0.99, 0.98, 0.985], [0.9], True),
-        ([0.99, 0.98, 0.985], [0.97], False),  # 3 errors are 0.017
-        ([0.99, 0.98, 0.985], [0.967], True),
-        ([0.99, 0.98, 0.985], [0.97, 0.97], True),  # 0.0137 with two seeds
-        ([0.99, 0.98, 0.985], [], False),
-        ([0.99, 0.98], [0.1], False),  # of others, none has had all seeds
-        ([0.99, 0.98, None], [0.1], False),
-        ([0.5, 0.5, 0.5], [0.6, None], True),
-        ([0.5, 0.5, 0.5], [0.6, 0.6], False),
-        ([0.5, 0.5, 0.5], [0.4], True),
+        ([], [], 0.1),  # by the search
+        ([0.88], [], 0.2),  # 0.89 against 0.895
+        ([0.88], [0.86], 0.1),  # 0.89 against 0.8775
+        ([0.9, 0.9, 0.9], [], 0.1),
+        ([0.9, 0.9, 0.9], [0.99], 0.2),
+        ([0.895], [0.9], 0.1),  # 0.8975 both: who was better in the search
+        ([0.99, None], [], 0.2),  # it failed on a seed
+        ([0.99, None], [0.1, None], 0.1),
     ],
 )
-def test_who_is_far_behind_or_failed_has_lost(
-    best: list[float | None], other: list[float | None], is_lost: bool
+def test_who_leads_goes_on(
+    first: list[float | None], second: list[float | None], leader: float
 ) -> None:
-    race, params = Race("seed", 3), {"x": 0.5, "seed": 9}
-    ran = trials(0.1, best) + trials(0.5, other)
-    assert race.is_lost(params, ran, MAXIMIZE) == is_lost
-    turned = [[None if value is None else -value for value in each] for each in (best, other)]
-    ran = trials(0.1, turned[0]) + trials(0.5, turned[1])
-    assert race.is_lost(params, ran, MINIMIZE) == is_lost
+    for direction, sign in ((MAXIMIZE, 1), (MINIMIZE, -1)):
+        trials = ran(0.1, first, sign) + ran(0.2, second, sign)
+        leading = Race("seed").leading(given(sign, x1=0.9, x2=0.895), trials, direction)
+        assert [(each.params["x"], each.params["seed"]) for each in leading] == [
+            (leader, seed) for seed in range(N_SEEDS)
+        ]
 
 
-@pytest.mark.parametrize("n_seeds", [1, 2])
-def test_few_seeds_tell_nothing_of_chance(n_seeds: int) -> None:
-    ran = trials(0.1, [0.9] * n_seeds) + trials(0.5, [0.1])
-    assert not Race("seed", n_seeds).is_lost({"x": 0.5, "seed": 1}, ran, MAXIMIZE)
+def test_trials_of_other_settings_change_nothing() -> None:
+    """Such as those of an earlier start, before the search went on and found better ones."""
+    leading = Race("seed").leading(given(x1=0.9, x2=0.8), ran(0.5, [0.99] * 3), MAXIMIZE)
+    assert {each.params["x"] for each in leading} == {0.1}
+    assert Race("seed").leading([], ran(0.5, [0.99] * 3), MAXIMIZE) == []
 
 
-def test_leader_goes_on() -> None:
-    ran = trials(0.1, [0.5, 0.5, 0.5]) + trials(0.5, [0.9])
-    assert not Race("seed", 3).is_lost({"x": 0.5, "seed": 1}, ran, MAXIMIZE)
+@pytest.mark.parametrize(
+    ("value", "n_trained"),
+    [
+        (lambda x: 1 - x, {0.1: 3}),  # as the search said: the others are never trained
+        (lambda x: x, {0.1: 1, 0.2: 1, 0.3: 3}),  # the other way round
+    ],
+)
+def test_a_race_ends_when_the_leader_has_all_its_seeds(
+    value: Callable[[float], float], n_trained: dict[float, int]
+) -> None:
+    settings = given(x1=0.5, x2=0.49, x3=0.48)
+    trials: list[FrozenTrial] = []
+    while left := [
+        each
+        for each in Race("seed").leading(settings, trials, MAXIMIZE)
+        if each.params not in [trial.params for trial in trials]
+    ]:
+        chosen = left[0].params
+        seen = ran(chosen["x"], [value(chosen["x"])] * N_SEEDS)
+        trials += [trial for trial in seen if trial.params == chosen]
+    counts = {x: sum(trial.params["x"] == x for trial in trials) for x in (0.1, 0.2, 0.3)}
+    assert {x: n for x, n in counts.items() if n} == n_trained
