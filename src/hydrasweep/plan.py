@@ -5,10 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from omegaconf import DictConfig
 
-from hydrasweep.race import Race
+from hydrasweep.given import Given, Race
 from hydrasweep.settings import directions
 from hydrasweep.space import Space
-from hydrasweep.stratum import Given
 from hydrasweep.studies import Studies
 from hydrasweep.tracking import Context
 from hydrasweep.trials import CONFIRM, SEARCH

@@ -12,8 +12,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from hydrasweep.errors import UserError
+from hydrasweep.given import Given, Race
 from hydrasweep.pruners import PromotionPruner
-from hydrasweep.race import Race
 from hydrasweep.settings import is_grid
 from hydrasweep.space import as_key, as_name
 from hydrasweep.trials import (
@@ -43,16 +43,6 @@ N_TRIALS = f"{MARK}n_trials"  # of a study: how many it is to have
 WHERE = f"{MARK}where"  # the error's type and the line that raised it
 
 FOLLOWS = (RETRY_OF, RESUMES)
-
-
-@dataclass(frozen=True)
-class Given:
-    """Settings that a trial is to have; without ``distributions`` some of them may be unknown."""
-
-    params: Mapping[str, Any]
-    distributions: Mapping[str, BaseDistribution] | None = None
-    trial: FrozenTrial | None = None  # the one to come, where it goes on with one before
-    score: float = 0.0  # in the search, for a race
 
 
 @dataclass

@@ -22,8 +22,8 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from hydrasweep.given import Race
 from hydrasweep.liveness import OWNER, SECONDS, Watch, identity, is_here
-from hydrasweep.race import Race
 from hydrasweep.storage import make_lock, open_storage
 from hydrasweep.stratum import (
     LOST,

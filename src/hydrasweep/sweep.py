@@ -16,12 +16,12 @@ from hydrasweep import check, enqueue, files, output, registry, results, setting
 from hydrasweep.agreement import agree
 from hydrasweep.compose import Composer, flat
 from hydrasweep.errors import Outage, UserError, plain_exit
+from hydrasweep.given import Given
 from hydrasweep.launch import launch, set_override
 from hydrasweep.liveness import identity
 from hydrasweep.monitor import Monitor
 from hydrasweep.plan import Plan
 from hydrasweep.space import Space
-from hydrasweep.stratum import Given
 from hydrasweep.studies import ID, RUN, Studies
 from hydrasweep.tracking import SweepRun
 from hydrasweep.trials import CONFIRM, FINAL, MARK, PHASES, SEARCH

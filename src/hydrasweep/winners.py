@@ -15,8 +15,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep import files
+from hydrasweep.given import Given
 from hydrasweep.space import as_key, as_name
-from hydrasweep.stratum import Given, Stratum, following, label
+from hydrasweep.stratum import Stratum, following, label
 from hydrasweep.studies import Studies
 from hydrasweep.trials import CONFIRM, FINAL, SEARCH, n_steps, origin, recorded
 

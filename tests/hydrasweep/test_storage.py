@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from hydrasweep import storage
 from hydrasweep.agreement import agree
 from hydrasweep.errors import Outage, UserError
-from hydrasweep.stratum import Given
+from hydrasweep.given import Given
 from hydrasweep.studies import Studies
 
 PASSWORD = "hunter2"

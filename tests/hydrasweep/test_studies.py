@@ -17,9 +17,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.agreement import agree
 from hydrasweep.errors import UserError
+from hydrasweep.given import Given
 from hydrasweep.liveness import OWNER
 from hydrasweep.storage import close_storages, prepare
-from hydrasweep.stratum import RETRIES, RETRY_OF, Given
+from hydrasweep.stratum import RETRIES, RETRY_OF
 from hydrasweep.studies import MAX_RETRIES, Studies
 from hydrasweep.trials import CONFIRM
 

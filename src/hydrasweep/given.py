@@ -1,29 +1,37 @@
-"""A race between settings that are repeated on fresh seeds: whoever leads goes on, so that settings
-that fall behind have no more seeds spent on them."""
+"""Settings that trials are given before any are suggested, and which of them comes next."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.space import as_key
 
-if TYPE_CHECKING:
-    from hydrasweep.stratum import Given
+
+@dataclass(frozen=True)
+class Given:
+    """Settings that a trial is to have; without ``distributions`` some of them may be unknown."""
+
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution] | None = None
+    trial: FrozenTrial | None = None  # the one to come, where it goes on with one before
+    score: float = 0.0  # in the search, for a race
 
 
 @dataclass(frozen=True)
 class Race:
-    """Settings that are repeated on values of ``seed``."""
+    """Settings that are repeated on values of ``seed``: whoever leads goes on, so that no more
+    seeds are spent on those that fall behind."""
 
     seed: str
 
     def leading(
-        self, given: Sequence["Given"], trials: Sequence[FrozenTrial], direction: StudyDirection
-    ) -> list["Given"]:
+        self, given: Sequence[Given], trials: Sequence[FrozenTrial], direction: StudyDirection
+    ) -> list[Given]:
         """Those of the settings that lead after ``trials``: by the mean of their score in the
         search and of their seeds so far. Who failed on a seed comes after all others."""
         sign = 1 if direction == StudyDirection.MAXIMIZE else -1

@@ -7,8 +7,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hydrasweep.race import Race
-from hydrasweep.stratum import Given
+from hydrasweep.given import Given, Race
 
 MAXIMIZE, MINIMIZE = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
 SPACE = {"x": FloatDistribution(0, 1), "seed": IntDistribution(0, 9)}
