@@ -154,7 +154,7 @@ def test_a_winners_recipe_gives_the_same_numbers_again(
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr
-    assert f"test/accuracy {measured:.2%}" in " ".join(done.stdout.split())
+    assert f"test accuracy {measured:.2%} " in " ".join(done.stdout.split())
 
 
 def test_finished_sweep_shows_its_winners_again_and_does_nothing(

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +272,9 @@ def test_end_names_the_best_and_links_to_the_sweeps_charts(sweep: Sweep) -> None
     end = sweep.out.partition("best trial")[2]
     for model in MODELS:
         assert f" {model}-0" in end
-    (link,) = re.findall(r"http://\S+", end)
+    (shown,) = re.findall(r"^MLflow +(\S+),", end, re.MULTILINE)
+    assert Path(shown) == sweep.folder / "mlflow.html"
+    link = unescape((sweep.folder / "mlflow.html").read_text())
     assert "compareRunsMode=CHART" in link
     assert "tags.study%20%3D%20%27whole%27" in link
     assert "study" not in sweep.parent().data.tags

@@ -57,13 +57,16 @@ def test_run_prints_what_it_does_how_it_goes_and_what_to_do_next(
     assert "mnist" in header
     assert "cpu, 1 threads" in header
     assert re.search(r"epoch 2/2  loss \d\.\d+  train +[\d.]+%  val +[\d.]+%", rest)
-    assert re.search(r"test/accuracy +\d\d\.\d\d%", rest)
+    assert re.search(r"^test +accuracy \d\d\.\d\d%  loss 0\.\d+$", rest, re.MULTILINE)
+    assert re.search(r"^val +accuracy .*\(best \d\d\.\d\d%, epoch [12]\)$", rest, re.MULTILINE)
+    assert re.search(r"^time +[\d.]+ s of training$", rest, re.MULTILINE)
     assert f"mlflow ui --backend-store-uri sqlite:///{root / 'mlflow.db'}" in rest
     assert "http://127.0.0.1:5000/#/experiments/" in rest
     assert max(len(line) for line in rest.splitlines() if line.startswith("epoch")) < 80
     assert "\x1b" not in done.stdout
     assert done.stderr == ""
     (run,) = runs(root)
+    assert f"/runs/{run.info.run_id}" in rest
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "baseline lr=0.003 adamw batch=64 seed=0"
     assert run.data.tags["architecture"] == run.data.params["model"] == "baseline"

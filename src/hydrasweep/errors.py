@@ -18,6 +18,8 @@ from typing import NoReturn
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from hydrasweep.slips import advice
+
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, read-only, broken
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -174,6 +176,8 @@ def raise_received() -> None:
 
 def _in_words(error: Exception) -> str:
     """What to tell of an error instead of a traceback; "" of a bug in code of ours or a user's."""
+    if isinstance(error, HydraException) and (better := advice(error)):
+        return without_password(better)
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         return f"{error}\n{error.__cause__}".strip()
     if isinstance(error, UserError):  # whose writer has left passwords out

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from hydrasweep import results
@@ -43,12 +44,18 @@ class Monitor:
         write: Callable[[], None],
         record: Callable[[Mapping[str, float], int], None],
         trial_timeout: float | None = None,
+        max_steps: int | None = None,  # of a whole trial
+        n_repeats: int = 0,  # whole trainings of each stratum that later phases have
+        since: float | None = None,  # when the sweep's command began, by ``time.time()``
     ) -> None:
         self.studies = studies
         self.n_workers = n_workers
         self.write = write
         self.record = record
         self.trial_timeout = trial_timeout
+        self.max_steps = max_steps
+        self.n_repeats = n_repeats
+        self.since = since or time.time()
         self._screen = sys.stdout  # bound now: a worker may redirect it
         self.console = _Console(file=self._screen)
         self._seen: set[int] = set()
@@ -155,13 +162,19 @@ class Monitor:
         title = f"study {self.studies.name}: {self.studies.strata[0].phase}"
         table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
         stopped = "paused" if self.studies.strata[0].pauses else "pruned"
-        for name in ("", "done", stopped, "failed", "best", "running"):
-            table.add_column(name, justify="left" if name in ("", "running") else "right")
+        # Of repetitions the best is luck, and in the last phase it may be a test score.
+        searches = self.studies.strata[0].phase == SEARCH
+        shown = ("best", "by") if searches else ()
+        for name in ("", "done", stopped, "failed", *shown, "running"):
+            table.add_column(name, justify="left" if name in ("", "by", "running") else "right")
+        n_running = 0
         for stratum in self.studies.strata:
             trials = stratum.trials()
             states = [trial.state for trial in trials]
             n_all = sum(state != TrialState.WAITING for state in states) + stratum.n_to_do(trials)
-            best = results.best(stratum)
+            best = results.best(stratum)[:1] if searches else []
+            running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+            n_running += len(running)
             n_pruned = states.count(TrialState.PRUNED)
             n_done = sum(state.is_finished() for state in states)
             table.add_row(
@@ -169,22 +182,31 @@ class Monitor:
                 f"{n_done - n_pruned if stratum.pauses else n_done}/{n_all}",
                 _paused(trials) if stratum.pauses else str(n_pruned),
                 str(states.count(TrialState.FAIL)),
-                f"{best[0].values[0]:.4f}" if best else "",
-                "  ".join(_running(t) for t in trials if t.state == TrialState.RUNNING),
+                *((f"{best[0].values[0]:.4f}" if best else "", _by(best)) if searches else ()),
+                "  ".join(_running(trial, self._last(stratum)) for trial in running),
             )
-        left = self.seconds_left()
-        shown = "known after each first trial" if left is None else as_duration(left)
-        return Group(table, f"time left: {shown}")
+        left, so_far = self.seconds_left(), time.time() - self.since
+        if left is None:
+            n_done = self.studies.n_finished()
+            waits = "known after each first trial" if n_running or n_done else "workers start"
+            return Group(table, f"{as_duration(so_far)} so far; time left: {waits}")
+        bar = ProgressBar(total=so_far + left, completed=so_far, width=40)
+        return Group(table, bar, f"{as_duration(so_far)} so far; time left: {as_duration(left)}")
+
+    def _last(self, stratum: Stratum) -> int | None:
+        """The last step of a whole trial, where it is known."""
+        return (stratum.pauses and stratum.pauses.max_resource) or self.max_steps
 
     def seconds_left(self) -> float | None:
-        """What is still to do, at each stratum's mean pace so far; None before its first end."""
+        """What is still to do, in later phases too, at each stratum's mean pace so far; None
+        before its first end."""
         total = 0.0
         for stratum in self.studies.strata:
             trials = stratum.trials()
             done = [trial for trial in trials if trial.state.is_finished()]
             running = [trial for trial in trials if trial.state == TrialState.RUNNING]
             n_left: float = len(running) + stratum.n_to_do(trials)
-            if not n_left:
+            if not n_left and not self.n_repeats:
                 continue
             if not done:
                 return None
@@ -194,12 +216,14 @@ class Monitor:
                 if trial.datetime_start
             )
             n_done: float = len(done)
+            n_whole = 1
             if stratum.pauses:  # they take all lengths: steps count
                 n_done = sum(map(n_steps, done))
-                last = stratum.pauses.max_resource or max(map(n_steps, trials))
-                n_left = stratum.pauses.n_steps(len(trials) + stratum.n_new(trials), last) - n_done
+                n_whole = self._last(stratum) or max(map(n_steps, trials))
+                n_all = len(trials) + stratum.n_new(trials)
+                n_left = stratum.pauses.n_steps(n_all, n_whole) - n_done
             pace = sum(map(seconds, done)) / max(1, n_done)
-            total += max(0.0, pace * n_left - elapsed)
+            total += max(0.0, pace * n_left - elapsed) + pace * n_whole * self.n_repeats
         return total / self.n_workers
 
 
@@ -237,7 +261,16 @@ def _paused(trials: Sequence[FrozenTrial]) -> str:
     return ", ".join(f"{n} at step {step}" for step, n in sorted(steps.items()))
 
 
-def _running(trial: FrozenTrial) -> str:
+def _by(best: Sequence[FrozenTrial]) -> str:
+    """Which trial is the best, and its settings by the last part of their names."""
+    words = [f"#{origin(trial)}" for trial in best]
+    for key, value in (item for trial in best for item in trial.params.items()):
+        words.append(f"{key.rpartition('.')[2]}={short(value)}")
+    return " ".join(words)
+
+
+def _running(trial: FrozenTrial, last: int | None) -> str:
     last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
     value = f" {last:.4f}" if last is not None else ""
-    return f"#{origin(trial)} step {n_steps(trial) + 1}{value}"
+    of = f"/{last}" if last else ""
+    return f"#{origin(trial)} step {n_steps(trial) + 1}{of}{value}"

@@ -1,7 +1,10 @@
 """What a sweep is said to be before it runs, and how it is said to have ended."""
 
+import html
 import io
 import json
+import math
+import os
 import platform
 import shlex
 import sys
@@ -16,11 +19,12 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from hydrasweep import results, settings
+from hydrasweep import results, settings, storage, winners
 from hydrasweep.plan import Plan
+from hydrasweep.pruners import PromotionPruner
 from hydrasweep.space import as_text as space_text
 from hydrasweep.space import as_word
-from hydrasweep.stratum import Stratum
+from hydrasweep.stratum import Stratum, make_pruner
 from hydrasweep.studies import Studies
 from hydrasweep.trials import n_steps, origin
 from hydrasweep.winners import Winner
@@ -87,28 +91,36 @@ def outcome(search: Studies, found: Sequence[Winner]) -> tuple[dict[str, float],
         tags[f"winner.{name}"] = json.dumps(winner.record(None))
         metrics[f"confirm/{name}"] = winner.confirmed.mean
         metrics |= {f"{key}/{name}": score.mean for key, score in winner.recorded.items()}
+    rows = [_winner_row(w) for w in found] or [
+        _row(stratum, trial) for stratum in search.strata for trial in results.best(stratum)
+    ]
+    if rows:  # MLflow shows it at the head of the run's page
+        lead = winners.lead(found, search.head.direction) if found else ""
+        tags["mlflow.note.content"] = f"{_markdown(rows)}\n\n{lead}".strip()
     return metrics, tags
 
 
 def describe(
     plan: Plan,
-    chosen: DictConfig,
+    config: DictConfig,
     n_trials: int,
     n_workers: int,
     estimates: Mapping[str, float],
     first: Sequence[str] = (),
 ) -> str:
-    """What the sweep is going to do, ``first`` in its own words, and how long that would take
-    without pruning."""
+    """What the sweep is going to do, ``first`` in its own words, and how long that would take."""
+    chosen = plan.settings
     pruner = _class_name(chosen.pruner or {})
     if not chosen.resumable and pruner == "PromotionPruner":
         pruner = "SuccessiveHalvingPruner (to pause trials as PromotionPruner, the task function "
         pruner += "must be able to go on: hydra.sweeper.resumable=true)"
-    sampler = _class_name(chosen.sampler)
+    launcher = _class_name(config.hydra.launcher).removesuffix("Launcher").lower()
     named = zip(settings.directions(chosen), settings.objectives(chosen), strict=True)
+    steps = f", after at most {chosen.max_steps} steps" if chosen.max_steps else ""
     lines = [
-        f"Study {plan.name}: {n_trials} trials, {n_workers} workers, {sampler}, pruner {pruner}",
-        "  " + ", ".join(f"{direction} {name}" for direction, name in named),
+        f"Study {plan.name}: {n_trials} trials, {n_workers} workers ({launcher}), "
+        f"{_class_name(chosen.sampler)}, pruner {pruner}",
+        "  " + ", ".join(f"{direction} {name}" for direction, name in named) + steps,
         *(f"  {name}: {space_text(d)}" for name, d in plan.space.distributions.items()),
     ]
     if chosen.leave_out:
@@ -116,23 +128,47 @@ def describe(
     if plan.space.stratify:
         lines.append(f"  {plan.space.stratify}: {', '.join(plan.space.strata)}, with equal shares")
     lines += [f"  {line}" for line in first]
+    lines.append(f"  storage: {storage.shown(plan.storage)}")
+    checked = f", and {chosen.check} has tried it" if chosen.check else ""
+    return "\n".join(
+        [
+            *lines,
+            *_durations(plan, n_trials, n_workers, estimates),
+            f"  checked: every corner of the space composes{checked}",
+        ]
+    )
+
+
+def _durations(
+    plan: Plan, n_trials: int, n_workers: int, estimates: Mapping[str, float]
+) -> list[str]:
+    """How long search and confirmation take, from estimates for a whole trial of each stratum."""
+    chosen, lines = plan.settings, []
     pace = sum(estimates.values()) / max(1, len(estimates)) / n_workers
+    unpruned = searching = n_trials * pace
+    pruner = make_pruner(chosen.pruner, chosen.resumable)
+    if isinstance(pruner, PromotionPruner) and chosen.max_steps:
+        n_each = math.ceil(n_trials / len(plan.space.strata))
+        n_whole = n_each * chosen.max_steps
+        searching *= pruner.n_steps(n_each, chosen.max_steps) / max(1, n_whole)
     if pace:
         each = ", ".join(f"{key} {as_duration(s)}".strip() for key, s in estimates.items())
+        paused = f", pausing {as_duration(searching)}" if searching < unpruned else ""
         lines.append(
-            f"  a whole trial: {each}; all of them unpruned: {as_duration(n_trials * pace)}"
+            f"  a whole trial: {each}; all of them unpruned: {as_duration(unpruned)}{paused}"
         )
     if settings.confirms(chosen):
         again = chosen.confirm
         n_seeds = len(plan.space.strata) * again.n_seeds
-        most = n_seeds * (again.top + settings.retrains(chosen))
-        time = f", {as_duration(most * pace)}" if pace else ""
+        least, most = (n_seeds * (n + settings.retrains(chosen)) for n in (1, again.top))
         lines.append(
             f"  then the best {again.top} of each race for {again.n_seeds} fresh seeds, and the "
-            f"winners get the final settings: at most {most} trainings{time}"
+            f"winners get the final settings: {least} to {most} trainings"
         )
-    checked = f", and {chosen.check} has tried it" if chosen.check else ""
-    return "\n".join([*lines, f"  checked: every corner of the space composes{checked}"])
+        if pace:
+            times = [as_duration(searching + n * pace) for n in (least, most)]
+            lines.append(f"  in all about {' to '.join(dict.fromkeys(times))}")
+    return lines
 
 
 def changes(known: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -147,8 +183,9 @@ def _class_name(node: Mapping[str, Any] | DictConfig) -> str:
     return str(node.get("_target_", "none")).rpartition(".")[2]
 
 
-def summary(search: Studies, found: Sequence[Winner], folder: Path, link: str | None) -> str:
-    """How the sweep ended: the best of each stratum, what pruning saved, what to do next."""
+def summary(search: Studies, found: Sequence[Winner], folder: Path, mlflow: str) -> str:
+    """How the sweep ended: the best of each stratum, what pruning saved, who won, and where to
+    go on from there; ``mlflow`` is the address of MLflow's store, "" without one."""
     best = [(stratum, trial) for stratum in search.strata for trial in results.best(stratum)]
     lines = [_table("best trial", [_row(*row) for row in best])]
     counts = sorted(search.states().items())
@@ -162,10 +199,38 @@ def summary(search: Studies, found: Sequence[Winner], folder: Path, link: str | 
     for winner in found:
         if winner.n_failed:
             lines.append(f"{winner.stratum or 'The winner'} failed on {winner.n_failed} seeds")
-    lines.append(f"Results: {folder}")
-    if link:
-        lines += ["Compare in MLflow: mlflow ui, then open", link]
-    return "\n".join(lines)
+    if lead := winners.lead(found, search.head.direction) if found else "":
+        lines.append(lead)
+    return "\n".join([*lines, *_pointers(folder, mlflow)])
+
+
+def _pointers(folder: Path, mlflow: str) -> list[str]:
+    """Where results are, and the commands that go on from them."""
+    shown = {
+        "Results": folder,
+        "Report": folder / "report.html",
+        "MLflow": folder / "mlflow.html",
+    }
+    lines = {name: _link(path) for name, path in shown.items() if path.exists()}
+    if mlflow and "MLflow" in lines and not mlflow.startswith("http"):
+        lines["MLflow"] += f", while this runs: mlflow ui --backend-store-uri {mlflow}"
+    if (recipe := folder / "best" / "overall.yaml").exists():
+        lines["Winner again"] = recipe.read_text().partition("\n")[0].removeprefix("# ")
+    return [f"{name:14}{value}" for name, value in lines.items()]
+
+
+def _link(path: Path) -> str:
+    """A path, which can be clicked where the terminal knows links (OSC 8)."""
+    text = os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
+    console = Console()
+    if not console.is_terminal or console.is_dumb_terminal:
+        return text
+    return f"\x1b]8;;{path.resolve().as_uri()}\x1b\\{text}\x1b]8;;\x1b\\"
+
+
+def redirect(address: str) -> str:
+    """A page that leads to another."""
+    return f'<meta http-equiv="refresh" content="0; url={html.escape(address)}">\n'
 
 
 def _row(stratum: Stratum, trial: FrozenTrial) -> dict[str, str]:
@@ -193,6 +258,12 @@ def _table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
     for row in rows:
         table.add_row(*(row.get(name, "") for name in names))
     return as_text(table)
+
+
+def _markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, ["---"] * len(names), *([row.get(name, "") for name in names] for row in rows)]
+    return "\n".join(f"| {' | '.join(c.replace('|', '/') for c in line)} |" for line in cells)
 
 
 def as_text(renderable: RenderableType) -> str:

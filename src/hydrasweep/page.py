@@ -6,7 +6,6 @@ read.
 """
 
 import base64
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.study import StudyDirection
 from sqlalchemy import URL
 
 from hydrasweep import files, output, plots, results, settings, storage
@@ -31,7 +29,7 @@ from hydrasweep.plots import COLOURS, Sweep
 from hydrasweep.stratum import N_TRIALS, Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trials import PHASES, SEARCH, n_steps, origin, recorded, seconds
-from hydrasweep.winners import winners
+from hydrasweep.winners import lead, winners
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -132,7 +130,7 @@ def _render(sweeps: Sequence[Sweep]) -> str:
     loader = FileSystemLoader(Path(__file__).parent)
     templates = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {
-        "plot": _plot, "pictures": _pictures, "verdict": _verdict, "yaml": OmegaConf.to_yaml,
+        "plot": _plot, "pictures": _pictures, "lead": _lead, "yaml": OmegaConf.to_yaml,
         "masked": lambda text: SECRET.sub(r"\1***", without_password(text)), "steps": n_steps,
         "short": output.short, "duration": output.as_duration, "seconds": seconds,
         "planned": _planned, "reached": _reached,
@@ -152,19 +150,8 @@ def _plot(figure: "go.Figure") -> Markup:
     return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=shown))
 
 
-def _verdict(sweep: Sweep) -> str:
-    """Whether the winner's lead over the second is more than chance."""
-    sign = -1 if sweep.search.head.direction == StudyDirection.MAXIMIZE else 1
-    ranked = sorted(sweep.winners, key=lambda winner: sign * winner.confirmed.mean)[:2]
-    if len(ranked) < 2:
-        return ""
-    a, b = (winner.confirmed for winner in ranked)
-    told = f"{ranked[0].stratum} leads {ranked[1].stratum} by {abs(a.mean - b.mean):.4f}"
-    if a.sd is None or b.sd is None:
-        return f"{told}; single seeds can't tell whether by chance."
-    error = math.hypot(a.sd / len(a.values) ** 0.5, b.sd / len(b.values) ** 0.5)
-    kind = "less" if abs(a.mean - b.mean) < 2 * error else "more"
-    return f"{told}, {kind} than two standard errors of the difference ({error:.4f})."
+def _lead(sweep: Sweep) -> str:
+    return lead(sweep.winners, sweep.search.head.direction)
 
 
 def _planned(stratum: Stratum) -> int:

@@ -255,6 +255,14 @@ def make_lock(node: DictConfig) -> AbstractContextManager[Any]:
     )
 
 
+def shown(node: DictConfig) -> str:
+    """Where a storage is, for people: its file, or its URL without a password."""
+    if path := _file(node):
+        return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
+    url = url_of(node)
+    return without_password(str(url)) if url else str(node.get("_target_"))
+
+
 def exists(node: DictConfig) -> bool:
     """Whether there is such a storage already, or a server that may have it."""
     path = _file(node)

@@ -23,7 +23,7 @@ from hydrasweep.monitor import Monitor
 from hydrasweep.plan import Plan
 from hydrasweep.space import Space
 from hydrasweep.studies import ID, RUN, Studies
-from hydrasweep.tracking import SweepRun
+from hydrasweep.tracking import SweepRun, shown_uri
 from hydrasweep.trials import CONFIRM, FINAL, MARK, PHASES, SEARCH
 
 
@@ -39,6 +39,7 @@ class Sweep:
         self.task_function = task_function
         self.composer = Composer(hydra_context.config_loader, config)
         self.first: list[enqueue.First] = []  # what is tried first
+        self.since = time.time()
         # The app's setting that takes fresh seeds.
         self.seed = self.settings.confirm.seed if settings.confirms(self.settings) else ""
 
@@ -54,7 +55,7 @@ class Sweep:
                 estimates = check.try_corners(plan, self.config, self.composer)
                 n_trials = self._n_trials(plan)
                 first = [line for each in self.first for line in each.told]
-                print(output.describe(plan, self.settings, n_trials, n_workers, estimates, first))
+                print(output.describe(plan, self.config, n_trials, n_workers, estimates, first))
                 if self.settings.dry_run or not n_trials:
                     return
             command = output.resume_command(self.config, plan.name)
@@ -129,7 +130,7 @@ class Sweep:
         if search.is_concluded(ends_with):
             phases |= {p: plan.in_phase(p, {}).open() for p in PHASES[1:] if self.seed}
             print(f"Study {plan.name} is finished: {search.n_finished()} trials.")
-            print(output.summary(search, winners.winners(phases, self.seed), folder, None))
+            print(output.summary(search, winners.winners(phases, self.seed), folder, ""))
             return
         with self._recorded(plan, search) as run:
             until = time.time() + timeout if timeout else None
@@ -225,8 +226,16 @@ class Sweep:
         studies.stop("")
         folder = Path(self.config.hydra.sweep.dir)
         write = functools.partial(results.write_all, phases, folder, plan.space.stratify, self.seed)
-        limit = self.settings.trial_timeout
-        with Monitor(studies, n_workers, write, run.log, limit) as monitor:
+        with Monitor(
+            studies,
+            n_workers,
+            write,
+            run.log,
+            self.settings.trial_timeout,
+            self.settings.max_steps,
+            self._n_repeats(plan.phase),
+            self.since,
+        ) as monitor:
             run.settle(studies.ended_badly())
             try:
                 launch(
@@ -245,6 +254,13 @@ class Sweep:
         if reason := studies.stop_reason():
             raise Outage(f"the sweep was stopped: {reason}")
 
+    def _n_repeats(self, phase: str) -> int:
+        """How many whole trainings of each stratum come after a phase, at least."""
+        if not self.seed or phase == FINAL:
+            return 0
+        n_phases = (phase == SEARCH) + settings.retrains(self.settings)
+        return int(self.settings.confirm.n_seeds) * n_phases
+
     def _conclude(self, phases: dict[str, Studies], folder: Path, run: SweepRun) -> None:
         """Keep and tell who won."""
         search, directions = phases[SEARCH], settings.directions(self.settings)
@@ -259,11 +275,13 @@ class Sweep:
             from hydrasweep import page  # only a sweep with a report needs what draws it
 
             page.write(folder)
-        patterns = ("*.csv", "*.yaml", "*.html")
+        patterns = ("*.csv", "*.yaml", "report.html")
         kept = sorted(path for pattern in patterns for path in folder.glob(pattern))
         run.keep(kept, tags)
         link = run.link(search.name, objectives[0], directions[0])
-        print(output.summary(search, found, folder, link))
+        if link:
+            files.write(folder / "mlflow.html", output.redirect(link))
+        print(output.summary(search, found, folder, shown_uri() if link else ""))
         if prefix := self.settings.registered_model:
             alike = {"objective": ", ".join(objectives), "direction": ", ".join(directions)}
             alike |= {key: str(value) for key, value in self.settings.registered_tags.items()}

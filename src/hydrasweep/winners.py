@@ -1,5 +1,6 @@
 """Who wins: the best trials of a search, trained again on fresh seeds, then scored once."""
 
+import math
 import os
 import statistics
 import sys
@@ -180,6 +181,22 @@ def overall(found: Sequence[Winner], direction: StudyDirection) -> Winner:
     """The best of the winners, by their confirmed score."""
     sign = 1 if direction == StudyDirection.MAXIMIZE else -1
     return max(found, key=lambda winner: sign * winner.confirmed.mean)
+
+
+def lead(found: Sequence[Winner], direction: StudyDirection) -> str:
+    """Who wins, and whether the lead over the second is more than chance; "" of nobody else."""
+    if len(found) < 2:
+        return ""
+    first = overall(found, direction)
+    second = overall([winner for winner in found if winner is not first], direction)
+    a, b = first.confirmed, second.confirmed
+    told = f"{first.stratum} wins: it leads {second.stratum} by {abs(a.mean - b.mean):.4f}"
+    if a.sd is None or b.sd is None:
+        return f"{told}; single seeds can't tell whether by chance."
+    error = math.hypot(a.sd / len(a.values) ** 0.5, b.sd / len(b.values) ** 0.5)
+    kind = "less" if abs(a.mean - b.mean) < 2 * error else "more"
+    hint = ", so that they can't be told apart" if kind == "less" else ""
+    return f"{told}, {kind} than two standard errors of the difference ({error:.4f}){hint}."
 
 
 def write_recipes(

@@ -49,6 +49,7 @@ def check(cfg: DictConfig) -> None:
             continue
         if type(value) is not int or not low <= value <= high:
             raise UserError(f"{key}={value}: must be {or_null}a whole number from {low} to {high}")
+    _refuse_misplaced(cfg)
     share = cfg.average_weights
     if type(share) not in (int, float) or not 0 <= share <= 1:
         raise UserError(f"average_weights={share}: must be a number from 0 to 1")
@@ -71,7 +72,26 @@ def check(cfg: DictConfig) -> None:
     if not objectives(cfg) or not {*map(str, objectives(cfg))} <= measured.keys():
         why = "" if cfg.epochs else " (epochs=0 trains nothing)"
         why += "" if _has_val(cfg) else " (data.n_val=0 leaves nothing to validate on)"
+        if any(str(name).startswith("test/") for name in objectives(cfg)):
+            why += " (no search sees the test images: what is chosen by them is not tested)"
         raise UserError(f"objective={cfg.objective}: must be of {', '.join(measured)}{why}")
+
+
+def _refuse_misplaced(cfg: DictConfig) -> None:
+    """Refuse a setting that ``+lr=0.1`` added beside ``optimizer.lr``, where nothing reads it."""
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    for added in (word for word in words if word.startswith("+")):
+        key, _, value = added.lstrip("+").partition("=")
+        meant = [
+            f"{group}.{key}"
+            for group, node in cfg.items()
+            if OmegaConf.is_dict(node) and group != key and key in node
+        ]
+        if meant and "." not in key and "/" not in key:
+            raise UserError(
+                f"{added}: adds a setting that nothing reads; meant was, it seems, "
+                + " or ".join(f"{name}={value}" for name in meant)
+            )
 
 
 def metric_directions(cfg: DictConfig) -> dict[str, str]:

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from rich.console import Console
 from rich.progress import track
 
@@ -52,19 +54,44 @@ def epoch_line(epoch: int, epochs: int, metrics: Mapping[str, float], job: "Asse
             shown = _number(name, metrics[name], job)
             line += f"  {part} {shown:>7}" if shown.endswith("%") else f"  {name} {shown}"
     speed = f"{metrics['time/samples_per_second']:,.0f} samples/s"
-    return f"{line}  {metrics['time/epoch_seconds']:.1f} s  {speed}"
+    return f"{_which()}{line}  {metrics['time/epoch_seconds']:.1f} s  {speed}"
 
 
 def footer(metrics: Mapping[str, float], job: "Assembly", run: "Run") -> str:
-    """How a run ended, and what to do next."""
-    shown = {name: _number(name, value, job) for name, value in sorted(metrics.items())}
-    table = "\n".join(f"  {name:24} {value:>12}" for name, value in shown.items())
-    return f"\n{table}\n\n{_lines({'Results': str(run.output_dir), **run.links})}"
+    """How a run ended, what matters first, and what to do next."""
+    directions = job.training.task.directions
+    scores: dict[str, list[str]] = {"test": [], "val": []}  # first of all parts
+    for name, value in metrics.items():
+        part, _, metric = name.rpartition("/")
+        if metric in directions:
+            word = f"{metric} {_number(name, value, job)}"
+            scores.setdefault(part, []).insert(0 if metric != "loss" else 1, word)
+    lines = {part: "  ".join(words) for part, words in scores.items() if words}
+    name = f"val/{next((name for name in directions if name != 'loss'), 'loss')}"
+    epochs = {step: each[name] for step, each in run.history.items() if name in each}
+    if lines.get("val") and epochs:
+        sign = 1 if directions[name.removeprefix("val/")] == "maximize" else -1
+        best = max(epochs, key=lambda step: sign * epochs[step])
+        lines["val"] += f"  (best {_number(name, epochs[best], job)}, epoch {best})"
+    lines["time"] = f"{metrics['time/train_seconds']:,.1f} s of training"
+    return f"\n{_lines({**lines, 'Results': str(run.output_dir), **run.links})}"
 
 
 def bar(batches: Sequence[Any]) -> Iterable[Any]:
     """Pass the batches of an epoch on, with a bar on the terminal until its line is written."""
-    return track(batches, "training", transient=True, disable=not Console().is_terminal)
+    # Of a multirun, several may share the terminal.
+    is_alone = not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
+    shows = is_alone and Console().is_terminal
+    return track(batches, "training", transient=True, disable=not shows)
+
+
+def _which() -> str:
+    """Which run of a plain multirun this is: several may write to one screen."""
+    job = HydraConfig.get() if HydraConfig.initialized() else None
+    is_one_of_many = (
+        job and job.mode == RunMode.MULTIRUN and "hydrasweep" not in job.sweeper._target_
+    )
+    return f"#{job.job.num} " if job and is_one_of_many else ""
 
 
 def _number(name: str, value: float, job: "Assembly") -> str:

@@ -200,7 +200,7 @@ class MLflowRun(Run):
         run = mlflow.start_run(known, run_name=name, tags={**store.identity(), **about.tags})
         self._id, is_server = run.info.run_id, self._uri.startswith("http")
         base = self._uri.rstrip("/") if is_server else "http://127.0.0.1:5000"
-        page = f"#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning"
+        page = f"#/experiments/{run.info.experiment_id}/runs/{self._id}"
         command = {} if is_server else {"Compare": f"mlflow ui --backend-store-uri {self._uri}"}
         self.links = {**command, "Open": f"{base}/{page}"}
 

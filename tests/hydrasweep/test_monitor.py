@@ -20,8 +20,10 @@ from hydrasweep.monitor import Monitor, event_line
 from hydrasweep.output import as_text
 from hydrasweep.stratum import LOST, RETRY_OF, WHY, Stratum
 from hydrasweep.studies import Studies
+from hydrasweep.trials import CONFIRM, FINAL
 
 SPACE = {"x": FloatDistribution(0.0, 1.0)}
+NOTHING: Any = (lambda: None, lambda *_: None)  # is written or recorded
 
 
 @pytest.fixture(autouse=True)
@@ -108,9 +110,32 @@ def test_table_has_counts_and_what_runs(studies: Studies) -> None:
     shown = as_text(Monitor(studies, 2, lambda: None, lambda *_: None).table())
     rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.split()}
     running = {stratum.value: ["#1", "step", "4", "0.1250"]}
-    assert rows["a"] == ["1/4", "0", "0", "0.5000", *running.get("a", [])]
-    assert rows["b"] == ["1/4", "0", "0", "0.2500", *running.get("b", [])]
+    for row, value in (("a", "0.5000"), ("b", "0.2500")):
+        *counts, by, x = rows[row][:6]
+        assert [*counts, by] == ["1/4", "0", "0", value, "#0"]
+        assert x.startswith("x=0.")
+        assert rows[row][6:] == running.get(row, [])
     assert shown.startswith("study s: search")
+
+
+def test_table_tells_that_workers_start_and_how_far_a_whole_trial_goes(studies: Studies) -> None:
+    watching = Monitor(studies, 2, *NOTHING, max_steps=9, since=time.time() - 90)
+    assert as_text(watching.table()).endswith("2 min so far; time left: workers start")
+    _, trial = take(studies)
+    trial.report(0.5, 2)
+    assert "#0 step 3/9 0.5000" in as_text(watching.table())
+    assert as_text(watching.table()).endswith("time left: known after each first trial")
+
+
+@pytest.mark.parametrize("phase", [CONFIRM, FINAL])
+def test_no_best_of_repetitions_is_shown(studies: Studies, phase: str) -> None:
+    """It would be luck, and in the last phase perhaps a test score."""
+    for stratum in studies.strata:
+        stratum.phase = phase
+        stratum.study.add_trial(create_trial(value=0.625))
+    shown = as_text(Monitor(studies, 2, *NOTHING).table())
+    assert "best" not in shown
+    assert "0.625" not in shown
 
 
 def test_time_left_is_known_after_each_strata_first_end_and_shared_by_the_workers(
@@ -129,6 +154,8 @@ def test_time_left_is_known_after_each_strata_first_end_and_shared_by_the_worker
     studies.fill(2)  # so that what runs is all that is left
     pace = {"a": 10, "b": 20}[stratum.value]
     assert watching.seconds_left() == pytest.approx(pace / 2, abs=1)
+    watching.n_repeats = 3  # of each, in later phases
+    assert watching.seconds_left() == pytest.approx((pace + 3 * 10 + 3 * 20) / 2, abs=1)
 
 
 def test_lost_trial_is_told_with_why(studies: Studies) -> None:

@@ -1,9 +1,11 @@
 """What a sweep is said to be, how it is said to have ended, and how it resumes."""
 
 import json
+import re
 import shlex
 import sys
 from contextlib import nullcontext
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -85,37 +87,60 @@ def plan(**settings: Any) -> tuple[Plan, DictConfig]:
             "confirm": {"top": 0},
             "check": None,
             "resumable": False,
+            "max_steps": None,
             "leave_out": [],
             **settings,
         }
     )
     space = Space(SPACE, ["epochs=3"], "model", ["cnn", "mlp"])
-    return Plan("s", chosen, space, OmegaConf.create({}), {}), chosen
+    storage = OmegaConf.create({"url": "sqlite:////sweeps/study.db"})
+    return Plan("s", chosen, space, storage, {}), chosen
+
+
+CONFIG = OmegaConf.create(
+    {"hydra": {"launcher": {"_target_": "hydra_plugins.hydra_joblib_launcher.JoblibLauncher"}}}
+)
 
 
 def test_plan_tells_what_is_tried_and_how_long_that_takes() -> None:
     again = {"top": 2, "n_seeds": 3, "seed": "seed"}
-    made, chosen = plan(confirm=again, check="app.check", leave_out=["wd", "model.dropout"])
-    told = output.describe(made, chosen, 20, 2, {"cnn": 90.0, "mlp": 30.0})
+    made, _ = plan(confirm=again, check="app.check", leave_out=["wd", "model.dropout"])
+    told = output.describe(made, CONFIG, 20, 2, {"cnn": 90.0, "mlp": 30.0})
     assert told.splitlines() == [
-        "Study s: 20 trials, 2 workers, TPESampler, pruner MedianPruner",
+        "Study s: 20 trials, 2 workers (joblib), TPESampler, pruner MedianPruner",
         "  maximize val/score",
         "  lr: 0.0001 to 0.1, logarithmic",
         "  n: 2 to 8 in steps of 2",
         "  opt: one of sgd, [relu,/x]",
         "  left out: wd, model.dropout",
         "  model: cnn, mlp, with equal shares",
+        "  storage: /sweeps/study.db",
         "  a whole trial: cnn 2 min, mlp 30 s; all of them unpruned: 10 min",
         "  then the best 2 of each race for 3 fresh seeds, and the winners get the final settings: "
-        "at most 18 trainings, 9 min",
+        "12 to 18 trainings",
+        "  in all about 16 min to 19 min",
         "  checked: every corner of the space composes, and app.check has tried it",
     ]
-    made, chosen = plan(pruner=None, direction=["minimize", "maximize"])
-    told = output.describe(made, chosen, 20, 2, {"cnn": 0.0, "mlp": 0.0})
+    made, _ = plan(pruner=None, direction=["minimize", "maximize"])
+    told = output.describe(made, CONFIG, 20, 2, {"cnn": 0.0, "mlp": 0.0})
     assert "pruner none" in told
     assert "  minimize value 0, maximize value 1" in told
     assert "a whole trial" not in told
     assert "fresh seeds" not in told
+
+
+def test_plan_tells_how_much_a_pruner_that_pauses_saves() -> None:
+    made, _ = plan(
+        pruner={"_target_": "hydrasweep.pruners.PromotionPruner", "max_resource": 9},
+        resumable=True,
+        max_steps=9,
+    )
+    told = output.describe(made, CONFIG, 18, 1, {"cnn": 90.0, "mlp": 90.0})
+    assert "  maximize val/score, after at most 9 steps" in told
+    # Of nine trials each, nine have one step, three two more, one six more: 21 of 81.
+    assert (
+        "a whole trial: cnn 2 min, mlp 2 min; all of them unpruned: 27 min, pausing 7 min" in told
+    )
 
 
 def test_sweeps_run_has_the_space_as_parameters() -> None:
@@ -185,9 +210,12 @@ def winner(**numbers: float) -> Winner:
     return Winner("cnn", params, found, Score([0.25, 0.5]), n_failed=1, final=[final])
 
 
-def test_end_tells_the_best_what_was_saved_and_who_won(search: Studies) -> None:
+def test_end_tells_the_best_what_was_saved_and_who_won(search: Studies, tmp_path: Path) -> None:
     won = winner(**{"test/score": 0.625})
-    told = output.summary(search, [won], Path("/sweeps/s"), "http://127.0.0.1:5000/#/runs")
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "overall.yaml").write_text("# python app.py +best=overall\nx: 1\n")
+    (tmp_path / "mlflow.html").touch()
+    told = output.summary(search, [won], tmp_path, "sqlite:///mlflow.db")
     best, _, rest = told.partition("Trials: ")
     assert best.split() == [
         *("best", "trial", "value", "steps", "lr", "n", "opt"),
@@ -202,10 +230,19 @@ def test_end_tells_the_best_what_was_saved_and_who_won(search: Studies) -> None:
     assert "0.6250" in rest
     assert "cnn failed on 1 seeds" in rest
     assert rest.splitlines()[-3:] == [
-        "Results: /sweeps/s",
-        "Compare in MLflow: mlflow ui, then open",
-        "http://127.0.0.1:5000/#/runs",
+        f"Results       {tmp_path}",
+        f"MLflow        {tmp_path}/mlflow.html, while this runs: "
+        "mlflow ui --backend-store-uri sqlite:///mlflow.db",
+        "Winner again  python app.py +best=overall",
     ]
+    told = output.summary(search, [won], tmp_path, "http://mlflow.example.org")
+    assert f"\nMLflow        {tmp_path}/mlflow.html\n" in told
+
+
+def test_page_leads_to_an_address_with_any_letters() -> None:
+    address = "http://h/#/runs?filter='a' AND \"b\"&x=<1>"
+    (url,) = re.findall(r"url=(.*?)\">", output.redirect(address))
+    assert unescape(url) == address
 
 
 def test_sweeps_run_ends_with_counts_the_best_and_the_winners(search: Studies) -> None:
@@ -216,6 +253,10 @@ def test_sweeps_run_ends_with_counts_the_best_and_the_winners(search: Studies) -
     }
     assert tags["best.cnn"].startswith("#1 [0.75] {")
     assert "best.mlp" not in tags
+    head, line, row = tags["mlflow.note.content"].splitlines()
+    assert head == "|  | confirmed | in the search | size | lr | opt |"
+    assert line == "|" + " --- |" * 6
+    assert row.startswith("| cnn | 0.3750 ± 0.1768 (n=2) | 0.9000 (pruned after step 1) | 7.0000 ")
     assert json.loads(tags["winner.cnn"])["search"] == {"number": 2, "value": 0.9, "steps": 1}
 
 

@@ -119,7 +119,7 @@ def test_result_has_what_each_phase_measured(finished: Path) -> None:
     assert settings == ["optimizer.lr", "model.dropout", "data.batch_size"]
     second = dict(zip(head, lenet5, strict=True))
     assert (second["failed"], second["test/accuracy"]) == ("1", "—")
-    assert "cnn leads lenet5 by 0.0200, more than two standard errors" in part
+    assert "cnn wins: it leads lenet5 by 0.0200, more than two standard errors" in part
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_lead_is_told_from_chance(tmp_path: Path, others: list[float], told: str
     phases = {"/a": searched(24), "/b": searched(24)}
     phases |= {"@confirm/a": again(CONFIRMED, 30), "@confirm/b": again(others, 30)}
     part = parts(page.write(plant(tmp_path / "s", phases)))["Result"]
-    assert re.search(f"a leads b by 0.0.*{told}", unescape(part))
+    assert re.search(f"a wins: it leads b by 0.0.*{told}", unescape(part))
 
 
 def test_seed_that_failed_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""What Hydra refuses in words of its own gets the one thing that helps."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from apps import App
+
+PLAIN = "with hydrasweep.plain_exit(): task()"
+SEARCH = "# @package _global_\nhydra:\n  mode: MULTIRUN\n"
+
+
+@pytest.mark.parametrize(
+    ("slip", "words"),
+    [
+        ("n_trials=3", "Error: n_trials is a setting of the sweep: hydra.sweeper.n_trials=3"),
+        ("pruner=median", "hydra/sweeper/pruner"),
+        ("lr=0.1", "Error: lr: the app has no such setting. "),
+        ("hydra/launcher=submitit_slurn", "pip install hydra-submitit_slurn-launcher"),
+        ("hydra.sweeper.pruner=median", "are chosen by hydra/sweeper/pruner=median"),
+        ("hydra.sweeper.study_name=a/b", "hydra.sweeper.study_name=a/b: must be"),
+    ],
+)
+def test_slip_is_answered_by_what_was_meant(app: Callable[..., App], slip: str, words: str) -> None:
+    done = app("return cfg.x", main=PLAIN)(slip)
+    assert done.code == 1
+    assert words in done.err
+    assert "Traceback" not in done.err
+
+
+def test_sweep_without_its_flag_is_told_with_the_whole_command(
+    app: Callable[..., App], tmp_path: Path
+) -> None:
+    app("return cfg.x", main=PLAIN)
+    (tmp_path / "conf" / "hparams").mkdir()
+    (tmp_path / "conf" / "hparams" / "search.yaml").write_text(SEARCH)
+    words = ["app.py", "+hparams=search", "x=interval(0, 1)"]
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: these are the settings of a sweep, which takes -m: "
+        "python app.py -m +hparams=search 'x=interval(0, 1)'\n"
+    )
+
+
+def test_typo_keeps_hydras_guess(app: Callable[..., App]) -> None:
+    done = app("return cfg.x", "seeds: 0\n", main=PLAIN)("seed=1")
+    assert "Did you mean" in done.err
