@@ -148,3 +148,23 @@ def test_reports_draw_all_their_figures_from_disk_alone(page: Page, tmp_path: Pa
             r'class="plotly-graph-div.*?class="main-svg.*?class="infolayer', shown, re.DOTALL
         )
         assert len(drawn) == n_figures
+
+
+def test_a_click_on_a_columns_head_sorts_the_trials(page: Page, tmp_path: Path) -> None:
+    path = write(plant(tmp_path / "sorted", {"/cnn": searched(12)}))
+    close_storages()
+    values = {}
+    for n_clicks in (1, 2):
+        click = "document.querySelectorAll('.sortable th')[2].click();" * n_clicks
+        clicked = path.with_name(f"{n_clicks}.html")
+        clicked.write_text(path.read_text().replace("</body>", f"<script>{click}</script></body>"))
+        (body,) = re.findall(
+            r'class="sortable".*?<tbody>(.*?)</tbody>', page(f"file://{clicked}"), re.DOTALL
+        )
+        rows = [
+            re.findall(r"<td>(.*?)</td>", row)
+            for row in re.findall("<tr>.*?</tr>", body, re.DOTALL)
+        ]
+        values[n_clicks] = [float(row[2]) for row in rows]
+    assert values[1] == sorted(values[1])
+    assert values[2] == values[1][::-1] != values[1]

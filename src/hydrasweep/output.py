@@ -214,8 +214,8 @@ def _pointers(folder: Path, mlflow: str) -> list[str]:
     lines = {name: _link(path) for name, path in shown.items() if path.exists()}
     if mlflow and "MLflow" in lines and not mlflow.startswith("http"):
         lines["MLflow"] += f", while this runs: mlflow ui --backend-store-uri {mlflow}"
-    if (recipe := folder / "best" / "overall.yaml").exists():
-        lines["Winner again"] = recipe.read_text().partition("\n")[0].removeprefix("# ")
+    if command := winners.rerun(folder):
+        lines["Winner again"] = command
     return [f"{name:14}{value}" for name, value in lines.items()]
 
 

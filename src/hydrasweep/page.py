@@ -26,10 +26,11 @@ from hydrasweep import files, output, plots, results, settings, storage
 from hydrasweep.budgets import MIN_TRIALS, budgets
 from hydrasweep.errors import UserError, without_password
 from hydrasweep.plots import COLOURS, Sweep
+from hydrasweep.space import as_text
 from hydrasweep.stratum import N_TRIALS, Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trials import PHASES, SEARCH, n_steps, origin, recorded, seconds
-from hydrasweep.winners import lead, winners
+from hydrasweep.winners import lead, rerun, winners
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -130,14 +131,15 @@ def _render(sweeps: Sequence[Sweep]) -> str:
     loader = FileSystemLoader(Path(__file__).parent)
     templates = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {
-        "plot": _plot, "pictures": _pictures, "lead": _lead, "yaml": OmegaConf.to_yaml,
+        "plot": _plot, "pictures": _pictures, "lead": _lead, "space": _space,
+        "yaml": OmegaConf.to_yaml,
         "masked": lambda text: SECRET.sub(r"\1***", without_password(text)), "steps": n_steps,
         "short": output.short, "duration": output.as_duration, "seconds": seconds,
         "planned": _planned, "reached": _reached,
     }  # fmt: skip
     return templates.get_template("page.html").render(
         sweeps=sweeps, optuna=optuna, plots=plots, results=results, recorded=recorded, font=FONT,
-        origin=origin, budgets_of=budgets, min_trials=MIN_TRIALS,
+        origin=origin, rerun=rerun, budgets_of=budgets, min_trials=MIN_TRIALS,
         made=datetime.now().strftime("%Y-%m-%d %H:%M"), plotly=Markup(get_plotlyjs()),
     )  # fmt: skip
 
@@ -152,6 +154,12 @@ def _plot(figure: "go.Figure") -> Markup:
 
 def _lead(sweep: Sweep) -> str:
     return lead(sweep.winners, sweep.search.head.direction)
+
+
+def _space(sweep: Sweep) -> dict[str, str]:
+    """What was searched, by name, in words."""
+    found = [trial.distributions for _, trial in sweep.search.trials()]
+    return {name: as_text(each) for every in found for name, each in every.items()}
 
 
 def _planned(stratum: Stratum) -> int:

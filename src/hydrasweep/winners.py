@@ -214,6 +214,12 @@ def write_recipes(
         files.write(folder / "best" / f"{name}.yaml", _recipe(run, name, winner, folder, name_key))
 
 
+def rerun(folder: Path) -> str:
+    """The command that trains the overall winner of the sweep in a folder again; "" of none."""
+    path = folder / "best" / "overall.yaml"
+    return path.read_text().partition("\n")[0].removeprefix("# ") if path.exists() else ""
+
+
 def _recipe(run: Path, name: str, winner: Winner, folder: Path, name_key: str | None) -> str:
     config = DictConfig(OmegaConf.load(run / "config.yaml"))
     config = OmegaConf.masked_copy(config, [key for key in map(str, config) if key != name_key])

@@ -109,10 +109,10 @@ def test_result_has_what_each_phase_measured(finished: Path) -> None:
     head, cnn, lenet5 = table(part)
     found = dict(zip(head, cnn, strict=True))
     for name, values in (("test/accuracy", TESTED), ("val/accuracy confirmed", CONFIRMED)):
-        mean, sd, n = re.findall(r"[\d.]+", found[name])
+        mean, sd, *n = re.findall(r"[\d.]+", found[name])
         assert float(mean) == pytest.approx(np.mean(values), abs=1e-4)
         assert float(sd) == pytest.approx(np.std(values, ddof=1), abs=1e-4)
-        assert n == "3"
+        assert n == (["3"] if "confirmed" in name else [])  # the same seeds
     assert found["val/accuracy in the search"] == "0.9400"
     assert [found[name] for name in ("complete", "pruned", "failed")] == ["16", "8", "0"]
     settings = [word.partition("=")[0] for word in found["settings"].split()]
@@ -135,6 +135,27 @@ def test_lead_is_told_from_chance(tmp_path: Path, others: list[float], told: str
     phases |= {"@confirm/a": again(CONFIRMED, 30), "@confirm/b": again(others, 30)}
     part = parts(page.write(plant(tmp_path / "s", phases)))["Result"]
     assert re.search(f"a wins: it leads b by 0.0.*{told}", unescape(part))
+
+
+def test_trials_are_listed_with_what_was_searched(finished: Path, tmp_path: Path) -> None:
+    found = parts(finished / "report.html")
+    head, *rows = table(found["Trials"])
+    assert head == ["trial", "state", "val/accuracy", "steps", "seconds",
+                    "optimizer.lr", "model.dropout", "data.batch_size"]  # fmt: skip
+    assert len(rows) == 24 + 25
+    for label, state, value, steps, _, *params in rows[:24]:
+        assert label.startswith("cnn-0")
+        assert (state == "PRUNED") == (steps == "1")
+        assert 0 < float(value) < 1
+        assert all(params)
+    assert rows[-1][1:3] == ["FAIL", ""]
+    told = unescape(found["Result"])
+    assert "optimizer.lr 0.0001 to 0.1, logarithmic; model.dropout" in told
+    assert "The winner again" not in told
+    (tmp_path / "s" / "best").mkdir(parents=True)
+    (tmp_path / "s" / "best" / "overall.yaml").write_text("# python app.py +best=x\nlr: 1\n")
+    made = parts(page.write(plant(tmp_path / "s", {"/a": searched(4)})))
+    assert "The winner again: <code>python app.py +best=x</code>" in made["Result"]
 
 
 def test_seed_that_failed_is_told(tmp_path: Path) -> None:
