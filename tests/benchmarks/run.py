@@ -57,7 +57,8 @@ def main() -> None:
         Console().print(as_table(title, rows))
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         date = time.strftime("%Y-%m-%d")
-        kept[name] = {"title": title, "date": date, "machine": machine(), "rows": rows}
+        found = {"title": title, "date": date, "machine": machine(), "rows": rows}
+        kept.setdefault(name, {})[found["machine"]["cpu"]] = found  # those of others stay
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
 
