@@ -9,7 +9,7 @@ from hydrasweep.given import Given, Race
 from hydrasweep.settings import directions
 from hydrasweep.space import Space
 from hydrasweep.studies import Studies
-from hydrasweep.tracking import Context
+from hydrasweep.trial_runs import Context
 from hydrasweep.trials import CONFIRM, SEARCH
 
 

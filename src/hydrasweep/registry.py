@@ -7,7 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from hydrasweep.space import as_name
-from hydrasweep.tracking import TRIAL, SweepRun, children, clean
+from hydrasweep.tracking import SweepRun
+from hydrasweep.trial_runs import TRIAL, children, clean
 from hydrasweep.winners import Winner
 
 CHAMPION = "champion"

@@ -24,7 +24,7 @@ from sqlalchemy import URL, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 
 from hydrasweep.errors import Outage, UserError, root_cause, without_password
-from hydrasweep.tracking import URI
+from hydrasweep.trial_runs import URI
 
 EXAMPLE = "postgresql://USER:PASSWORD@HOST/DATABASE"
 LOCK_KEY = 0x68796472  # PostgreSQL knows advisory locks by number; this one says "hydr"

@@ -213,14 +213,12 @@ class Studies:
 
     def ended_badly(self) -> dict[str, str]:
         """By the labels of trials whose process may have had no time to close their run in MLflow,
-        with what status it ends: FAILED without a result, if only for now, or KILLED if paused."""
+        their states: FAIL without a result, if only for now, or PRUNED if paused."""
         found = {}
         for stratum in self.strata:
             for trial in stratum.study.get_trials(deepcopy=False):
-                if trial.state == TrialState.FAIL:
-                    found[stratum.label(trial)] = "FAILED"
-                elif trial.state == TrialState.PRUNED:
-                    found[stratum.label(trial)] = "KILLED"
+                if trial.state in (TrialState.FAIL, TrialState.PRUNED):
+                    found[stratum.label(trial)] = trial.state.name
                 elif trial.state != TrialState.WAITING:  # it goes on, or has come to its end
                     found.pop(stratum.label(trial), None)
         return found

@@ -1,115 +1,38 @@
-"""The sweep in MLflow: a run whose children are the runs that its trials begin, and the registry.
+"""The sweep in MLflow: a run whose children are the runs that its trials begin.
 
 Where it is recorded, MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say, as everywhere in MLflow.
 """
 
-import json
 import logging
 import os
 import re
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from filelock import FileLock
 
-from hydrasweep.errors import Outage, Terminated, environment, root_cause, without_password
-from hydrasweep.trials import SweepTrial
+from hydrasweep.errors import Outage, environment, root_cause, without_password
+from hydrasweep.trial_runs import (
+    NAME,
+    PRUNED,
+    TRIAL,
+    URI,
+    Context,
+    children,
+    clean,
+    end_run,
+    settings,
+)
 
-URI, NAME, CONTEXT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_CONTEXT"
-PARENT, TRIAL = "mlflow.parentRunId", "trial"  # tags
 LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
-SETTINGS = {
-    # MLflow's own patience with a server that doesn't answer is four minutes a call.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    # It would print addresses with the password that may be in them.
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 RETRY_SECONDS = 1.0  # after which a call to MLflow is tried a second time, and no more
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a worker must know of the sweep's run; an address with a password it finds in its
-    environment."""
-
-    run_id: str
-    uri: str | None
-
-
-@contextmanager
-def child_runs(context: Context | None, trial: SweepTrial) -> Iterator[None]:
-    """Make children of the sweep's run of all runs that begin here, closed at the end with the
-    status that tells what happened: KILLED of a pruned or interrupted trial, FAILED of one that
-    raised."""
-    if context is None:
-        yield
-        return
-    tags = {
-        **json.loads(os.environ.get(CONTEXT) or "{}"),
-        **{PARENT: context.run_id, "mlflow.runName": trial.name, TRIAL: trial.name},
-        **{"study": trial.sweep, "phase": trial.phase, "stratum": trial.stratum},
-    }
-    given = {CONTEXT: json.dumps(tags)}
-    if context.uri and URI not in os.environ:
-        given[URI] = context.uri
-    if trial.is_resumed:
-        with suppress(Exception), environment(**given, **_settings()):
-            given |= _earlier_run(context, trial)
-    status = "FAILED"
-    with environment(**given):
-        try:
-            yield
-            status = "KILLED" if trial.was_pruned else "FINISHED"
-        except (KeyboardInterrupt, Terminated):
-            status = "KILLED"
-            raise
-        finally:
-            if "mlflow" in sys.modules:  # else it has begun no run
-                # The trial's result counts, whatever MLflow makes of it.
-                with suppress(Exception), environment(**_settings()):
-                    _close(context, trial, status)
-
-
-def _earlier_run(context: Context, trial: SweepTrial) -> dict[str, str]:
-    """What lets ``mlflow.start_run()`` open the run again that a trial's earlier part began."""
-    import mlflow
-
-    for run in children(context.run_id, f"tags.{TRIAL} = '{trial.name}'")[:1]:
-        mlflow.MlflowClient(context.uri).set_tag(run.info.run_id, "phase", trial.phase)
-        return {"MLFLOW_RUN_ID": run.info.run_id}
-    return {}
-
-
-def _close(context: Context, trial: SweepTrial, status: str) -> None:
-    import mlflow
-
-    while mlflow.active_run():
-        mlflow.end_run(status)
-    if status != "FINISHED":
-        for run in children(context.run_id, f"tags.{TRIAL} = '{trial.name}'"):
-            if run.info.status != status:
-                mlflow.MlflowClient(context.uri).set_terminated(run.info.run_id, status)
-
-
-def children(run_id: str, words: str) -> list[Any]:
-    """Runs that a sweep's trials began."""
-    import mlflow
-
-    filters = f"tags.`{PARENT}` = '{run_id}' AND {words}"
-    found = mlflow.search_runs(
-        filter_string=filters, search_all_experiments=True, output_format="list"
-    )
-    return list(found)
 
 
 class SweepRun:
@@ -132,7 +55,7 @@ class SweepRun:
             Outage: MLflow's store can't be used.
         """
         try:
-            with environment(**_settings()):
+            with environment(**settings()):
                 run = _run(known, name, params)
         except Outage:
             raise
@@ -160,7 +83,7 @@ class SweepRun:
         import mlflow
 
         try:
-            with environment(**_settings()):
+            with environment(**settings()):
                 try:
                     call(mlflow)
                 except Exception:  # a lock, or a server that is just started again
@@ -187,12 +110,13 @@ class SweepRun:
         self.send(keep)
 
     def settle(self, ended: Mapping[str, str]) -> None:
-        """Close the runs of trials that ended with their process, with the statuses given."""
+        """Close the runs of trials that ended with their process, in the states given."""
 
         def mark(mlflow: Any) -> None:
             for run in children(self.run_id, "attributes.status = 'RUNNING'"):
-                if status := ended.get(run.data.tags.get(TRIAL, "")):
-                    mlflow.MlflowClient().set_terminated(run.info.run_id, status)
+                if state := ended.get(run.data.tags.get(TRIAL, "")):
+                    status = "FINISHED" if state == PRUNED else "FAILED"
+                    end_run(mlflow.MlflowClient(), run, status, state == PRUNED)
 
         self.send(mark)
 
@@ -222,22 +146,15 @@ class SweepRun:
             return None
         uri = shown_uri().rstrip("/")
         words = {
-            "workflowType": "machine_learning",
-            "compareRunsMode": "CHART",
+            "workflowType": "machine_learning", "compareRunsMode": "CHART", "startTime": "ALL",
             "searchFilter": f"tags.study = '{study}' AND tags.phase = 'search'",
             "orderByKey": f"metrics.`{objective}`",
             "orderByAsc": str(direction == "minimize").lower(),
-            "startTime": "ALL",
-            "lifecycleFilter": "Active",
-            "modelVersionFilter": "All Runs",
+            "lifecycleFilter": "Active", "modelVersionFilter": "All Runs",
             "datasetsFilter": "W10=",  # none, as the UI writes it
-        }
+        }  # fmt: skip
         base = uri if uri.startswith("http") else LOCAL_UI
         return f"{base}/#/experiments/{self.experiment_id}/runs?{urlencode(words, quote_via=quote)}"
-
-
-def _settings() -> dict[str, str]:
-    return {name: value for name, value in SETTINGS.items() if name not in os.environ}
 
 
 def _run(known: str | None, name: str, params: Mapping[str, Any]) -> Any:
@@ -259,11 +176,6 @@ def _run(known: str | None, name: str, params: Mapping[str, Any]) -> Any:
     client.update_run(run.info.run_id, "RUNNING")
     client.set_tag(run.info.run_id, "n_trials", params["n_trials"])
     return run
-
-
-def clean(name: str) -> str:
-    """A name as MLflow takes it."""
-    return re.sub(r"[^\w./ :-]", "_", name).strip("_") or "_"
 
 
 def shown_uri() -> str:

@@ -39,7 +39,7 @@ from hydrasweep.plan import Plan
 from hydrasweep.storage import close_storages
 from hydrasweep.stratum import ERROR, LOST, WHERE, WHY, Stratum
 from hydrasweep.studies import Studies
-from hydrasweep.tracking import child_runs
+from hydrasweep.trial_runs import child_runs
 from hydrasweep.trials import GAVE_UP, SEARCH, SweepTrial, origin
 
 IDLE_SECONDS = 1  # between two looks for a trial that another worker has lost

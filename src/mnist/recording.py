@@ -94,7 +94,7 @@ class Run:
             self.history[step] = dict(metrics)
             with self._file.open("a") as file:
                 file.write(json.dumps({"step": step, **metrics}) + "\n")
-            self.log_once(metrics, step)
+            self.log_once({**metrics, "epochs": step}, step)  # to sort the runs by
 
     def log_once(self, metrics: Mapping[str, float], step: int) -> None:
         """Record values that the run has once, such as its test accuracy."""
@@ -226,7 +226,7 @@ class MLflowRun(Run):
         get_artifact_repository(mlflow.get_artifact_uri()).delete_artifacts("traceback.txt")
         points = mlflow.MlflowClient().get_metric_history(self._id, "train/loss")
         for step in self._past.keys() - {point.step for point in points}:
-            store.log_metrics(mlflow, self._past[step], step)
+            store.log_metrics(mlflow, {**self._past[step], "epochs": step}, step)
 
     def close(self, error: BaseException | None = None) -> None:
         """End the run with the status that tells what happened.

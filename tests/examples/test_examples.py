@@ -86,10 +86,11 @@ def test_a_loop_in_plain_pytorch(tmp_path: Path) -> None:
     assert (parent.name, parent.status) == ("sweep spirals", "FINISHED")
     found = {run.name: run for run in others}
     assert len(found) == len(others) == len(rows) + len(again)
-    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
+    state = {"COMPLETE": None, "PRUNED": "PRUNED"}
     for row in rows:
         run = found[f"{row['optimizer']}-00{row['number']}"]
-        assert run.status == status[row["state"]]
+        assert run.status == "FINISHED"
+        assert run.tags.get("state") == state[row["state"]]
         assert run.params["lr"] == row["optimizer.lr"]
         assert run.tags.items() >= {"study": "spirals", "phase": "search"}.items()
     assert found["sgd-final-000"].tags["phase"] == "final"

@@ -18,15 +18,15 @@ def assert_nested(app: Project, name: str, runs_of_complete: int = 1) -> None:
     parent, others = children(app.runs())
     assert (parent.name, parent.status) == (f"sweep {name}", "FINISHED")
     n_runs = Counter(run.name for run in others)
-    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
+    state = {"COMPLETE": None, "PRUNED": "PRUNED"}
     for row in app.trials():
         label = f"00{row['number']}"
         if row["state"] == "COMPLETE":
             assert n_runs.pop(label) == runs_of_complete
         else:
             assert n_runs.pop(label) <= runs_of_complete
-        ends = {run.status for run in others if run.name == label}
-        assert ends == {status[row["state"]]}
+        ends = {(run.status, run.tags.get("state")) for run in others if run.name == label}
+        assert ends == {("FINISHED", state[row["state"]])}
     assert not n_runs
     assert {run.tags["study"] for run in others} == {name}
 

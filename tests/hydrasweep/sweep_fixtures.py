@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import apps
 import pytest
 
-from hydrasweep.tracking import CONTEXT, NAME, URI
+from hydrasweep.trial_runs import CONTEXT, NAME, URI
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,7 +9,8 @@ from optuna.distributions import IntDistribution
 from optuna.trial import create_trial
 
 from hydrasweep import registry
-from hydrasweep.tracking import PARENT, TRIAL, SweepRun
+from hydrasweep.tracking import SweepRun
+from hydrasweep.trial_runs import PARENT, TRIAL
 from hydrasweep.winners import Score, Winner
 
 if TYPE_CHECKING:

@@ -309,7 +309,7 @@ def test_trial_of_a_dead_process_is_lost_and_its_settings_are_tried_next(
     studies.fill(4)
     in_process(lambda: open_studies("a", "b").take(SPACE))
     assert studies.settle() == ["a-000"]
-    assert studies.ended_badly() == {"a-000": "FAILED"}
+    assert studies.ended_badly() == {"a-000": "FAIL"}
     lost = studies.strata[0].study.trials[0]
     assert lost.state == TrialState.FAIL
     assert n_to_do(studies) == [2, 2]
@@ -369,7 +369,7 @@ def test_trial_that_kills_its_process_each_time_fails_and_counts(open_studies: O
     ((_, trial),) = studies.trials()
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs[RETRIES] == MAX_RETRIES
-    ended = {f"{n:03d}": "FAILED" for n in range(MAX_RETRIES + 1)}  # this one for good
+    ended = {f"{n:03d}": "FAIL" for n in range(MAX_RETRIES + 1)}  # this one for good
     assert studies.ended_badly() == ended
     assert len({tuple(trial.params.items()) for trial in studies.strata[0].study.trials}) == 1
 
