@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
+from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -206,6 +207,12 @@ class ImageData:
         except UserError:
             raise
         except Exception as error:
+            if isinstance(error, URLError) or "downloading" in str(error):
+                name = self.dataset["_target_"].rpartition(".")[2]
+                raise Outage(
+                    f"data={self.name}: could not be downloaded ({_without_addresses(error)}): try "
+                    f"again with a network, or put its files below {self.root}, where {name} looks"
+                ) from error
             found = ", ".join(map(str, self._files()[:8])) or "none was found"
             raise Outage(
                 f"data={self.name}: {self.dataset['_target_']} could not read its files below "
@@ -237,6 +244,12 @@ class ImageData:
                 f"first is {labels[0]!r}"
             )
         return torch.from_numpy(numbers.astype(np.int64))
+
+
+def _without_addresses(error: Exception) -> str:
+    """The last line of an error that names one server after another."""
+    lines = [line for line in str(error).splitlines() if line and not line.startswith("Tried")]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _parameters(cls: Any) -> dict[str, Any]:
