@@ -1,9 +1,12 @@
 """Augmentation: each image its own small change, drawn from the seed, within its bounds."""
 
+import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import elastic as reference
 
-from mnist.augmentation import RandomAffine
+from hydrasweep import UserError
+from mnist.augmentation import RandomAffine, RandomElastic, smoothing
 
 
 def affine(**settings: float) -> RandomAffine:
@@ -65,3 +68,41 @@ def test_rotation_and_shear_turn_both_ways_about_the_middle() -> None:
         bent = torch.stack([right, upper]).abs().amax(0)
         assert 1 < bent.max() < 2.5
         assert min(right.min() * right.max(), upper.min() * upper.max()) < -1
+
+
+def test_displacement_is_that_of_a_reference_for_each_image() -> None:
+    images = torch.rand(3, 2, 28, 20) * 255
+    torch.manual_seed(0)
+    changed = RandomElastic(alpha=30, sigma=3)(images)
+    torch.manual_seed(0)
+    noise = torch.rand(3, 2, 28, 20) * 2 - 1
+    for image, own, result in zip(images, noise, changed, strict=True):
+        pixels = [smoothing(28, 3.0) @ part @ smoothing(20, 3.0).T * 30 for part in own]
+        shares = torch.stack([pixels[0] * 2 / 20, pixels[1] * 2 / 28], dim=-1)[None]
+        torch.testing.assert_close(reference(image, shares), result, rtol=0, atol=1e-2)
+
+
+def test_displacement_is_smooth_and_as_strong_as_it_says() -> None:
+    torch.manual_seed(0)
+    ramp = torch.arange(64.0).expand(400, 1, 64, 64)  # a pixel's value is where it comes from
+    moved = (RandomElastic(alpha=34, sigma=4)(ramp) - ramp)[:, 0, 24:40, 24:40]
+    # Of uniform noise, whose variance is a third, a Gaussian leaves 1 / (4 pi sigma^2).
+    assert moved.std() == pytest.approx(34 * (1 / 3 / (4 * torch.pi * 16)) ** 0.5, rel=0.1)
+    steps = (moved[:, :, 1:] - moved[:, :, :-1]).std()
+    assert steps < 0.3 * moved.std()
+
+
+def test_elastic_without_strength_is_affine_and_both_come_from_one_resampling() -> None:
+    affine_settings = {"degrees": 10, "translate": 0.07, "scale": 0.1, "shear": 8}
+    images = crosses(20)
+    torch.manual_seed(0)
+    torch.rand(20, 2, 28, 28)  # the displacement is drawn first
+    expected = RandomAffine(**affine_settings)(images)
+    torch.manual_seed(0)
+    elastic = RandomElastic(alpha=0, sigma=4, **affine_settings)(images)
+    torch.testing.assert_close(elastic, expected, rtol=0, atol=1e-2)
+
+
+def test_sigma_is_above_0() -> None:
+    with pytest.raises(UserError, match=r"augmentation\.sigma=0: must be above 0"):
+        RandomElastic(alpha=1, sigma=0)
