@@ -34,14 +34,14 @@ Page = Callable[[str], str]
 
 
 @pytest.fixture
-def links(script: Callable[..., "subprocess.CompletedProcess[str]"]) -> list[str]:
+def links(script: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path) -> list[str]:
     """The addresses that a sweep and a run print."""
     shown = []
     for words in (SWEEP, RUN):
         done = script("train.py", *words)
         assert done.returncode == 0, done.stderr
         if pages := re.findall(r"\S+/mlflow\.html", done.stdout):
-            done.stdout = unescape(Path(pages[0]).read_text())
+            done.stdout = unescape((tmp_path / pages[0]).read_text())
         shown += re.findall(r"http://127\.0\.0\.1:5000[^\s\"]+", done.stdout)
     return shown
 

@@ -274,7 +274,7 @@ def test_end_names_the_best_and_links_to_the_sweeps_charts(sweep: Sweep) -> None
     for model in MODELS:
         assert f" {model}-0" in end
     (shown,) = re.findall(r"^MLflow +(\S+),", end, re.MULTILINE)
-    assert Path(shown) == sweep.folder / "mlflow.html"
+    assert sweep.root / shown == sweep.folder / "mlflow.html"
     link = unescape((sweep.folder / "mlflow.html").read_text())
     assert "compareRunsMode=CHART" in link
     assert "tags.study%20%3D%20%27whole%27" in link
@@ -330,9 +330,8 @@ def test_dry_run_shows_a_plan_and_an_estimate_and_trains_nothing(
     assert "optimizer.lr: 0.0001 to 0.03, logarithmic" in done.stdout
     assert "data.batch_size: one of 32, 64, 128, 256" in done.stdout
     assert "baseline, cnn, lenet5" in done.stdout
-    shown = (
-        r"a whole trial: baseline [\d.]+ s, cnn [\d.]+ s, lenet5 [\d.]+ s; all .*: [\d.]+ (s|min)\n"
-    )
+    each = ", ".join(rf"{model} [\d.]+ s" for model in ("baseline", "cnn", "lenet5"))
+    shown = rf"a whole trial: {each}; all .*: [\d.]+ (s|min), pausing [\d.]+ (s|min)\n"
     assert re.search(shown, done.stdout)
     assert not list(root.rglob("study.db"))
     assert Sweep(root, "").runs() == ([], [])

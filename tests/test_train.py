@@ -258,7 +258,7 @@ def test_resumed_run_computes_as_it_did(script: Script, root: Path) -> None:
     config = OmegaConf.load(begun)
     assert config.n_threads >= 1
     assert OmegaConf.is_dict(config.fast_layers)
-    for chosen in ({"features.6": "Conv2d"}, {}):
+    for chosen in ({"model.features.6": "Conv2d"}, {}):
         config.n_threads, config.fast_layers = 3, chosen
         OmegaConf.save(config, begun)
         done = resume(root, output_dir(done.stdout))

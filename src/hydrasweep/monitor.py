@@ -57,7 +57,8 @@ class Monitor:
         self.n_repeats = n_repeats
         self.since = since or time.time()
         self._screen = sys.stdout  # bound now: a worker may redirect it
-        self.console = _Console(file=self._screen)
+        # A setting may look like markup, such as [relu,/x].
+        self.console = _Console(file=self._screen, markup=False, emoji=False)
         self._seen: set[int] = set()
         self._is_written = True
         self._rests_until = 0.0
@@ -206,24 +207,25 @@ class Monitor:
             done = [trial for trial in trials if trial.state.is_finished()]
             running = [trial for trial in trials if trial.state == TrialState.RUNNING]
             n_left: float = len(running) + stratum.n_to_do(trials)
-            if not n_left and not self.n_repeats:
-                continue
-            if not done:
+            if not done and (n_left or trials):
                 return None
+            if not done:
+                continue
             elapsed = sum(
                 (datetime.now() - trial.datetime_start).total_seconds()
                 for trial in running
                 if trial.datetime_start
             )
             n_done: float = len(done)
-            n_whole = 1
+            whole = max(map(seconds, done))
             if stratum.pauses:  # they take all lengths: steps count
                 n_done = sum(map(n_steps, done))
                 n_whole = self._last(stratum) or max(map(n_steps, trials))
                 n_all = len(trials) + stratum.n_new(trials)
                 n_left = stratum.pauses.n_steps(n_all, n_whole) - n_done
+                whole = sum(map(seconds, done)) / max(1, n_done) * n_whole
             pace = sum(map(seconds, done)) / max(1, n_done)
-            total += max(0.0, pace * n_left - elapsed) + pace * n_whole * self.n_repeats
+            total += max(0.0, pace * n_left - elapsed) + whole * self.n_repeats
         return total / self.n_workers
 
 
@@ -270,7 +272,7 @@ def _by(best: Sequence[FrozenTrial]) -> str:
 
 
 def _running(trial: FrozenTrial, last: int | None) -> str:
-    last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
-    value = f" {last:.4f}" if last is not None else ""
+    step = trial.last_step
+    value = f" {trial.intermediate_values[step]:.4f}" if step is not None else ""
     of = f"/{last}" if last else ""
     return f"#{origin(trial)} step {n_steps(trial) + 1}{of}{value}"

@@ -147,10 +147,9 @@ def _durations(
     pace = sum(estimates.values()) / max(1, len(estimates)) / n_workers
     unpruned = searching = n_trials * pace
     pruner = make_pruner(chosen.pruner, chosen.resumable)
-    if isinstance(pruner, PromotionPruner) and chosen.max_steps:
+    if isinstance(pruner, PromotionPruner) and (last := pruner.max_resource or chosen.max_steps):
         n_each = math.ceil(n_trials / len(plan.space.strata))
-        n_whole = n_each * chosen.max_steps
-        searching *= pruner.n_steps(n_each, chosen.max_steps) / max(1, n_whole)
+        searching *= pruner.n_steps(n_each, last) / max(1, n_each * last)
     if pace:
         each = ", ".join(f"{key} {as_duration(s)}".strip() for key, s in estimates.items())
         paused = f", pausing {as_duration(searching)}" if searching < unpruned else ""
@@ -160,13 +159,14 @@ def _durations(
     if settings.confirms(chosen):
         again = chosen.confirm
         n_seeds = len(plan.space.strata) * again.n_seeds
-        least, most = (n_seeds * (n + settings.retrains(chosen)) for n in (1, again.top))
+        bounds = [n_seeds * (n + settings.retrains(chosen)) for n in (1, again.top)]
+        race = f"best {again.top} of each race for" if again.top > 1 else "best of each has"
         lines.append(
-            f"  then the best {again.top} of each race for {again.n_seeds} fresh seeds, and the "
-            f"winners get the final settings: {least} to {most} trainings"
+            f"  then the {race} {again.n_seeds} fresh seeds, and the winners get the final "
+            f"settings: {' to '.join(dict.fromkeys(map(str, bounds)))} trainings"
         )
         if pace:
-            times = [as_duration(searching + n * pace) for n in (least, most)]
+            times = [as_duration(searching + n * pace) for n in bounds]
             lines.append(f"  in all about {' to '.join(dict.fromkeys(times))}")
     return lines
 

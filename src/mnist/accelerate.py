@@ -22,6 +22,8 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 CONVOLUTIONS = (layers.Conv2d, layers.ChannelsLastConv2d)
 FUSED = (layers.ConvTanhPool, layers.ChannelsLastConvTanhPool)
 
+PREFIX = "model"  # of modules' names, which without it may be numbers
+
 GAIN = 0.95  # of torch's time: what takes longer than that may be faster by luck
 SECONDS, MIN_ROUNDS = 0.01, 2  # of each comparison
 MAX_ROWS = 128  # that are measured: more take longer, and little else
@@ -59,7 +61,7 @@ def accelerate(model: nn.Module, chosen: Mapping[str, str]) -> nn.Module:
     Raises:
         UserError: the model has no such module, or the class is none for it.
     """
-    modules, runs = dict(model.named_modules()), dict(_runs(model))
+    modules, runs = dict(model.named_modules(prefix=PREFIX)), dict(_runs(model))
     for name, given in chosen.items():
         known = {each.__name__: each for each in _classes(runs[name])} if name in runs else {}
         if given not in known:
@@ -138,7 +140,8 @@ def _inputs(
     seen: dict[str, Tensor] = {}
 
     def keep(name: str, _: nn.Module, given: Sequence[Any]) -> None:
-        seen[name] = given[0]
+        if given:  # by position
+            seen[name] = given[0]
 
     hooks = [m.register_forward_pre_hook(partial(keep, name)) for name, m in modules.items()]
     model(inputs)
@@ -159,7 +162,7 @@ def _compare(run: Sequence[nn.Module], like: Tensor, known: dict[str, Shares]) -
         return known[key]
     sides: dict[str, nn.Module] = {"": plain}
     for each in _classes(run):
-        sides[each.__name__] = accelerate(copy.deepcopy(plain), {"0": each.__name__})
+        sides[each.__name__] = accelerate(copy.deepcopy(plain), {f"{PREFIX}.0": each.__name__})
     x = torch.randn_like(like).requires_grad_(like.requires_grad)
     grad = torch.randn_like(plain(x))
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -183,7 +186,7 @@ def _runs(model: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
         if isinstance(sequence, nn.Sequential) and type(sequence) in (nn.Sequential, Sequential):
             modules = list(sequence)
             followers |= {module: modules[i:] for i, module in enumerate(modules)}
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(prefix=PREFIX):
         run = followers.get(module, [module])
         for n in (3, 2, 1):
             if _classes(run[:n]):

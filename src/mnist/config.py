@@ -56,6 +56,11 @@ def check(cfg: DictConfig) -> None:
     for key in ("score_test", "artifacts", "checkpoint"):
         if not isinstance(cfg[key], bool):
             raise UserError(f"{key}={cfg[key]}: must be true or false")
+    layers = cfg.fast_layers
+    if layers is not None and not (
+        OmegaConf.is_dict(layers) and all(isinstance(name, str) for name in layers.values())
+    ):
+        raise UserError(f"fast_layers={layers}: must be null, or classes by modules' names")
     for key in (*GROUPS, "tracking"):
         node = OmegaConf.select(cfg, key)
         if not (OmegaConf.is_dict(node) and isinstance(node.get("_target_"), str)):

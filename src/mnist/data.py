@@ -207,11 +207,10 @@ class ImageData:
         except UserError:
             raise
         except Exception as error:
-            if isinstance(error, URLError) or "downloading" in str(error):
-                name = self.dataset["_target_"].rpartition(".")[2]
+            if not self._files() and (isinstance(error, URLError) or "downloading" in str(error)):
                 raise Outage(
-                    f"data={self.name}: could not be downloaded ({_without_addresses(error)}): try "
-                    f"again with a network, or put its files below {self.root}, where {name} looks"
+                    f"data={self.name}: could not be downloaded: try again with a network, or put "
+                    f"the files of {self.dataset['_target_']} below {self.root}"
                 ) from error
             found = ", ".join(map(str, self._files()[:8])) or "none was found"
             raise Outage(
@@ -244,12 +243,6 @@ class ImageData:
                 f"first is {labels[0]!r}"
             )
         return torch.from_numpy(numbers.astype(np.int64))
-
-
-def _without_addresses(error: Exception) -> str:
-    """The last line of an error that names one server after another."""
-    lines = [line for line in str(error).splitlines() if line and not line.startswith("Tried")]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _parameters(cls: Any) -> dict[str, Any]:

@@ -41,7 +41,11 @@ def _show(rows: list[dict[str, str]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    kept = [name for name in names if len({row.get(name) for row in rows}) > 1 or "/" in name]
+    kept = [
+        name
+        for name in names
+        if len({row.get(name) for row in rows}) > 1 or "/" in name or name == "seconds"
+    ]
     for name in kept:
         table.add_column(name, justify="right")
     for row in rows:

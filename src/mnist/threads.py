@@ -3,9 +3,6 @@
 import os
 import time
 
-import joblib
-import psutil
-
 SECONDS = 0.2  # to look for, where nobody has begun to look before
 
 _seen: list[tuple[float, float, float]] = []  # the clock, all cores' work until then, and our own
@@ -20,16 +17,21 @@ def free_cores() -> int:
     """The cores that others have left free since the last look, at least one; it looks anew."""
     if not _seen:
         look()
-        time.sleep(SECONDS)
+    time.sleep(max(0.0, _seen[0][0] + SECONDS - time.monotonic()))
     before, now = _seen[0], _state()
     _seen[:] = [now]
     passed, work, own = (b - a for a, b in zip(before, now, strict=True))
+    import joblib
+    import psutil
+
     n_cores = len(psutil.cpu_times(percpu=True))
     others = max(0.0, work - own) / passed
     return max(1, min(joblib.cpu_count(), round(n_cores - others)))
 
 
 def _state() -> tuple[float, float, float]:
+    import psutil  # as joblib, only what trains waits for it
+
     times, own = psutil.cpu_times(), os.times()
     idle = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "steal", 0.0)
     # On Linux what guests take stands in user, too.

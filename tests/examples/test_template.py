@@ -118,4 +118,4 @@ def test_the_search_file_has_the_document_s_other_settings(tmp_path: Path) -> No
         "-m", "hparams_search=mnist_optuna", "hydra.sweeper.dry_run=true", app="src/train.py"
     )
     assert "Study lr: 6 trials, 2 workers" in printed
-    assert "on 3 fresh seeds" in printed
+    assert "race for 3 fresh seeds" in printed

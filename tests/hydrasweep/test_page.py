@@ -36,6 +36,7 @@ SECTIONS = [
     "Contours",
     "Timeline of workers",
     "Saved by pruning",
+    "Trials",
     "Pictures",
     "Configuration",
     "Versions",
@@ -152,9 +153,10 @@ def test_trials_are_listed_with_what_was_searched(finished: Path, tmp_path: Path
     told = unescape(found["Result"])
     assert "optimizer.lr 0.0001 to 0.1, logarithmic; model.dropout" in told
     assert "The winner again" not in told
-    (tmp_path / "s" / "best").mkdir(parents=True)
-    (tmp_path / "s" / "best" / "overall.yaml").write_text("# python app.py +best=x\nlr: 1\n")
-    made = parts(page.write(plant(tmp_path / "s", {"/a": searched(4)})))
+    folder = plant(tmp_path / "s", {"/a": searched(4)})
+    (folder / "best").mkdir()
+    (folder / "best" / "overall.yaml").write_text("# python app.py +best=x\nlr: 1\n")
+    made = parts(page.write(folder))
     assert "The winner again: <code>python app.py +best=x</code>" in made["Result"]
 
 

@@ -16,9 +16,11 @@ SEARCH = "# @package _global_\nhydra:\n  mode: MULTIRUN\n"
     ("slip", "words"),
     [
         ("n_trials=3", "Error: n_trials is a setting of the sweep: hydra.sweeper.n_trials=3"),
-        ("pruner=median", "hydra/sweeper/pruner"),
+        ("pruner=median", "pruner is a group of the sweep: hydra/sweeper/pruner=median"),
         ("lr=0.1", "Error: lr: the app has no such setting. "),
-        ("hydra/launcher=submitit_slurn", "pip install hydra-submitit_slurn-launcher"),
+        ("hydra/launcher=submitit_slurm", 'pip install "hydra-submitit-launcher=='),
+        ("hydra/launcher=jobilb", "Could not find 'hydra/launcher/jobilb'"),
+        ("x={a: 1}", "Error: "),
         ("hydra.sweeper.pruner=median", "are chosen by hydra/sweeper/pruner=median"),
         ("hydra.sweeper.study_name=a/b", "hydra.sweeper.study_name=a/b: must be"),
     ],

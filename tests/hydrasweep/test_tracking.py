@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -96,8 +97,12 @@ def test_runs_of_trials_are_children_of_the_sweeps_run(
     kept = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert kept >= {"trials.csv", "confirmation.csv", "results.yaml", "report.html"}
     assert (tmp_path / "mlruns" / "tests" / parent.info.run_id).is_dir()
-    assert "#/experiments/" in done.out
-    assert "tags.study%20%3D%20%27s%27" in done.out
+    leads = (tmp_path / "sweep" / "mlflow.html").read_text()
+    assert "#/experiments/" in leads
+    assert "tags.study%20%3D%20%27s%27" in leads
+    assert re.search(
+        r"^MLflow +sweep/mlflow.html, while this runs: mlflow ui", done.out, re.MULTILINE
+    )
 
     done = task(MLFLOW, *words)
     assert "is finished" in done.out

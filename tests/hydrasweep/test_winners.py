@@ -12,6 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from hydrasweep import results, winners
+from hydrasweep.given import Race
 from hydrasweep.storage import close_storages
 from hydrasweep.studies import Studies
 from hydrasweep.trials import CONFIRM, FINAL, SEARCH
@@ -125,6 +126,27 @@ def test_candidates_of_a_loss_are_the_lowest(tmp_path: Path) -> None:
     studies.strata[0].study.add_trials([ended(0.1, 3.0), ended(0.2, 1.0), ended(0.3, 2.0)])
     assert [t.params["x"] for t in winners.candidates(studies.strata[0], 2)] == [0.2, 0.3]
     close_storages()
+
+
+def test_in_a_race_the_leader_alone_is_given_seeds(phases: Phases) -> None:
+    searched(phases, x1=0.5, x2=0.49)
+    confirm = phases[CONFIRM]
+    confirm.give(winners.confirming(phases[SEARCH], SETTINGS, 10), race=Race("seed"))
+    taken = [confirm.take({}) for _ in range(6)]
+    assert confirm.take({}) is None  # three of each stratum's leader run: the others wait for them
+    assert confirm.n_to_do() == 0
+    assert not confirm.is_idle()
+    params = [trial.params for _, trial in filter(None, taken)]
+    assert {(each["x"], each["seed"]) for each in params} == {(0.1, seed) for seed in (11, 12, 13)}
+    for stratum, trial in filter(None, taken):  # in b it falls behind
+        stratum.study.tell(trial, 0.5 if stratum.value == "a" else 0.1)
+    work_off(confirm, lambda _: 0.3)
+    a, b = (
+        [(t.params["x"], t.params["seed"]) for t in stratum.trials()] for stratum in confirm.strata
+    )
+    assert a == [(0.1, seed) for seed in (11, 12, 13)]
+    assert b == [*a, *((0.2, seed) for seed in (11, 12, 13))]
+    assert confirm.is_done()
 
 
 def test_each_candidate_is_confirmed_on_each_seed_once(phases: Phases) -> None:

@@ -173,8 +173,8 @@ def test_what_is_odd_stays_as_it_is(name: str) -> None:
     kinds = [*map(type, module.modules())]
     with suppress(Exception):  # it may not take images
         assert times(module, IMAGES) == {}
-    with pytest.raises(UserError, match=r"fast_layers=.*classes for : none"):
-        accelerate(module, {"": "Conv2d"})
+    with pytest.raises(UserError, match=r"fast_layers=.*classes for model: none"):
+        accelerate(module, {"model": "Conv2d"})
     assert [*map(type, accelerate(module, {}).modules())] == kinds
 
 
@@ -287,11 +287,13 @@ def test_share_of_what_is_dropped_is_no_matter(tmp_path: Path) -> None:
 
 def test_measured_without_a_place_to_keep_it(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert measure(nn.Linear(28, 4), IMAGES[:, 0, 0], tmp_path / "file" / "kept.pt").keys() == {""}
+    assert measure(nn.Linear(28, 4), IMAGES[:, 0, 0], tmp_path / "file" / "kept.pt").keys() == {
+        "model"
+    }
 
 
 def test_layers_that_a_model_has_not_are_refused() -> None:
-    with pytest.raises(UserError, match=r"classes for classifier\.9: none"):
-        accelerate(Baseline(1, (28, 28), 10, dropout=0.0), {"classifier.9": "Linear"})
-    with pytest.raises(UserError, match=r"classes for classifier\.1: Linear"):
-        accelerate(Baseline(1, (28, 28), 10, dropout=0.0), {"classifier.1": "Dropout"})
+    with pytest.raises(UserError, match=r"classes for model\.classifier\.9: none"):
+        accelerate(Baseline(1, (28, 28), 10, dropout=0.0), {"model.classifier.9": "Linear"})
+    with pytest.raises(UserError, match=r"classes for model\.classifier\.1: Linear"):
+        accelerate(Baseline(1, (28, 28), 10, dropout=0.0), {"model.classifier.1": "Dropout"})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, Compose
+from conftest import REPOSITORY, SMALL, Compose, Script
 from omegaconf import OmegaConf, open_dict
 
 from hydrasweep import UserError
@@ -82,6 +82,8 @@ def test_every_file_composes_by_its_command_passes_the_check_and_instantiates(
         ("epochs=null", "a whole number from 0"),
         ("seed=-1", "a whole number from 0"),
         ("seed=9223372036854775808", "a whole number from 0"),
+        ("fast_layers=none", "null, or classes by modules' names"),
+        ("fast_layers={model:1}", "null, or classes by modules' names"),
         ("n_threads=0", "null or a whole number from 1 to 1024"),
         ("n_threads=1000000", "null or a whole number from 1 to 1024"),
         ("data.batch_size=0", "a whole number from 1"),
@@ -137,6 +139,16 @@ def test_class_refuses_its_own_settings(compose: Compose, override: str, words: 
     with pytest.raises(UserError, match=f"^{words}") as refused:
         build()
     assert "\n" not in str(refused.value)
+
+
+def test_setting_that_was_added_beside_the_one_that_was_meant_is_refused(script: Script) -> None:
+    done = script("train.py", "+lr=0.1")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: +lr=0.1: adds a setting that nothing reads; meant was, it seems, optimizer.lr=0.1\n"
+    )
+    done = script("train.py", "+mine=0.1", "tracking=none", "artifacts=false", *SMALL)
+    assert done.returncode == 0, done.stderr
 
 
 def test_metric_of_what_is_not_measured_is_no_objective(compose: Compose) -> None:

@@ -71,7 +71,8 @@ def test_layers_are_those_that_are_faster_at_every_corner(compose: Compose) -> N
     chosen = preflight.calibrate(corners("model=cnn"))["fast_layers"]
     of_each = [assembly.layer_times(cfg) for cfg in corners("model=cnn")]
     assert chosen == accelerate.choose(*of_each)
-    assert {*chosen} <= {"features.0", "features.1", "features.3", "classifier.1", "classifier.3"}
+    names = ("features.0", "features.1", "features.3", "classifier.1", "classifier.3")
+    assert {*chosen} <= {f"model.{name}" for name in names}
     told = OmegaConf.to_container(OmegaConf.create(chosen))
     cfg = compose("model=cnn", "data.batch_size=64")
     cfg.fast_layers = told

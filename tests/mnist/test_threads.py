@@ -29,7 +29,7 @@ from mnist import threads
 def test_cores_that_others_use_are_left_to_them(
     n_cores: int, quota: int, others: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds, own = iter((100.0, 110.0)), iter((7.0, 16.0))
+    seconds, own = iter((100.0, 110.0, 110.0)), iter((7.0, 16.0))
     work = iter((50.0, 50.0 + 9.0 + 10 * others))
 
     def cpu_times(percpu: bool = False) -> object:
@@ -38,7 +38,8 @@ def test_cores_that_others_use_are_left_to_them(
     monkeypatch.setattr(psutil, "cpu_times", cpu_times)
     monkeypatch.setattr(joblib, "cpu_count", lambda: quota)
     monkeypatch.setattr(threads, "os", SimpleNamespace(times=lambda: Own(next(own))))
-    monkeypatch.setattr(threads, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    clock = SimpleNamespace(monotonic=lambda: next(seconds), sleep=lambda _: None)
+    monkeypatch.setattr(threads, "time", clock)
     threads.look()
     assert threads.free_cores() == expected
 
