@@ -354,7 +354,7 @@ def test_caches_and_checkpoints(times: int, compose: Compose, tmp_path: Path) ->
     job = assemble(cfg)
     state = tmp_path / "last.pt"
     job.training.save(state)
-    (cache,) = (tmp_path / "data" / ".cache").glob("*.pt")
+    (cache,) = (tmp_path / "data" / ".cache").glob("*-train-*.pt")
     whole, cached = state.read_bytes(), cache.read_bytes()
 
     def claim(damages: list[tuple[str, float, bytes]]) -> None:

@@ -128,7 +128,7 @@ def describe(
     if plan.space.stratify:
         lines.append(f"  {plan.space.stratify}: {', '.join(plan.space.strata)}, with equal shares")
     lines += [f"  {line}" for line in first]
-    lines.append(f"  storage: {storage.shown(plan.storage)}")
+    lines.append(f"  storage: {storage.shown(plan.storage, Path(config.hydra.sweep.dir))}")
     checked = f", and {chosen.check} has tried it" if chosen.check else ""
     return "\n".join(
         [

@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from importlib.metadata import version
 
 from hydra.core.config_store import ConfigStore
 
@@ -21,7 +22,7 @@ def advice(error: Exception) -> str:
     if found and (package := LAUNCHERS.get(found[1])):
         return (
             f"hydra/launcher={found[1]}: needs a package: python -m pip install "
-            f'"hydra-{package}-launcher==1.4.0rc3"'
+            f'"hydra-{package}-launcher=={version("hydra-core")}"'
         )
     if found := re.search(
         r"Could not override '(\w+)'\.\nTo append to your config use \+(.*)", told

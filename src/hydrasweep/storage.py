@@ -255,12 +255,13 @@ def make_lock(node: DictConfig) -> AbstractContextManager[Any]:
     )
 
 
-def shown(node: DictConfig) -> str:
-    """Where a storage is, for people: its file, or its URL without a password."""
-    if path := _file(node):
-        return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
-    url = url_of(node)
-    return without_password(str(url)) if url else str(node.get("_target_"))
+def shown(node: DictConfig, folder: Path) -> str:
+    """What a storage is, for people: its file, where that is in the sweep's folder. Addresses of
+    others may be nobody's business."""
+    path, url = _file(node), url_of(node)
+    if path and path.resolve().is_relative_to(folder.resolve()):
+        return str(path)
+    return f"{url.get_backend_name()} database" if url else str(node.get("_target_"))
 
 
 def exists(node: DictConfig) -> bool:

@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,12 @@ def plan(**settings: Any) -> tuple[Plan, DictConfig]:
 
 
 CONFIG = OmegaConf.create(
-    {"hydra": {"launcher": {"_target_": "hydra_plugins.hydra_joblib_launcher.JoblibLauncher"}}}
+    {
+        "hydra": {
+            "launcher": {"_target_": "hydra_plugins.hydra_joblib_launcher.JoblibLauncher"},
+            "sweep": {"dir": "/sweeps"},
+        }
+    }
 )
 
 
@@ -124,6 +130,8 @@ def test_plan_tells_what_is_tried_and_how_long_that_takes() -> None:
     made, _ = plan(pruner=None, direction=["minimize", "maximize"])
     told = output.describe(made, CONFIG, 20, 2, {"cnn": 0.0, "mlp": 0.0})
     assert "pruner none" in told
+    made = replace(made, storage=OmegaConf.create({"url": "sqlite:////elsewhere/study.db"}))
+    assert "  storage: sqlite database\n" in output.describe(made, CONFIG, 20, 2, {})
     assert "  minimize value 0, maximize value 1" in told
     assert "a whole trial" not in told
     assert "fresh seeds" not in told

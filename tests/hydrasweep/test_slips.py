@@ -3,10 +3,14 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from apps import App
+from hydra.errors import MissingConfigException
+
+from hydrasweep.slips import advice
 
 PLAIN = "with hydrasweep.plain_exit(): task()"
 SEARCH = "# @package _global_\nhydra:\n  mode: MULTIRUN\n"
@@ -18,7 +22,6 @@ SEARCH = "# @package _global_\nhydra:\n  mode: MULTIRUN\n"
         ("n_trials=3", "Error: n_trials is a setting of the sweep: hydra.sweeper.n_trials=3"),
         ("pruner=median", "pruner is a group of the sweep: hydra/sweeper/pruner=median"),
         ("lr=0.1", "Error: lr: the app has no such setting. "),
-        ("hydra/launcher=submitit_slurm", 'pip install "hydra-submitit-launcher=='),
         ("hydra/launcher=jobilb", "Could not find 'hydra/launcher/jobilb'"),
         ("x={a: 1}", "Error: "),
         ("hydra.sweeper.pruner=median", "are chosen by hydra/sweeper/pruner=median"),
@@ -44,6 +47,18 @@ def test_sweep_without_its_flag_is_told_with_the_whole_command(
     assert done.stderr == (
         "Error: these are the settings of a sweep, which takes -m: "
         "python app.py -m +hparams=search 'x=interval(0, 1)'\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["submitit_slurm", "submitit_local", "ray"])
+def test_launcher_that_is_not_installed_is_told_with_its_package(name: str) -> None:
+    told = (
+        f"Could not find 'hydra/launcher/{name}'\n\nAvailable options in 'hydra/launcher':\n\tbasic"
+    )
+    package = name.partition("_")[0]
+    assert advice(MissingConfigException(told)) == (
+        f"hydra/launcher={name}: needs a package: python -m pip install "
+        f'"hydra-{package}-launcher=={version("hydra-core")}"'
     )
 
 

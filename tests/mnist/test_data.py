@@ -390,7 +390,7 @@ def test_cache_is_read_without_running_code(stripes: ImageData, tmp_path: Path) 
 def test_missing_files_are_told(mnist_copy: tuple[Path, ImageData]) -> None:
     raw, data = mnist_copy
     shutil.rmtree(raw)
-    with pytest.raises(UserError, match="none was found"):
+    with pytest.raises(UserError, match="could not be downloaded: try again with a network"):
         data.test()
 
 
