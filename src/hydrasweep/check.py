@@ -49,7 +49,9 @@ def try_corners(plan: Plan, config: DictConfig, composer: Composer) -> dict[str,
         raise UserError(f"hydra.sweeper.{part}: {error}") from error
     estimates: dict[str, float] = {}
     for stratum in plan.space.strata:
-        corners = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
+        # The largest values first: what works with them, a check may spare the others.
+        values = reversed([*plan.space.corners()])
+        corners = [plan.space.overrides(stratum, corner) for corner in values]
         seconds = [_try(words, plan, SEARCH, config, composer) for words in corners]
         estimates[stratum] = sum(seconds) / len(seconds)
         for point in itertools.islice(_choices(plan, composer), MAX_COMPOSED):

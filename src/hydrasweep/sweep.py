@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydrasweep import check, enqueue, files, output, registry, results, settings, storage, winners
 from hydrasweep.agreement import agree
 from hydrasweep.compose import Composer, flat
+from hydrasweep.early import EarlyWorkers, loaded_modules
 from hydrasweep.errors import Outage, UserError, plain_exit
 from hydrasweep.given import Given
 from hydrasweep.launch import launch, set_override
@@ -40,6 +41,7 @@ class Sweep:
         self.composer = Composer(hydra_context.config_loader, config)
         self.first: list[enqueue.First] = []  # what is tried first
         self.since = time.time()
+        self.early = EarlyWorkers(config, 1, task_function)  # none
         # The app's setting that takes fresh seeds.
         self.seed = self.settings.confirm.seed if settings.confirms(self.settings) else ""
 
@@ -52,16 +54,23 @@ class Sweep:
                 settings.check_settings(self.settings, self.config)
                 n_workers = settings.count_workers(self.settings, self.config)
                 plan = self._plan(arguments)
+                # A worker's GPU is named before it imports what uses it.
+                n_early = 0 if plan.gpus or self.settings.dry_run else n_workers
+                self.early = EarlyWorkers(self.config, n_early, self.task_function)
+                module = str(self.settings.check).rpartition(".")[0]
+                self.early.import_modules([module, *["mlflow"] * self.settings.mlflow])
                 estimates = check.try_corners(plan, self.config, self.composer)
                 n_trials = self._n_trials(plan)
                 first = [line for each in self.first for line in each.told]
                 print(output.describe(plan, self.config, n_trials, n_workers, estimates, first))
                 if self.settings.dry_run or not n_trials:
                     return
+            self.early.import_modules(loaded_modules())
             command = output.resume_command(self.config, plan.name)
             with plain_exit(command), storage.in_words():
                 self._run(plan, n_workers)
         finally:
+            self.early.close()
             storage.close_storages()
             optuna.logging.set_verbosity(level)
 
@@ -227,16 +236,11 @@ class Sweep:
         folder = Path(self.config.hydra.sweep.dir)
         write = functools.partial(results.write_all, phases, folder, plan.space.stratify, self.seed)
         with Monitor(
-            studies,
-            n_workers,
-            write,
-            run.log,
-            self.settings.trial_timeout,
-            self.settings.max_steps,
-            self._n_repeats(plan.phase),
-            self.since,
-        ) as monitor:
+            studies, n_workers, write, run.log, self.settings.trial_timeout,
+            self.settings.max_steps, self._n_repeats(plan.phase), self.since,
+        ) as monitor:  # fmt: skip
             run.settle(studies.ended_badly())
+            self.early.wait()
             try:
                 launch(
                     plan,

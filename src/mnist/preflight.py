@@ -1,7 +1,9 @@
 """Before a sweep's trials: whether a config works, and how long its training would take."""
 
 import math
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -10,15 +12,17 @@ from omegaconf import DictConfig, OmegaConf
 from hydrasweep import UserError
 from mnist import config, seal
 from mnist.accelerate import choose
-from mnist.assembly import assemble, layer_times
+from mnist.assembly import Assembly, assemble, layer_times
 from mnist.data import Split
 from mnist.training import NonFiniteLossError, fit
 
 N_TIMED = 3  # batches
+SHARE = 8  # of a batch, for a second point
 
 
 def check(cfg: DictConfig) -> float:
-    """Train a few batches of ``cfg``; give the seconds that all of it is estimated to take.
+    """Train a few batches of ``cfg``, unless those of one that differs in nothing but numbers did,
+    with as large a batch; give the seconds that all of it is estimated to take.
 
     Raises:
         UserError: it can't work, or the sweep would improve its objective backwards.
@@ -26,19 +30,79 @@ def check(cfg: DictConfig) -> float:
     seal.set_sealed(True)
     config.check(cfg)
     _check_directions(cfg)
-    job, size, seconds = assemble(cfg), cfg.data.batch_size, 0.0
+    size, kind = cfg.data.batch_size, _without_numbers(cfg)
+    cost = _costs.get(kind)
+    if cost and size > cost.size:
+        cost = None
+    if cost and cfg.fast_layers is None:
+        cfg.fast_layers = {}  # nothing is trained
+    job = assemble(cfg)
+    if not cfg.epochs:
+        return 0.0
+    cost = cost or _measure(cfg, job)
+    _costs[kind] = cost
+    return cost.step(size) * job.n_steps
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds of a step with ``size`` rows, and of one with ``small`` rows."""
+
+    size: int
+    seconds: float
+    small: int
+    small_seconds: float
+
+    def step(self, size: int) -> float:
+        """Seconds of one with so many rows, on the line through both."""
+        a_row = (self.seconds - self.small_seconds) / max(1, self.size - self.small)
+        return max(0.0, self.seconds - a_row * (self.size - size))
+
+
+_costs: dict[str, _Cost] = {}  # by all but the numbers of a config
+
+
+def _measure(cfg: DictConfig, job: Assembly) -> _Cost:
+    size, left = cfg.data.batch_size, job.n_steps  # schedulers refuse more steps
+    small = max(1, size // SHARE)
+    seconds, n_steps = _train(job, size, left, cfg.n_threads)
+    small_seconds, n_steps = _train(job, small, left - n_steps, cfg.n_threads)
+    return _Cost(size, seconds, small, small_seconds if n_steps else seconds)
+
+
+def _train(job: Assembly, size: int, left: int, n_threads: int) -> tuple[float, int]:
+    """Train a few batches, at most ``left``: the seconds of a step, 0 where it diverges at once,
+    and how many there were."""
     few, nothing = (
         Split(*(rows[: size * N_TIMED] for rows in job.train)),
         Split(*(rows[:0] for rows in job.val)),
     )
-    n_steps = math.ceil(len(few.targets) / size)
-    epochs = min(2, job.n_steps // n_steps) if cfg.epochs else 0  # the first warms up
+    n_steps, took = math.ceil(len(few.targets) / size), 0.0
+    n_epochs = min(2, left // n_steps)  # the first warms up
+    last, started = job.training.epoch + n_epochs, time.process_time()
     try:
-        for metrics in fit(job.training, few, nothing, epochs=epochs, batch_size=size):
-            seconds = metrics["time/epoch_seconds"] / n_steps * job.n_steps
+        for metrics in fit(job.training, few, nothing, epochs=last, batch_size=size):
+            took, now = metrics["time/epoch_seconds"], time.process_time()
+            if job.train.targets.is_cpu:  # others may have the cores meanwhile
+                took = min(took, (now - started) / n_threads)
+            started = now
     except NonFiniteLossError:
         pass  # such a trial fails alone; the search learns to avoid it
-    return seconds
+    return took / n_steps, n_steps * n_epochs
+
+
+def _without_numbers(cfg: DictConfig) -> str:
+    """What two configs share that differ in nothing but numbers."""
+
+    def strip(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: strip(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [strip(value) for value in node]
+        return None if type(node) in (int, float) else node
+
+    groups = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in config.GROUPS}
+    return repr((strip(groups), cfg.device))
 
 
 def calibrate(configs: Sequence[DictConfig]) -> dict[str, Any]:

@@ -132,14 +132,14 @@ def test_check_tries_the_corners_of_each_stratum_and_estimates_the_time(
     assert done.code == 0, done.err
     tried = [line for line in done.out.splitlines() if line.startswith("tries")]
     assert tried == [
-        *(f"tries {x} {kind} 0.0 s search check" for kind in "ab" for x in (-1.0, 1.0)),
-        "tries -1.0 b 0.5 s final check",
+        *(f"tries {x} {kind} 0.0 s search check" for kind in "ab" for x in (1.0, -1.0)),
+        "tries 1.0 b 0.5 s final check",
     ]
     assert "a whole trial: a 2 min, b 30 s; all of them unpruned: 4 min" in done.out
     assert "app.check has tried it" in done.out
     for override, told in (
-        ("y=-1", "Error: y must not be negative\nThis was found in trying: y=-1 kind=a x=-1.0"),
-        ("y=2", "Error: ValueError: y is too large\nThis was found in trying: y=2 kind=a x=-1.0"),
+        ("y=-1", "Error: y must not be negative\nThis was found in trying: y=-1 kind=a x=1.0"),
+        ("y=2", "Error: ValueError: y is too large\nThis was found in trying: y=2 kind=a x=1.0"),
     ):
         done = task(*strata, override)
         assert done.code == 1

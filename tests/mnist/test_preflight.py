@@ -12,6 +12,11 @@ from hydrasweep import UserError
 from mnist import accelerate, assembly, preflight, seal
 
 
+@pytest.fixture(autouse=True)
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_costs", {})
+
+
 @pytest.fixture
 def direction(monkeypatch: pytest.MonkeyPatch) -> Any:
     """``direction(value)`` sets what the sweeper is told to do."""
@@ -30,6 +35,30 @@ def test_time_of_all_batches_is_estimated_from_a_few(compose: Compose, direction
     assert 0 < short < long
     assert preflight.check(compose("epochs=1", "data.n_train=20", "data.batch_size=32")) > 0
     assert preflight.check(compose("epochs=0", "objective=val/accuracy")) == 0
+
+
+def test_what_differs_in_numbers_alone_is_built_and_trained_once_with_the_largest_batch(
+    compose: Compose, direction: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direction("maximize")
+    sizes: list[int] = []
+    train = preflight.fit
+    monkeypatch.setattr(
+        preflight, "fit", lambda *a, **kw: sizes.append(kw["batch_size"]) or train(*a, **kw)
+    )
+    large = preflight.check(compose("model=baseline", "data.batch_size=64"))
+    assert sizes == [64, 8]
+    small = preflight.check(
+        compose("model=baseline", "data.batch_size=16", "optimizer.lr=0.1", "model.dropout=0.5")
+    )
+    assert sizes == [64, 8]
+    assert 0 < large < small < 8 * large  # four times the steps, each cheaper
+    for others in (("data.batch_size=128",), ("optimizer=sgd", "data.batch_size=16")):
+        n = len(sizes)
+        preflight.check(compose("model=baseline", *others))
+        assert len(sizes) == n + 2
+    with pytest.raises(UserError, match="dropout"):
+        preflight.check(compose("model=baseline", "model.dropout=2"))
 
 
 @pytest.mark.parametrize(

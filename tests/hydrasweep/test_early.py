@@ -1,0 +1,57 @@
+"""Workers that start while the sweep is checked: they have imported, and are the launcher's."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from apps import App
+
+pytest_plugins = ["sweep_fixtures"]
+
+TWO = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2", "hydra.sweeper.check=heavy.check")
+HEAVY = """
+import os, pathlib, time
+pathlib.Path(__file__).with_name(f"imported-{os.getpid()}").write_text(str(time.time()))
+
+def check(cfg):
+    if cfg.kind == "bad":
+        raise ValueError("it is bad")
+    until = time.time() + 20  # for two workers, and this process
+    while len(list(pathlib.Path(__file__).parent.glob("imported-*"))) < 3:
+        assert time.time() < until
+        time.sleep(0.05)
+    return 0.0
+"""
+
+
+def test_workers_import_while_the_sweep_is_checked_and_work_afterwards(
+    app: Callable[..., App], tmp_path: Path
+) -> None:
+    (tmp_path / "heavy.py").write_text(HEAVY)
+    body = """
+        assert "heavy" in sys.modules
+        hydrasweep.record(pid=os.getpid())
+        while len(list(pathlib.Path().glob("worker-*"))) < 2:
+            pathlib.Path(f"worker-{os.getpid()}").touch()
+            time.sleep(0.05)
+        return cfg.x
+    """
+    done = app(body, more="import pathlib")(*TWO, fresh=True)
+    assert done.code == 0, done.err
+    early = {path.name.partition("-")[2] for path in tmp_path.glob("imported-*")}
+    assert {f"{float(row['pid']):.0f}" for row in done.table()} < early  # the sweep's own is more
+
+
+def test_workers_end_with_a_sweep_that_is_refused(app: Callable[..., App], tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text(HEAVY)
+    done = app("return cfg.x", main="with hydrasweep.plain_exit(): task()")(
+        *TWO, "kind=bad", fresh=True
+    )
+    assert done.code == 1
+    assert done.err == "Error: ValueError: it is bad\nThis was found in trying: kind=bad x=1.0\n"
+    pids = [path.name.partition("-")[2] for path in tmp_path.glob("imported-*")]
+    running = [Path(f"/proc/{pid}/cmdline") for pid in pids]
+    until = time.monotonic() + 10
+    while any(b"Loky" in path.read_bytes() for path in running if path.exists()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
