@@ -57,15 +57,13 @@ class Sweep:
                 # A worker's GPU is named before it imports what uses it.
                 n_early = 0 if plan.gpus or self.settings.dry_run else n_workers
                 self.early = EarlyWorkers(self.config, n_early, self.task_function)
-                module = str(self.settings.check).rpartition(".")[0]
-                self.early.import_modules([module, *["mlflow"] * self.settings.mlflow])
+                self.early.import_modules([str(self.settings.check).rpartition(".")[0]])
                 estimates = check.try_corners(plan, self.config, self.composer)
                 n_trials = self._n_trials(plan)
                 first = [line for each in self.first for line in each.told]
                 print(output.describe(plan, self.config, n_trials, n_workers, estimates, first))
                 if self.settings.dry_run or not n_trials:
                     return
-            self.early.import_modules(loaded_modules())
             command = output.resume_command(self.config, plan.name)
             with plain_exit(command), storage.in_words():
                 self._run(plan, n_workers)
@@ -126,6 +124,7 @@ class Sweep:
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         storage.prepare(plan.storage)
+        self.early.import_modules(loaded_modules())
         search = plan.open()
         plan = check.calibrate(plan, search, self.composer)
         self._prepare(plan, search, folder)
