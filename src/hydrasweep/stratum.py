@@ -77,12 +77,14 @@ class Stratum:
     def _untried(self, trials: Sequence[FrozenTrial]) -> list[Given]:
         tried = [trial.params for trial in trials]
         known = {as_key(params) for params in tried}
-        racing = self.race and self.race.leading(self.given, trials, self.study.direction)
+        given = self.given
+        if self.race:
+            given = self.race.leading(given, trials, self.study.direction)
         return [
-            given
-            for given in (self.given if racing is None else racing)
-            if as_key(given.params) not in known
-            and (given.distributions or not any(given.params.items() <= t.items() for t in tried))
+            each
+            for each in given
+            if as_key(each.params) not in known
+            and (each.distributions or not any(each.params.items() <= t.items() for t in tried))
         ]
 
     def n_to_do(self, trials: Sequence[FrozenTrial]) -> int:

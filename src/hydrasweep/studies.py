@@ -22,7 +22,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hydrasweep.given import Race
+from hydrasweep.given import Given, Race
 from hydrasweep.liveness import OWNER, SECONDS, Watch, identity, is_here
 from hydrasweep.storage import make_lock, open_storage
 from hydrasweep.stratum import (
@@ -30,7 +30,6 @@ from hydrasweep.stratum import (
     N_TRIALS,
     RETRIES,
     RETRY_OF,
-    Given,
     Stratum,
     following,
     make_pruner,

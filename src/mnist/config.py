@@ -88,7 +88,7 @@ def _refuse_misplaced(cfg: DictConfig) -> None:
     for added in (word for word in words if word.startswith("+")):
         key, _, value = added.lstrip("+").partition("=")
         meant = [
-            f"{group}.{key}"
+            f"{group!s}.{key}"
             for group, node in cfg.items()
             if OmegaConf.is_dict(node) and group != key and key in node
         ]
