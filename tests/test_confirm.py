@@ -209,7 +209,8 @@ def test_a_trial_that_builds_the_test_images_fails_and_a_single_run_does_not(
 ) -> None:
     alone = script("train.py", *peeking, "epochs=0", "objective=n_parameters")
     assert alone.returncode == 0, alone.stderr
-    unchecked = script("train.py", *SWEEP, ALONE, *peeking, "hydra.sweeper.check=null")
+    untried = ("hydra.sweeper.check=null", "hydra.sweeper.calibrate=null")
+    unchecked = script("train.py", *SWEEP, ALONE, *peeking, *untried)
     assert unchecked.returncode == 1
     assert "the test images are sealed in a sweep" in unchecked.stderr
     trials = Sweep(root).trials(SEARCH, "baseline")
