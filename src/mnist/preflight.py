@@ -21,7 +21,7 @@ SHARE = 8  # of a batch, for a second point
 
 
 def check(cfg: DictConfig) -> float:
-    """Train a few batches of ``cfg``, unless those of one that differs in nothing but numbers did,
+    """Train a few batches of ``cfg``, unless those of one that differs in numbers alone did,
     with as large a batch; give the seconds that all of it is estimated to take.
 
     Raises:
@@ -92,14 +92,14 @@ def _train(job: Assembly, size: int, left: int, n_threads: int) -> tuple[float, 
 
 
 def _without_numbers(cfg: DictConfig) -> str:
-    """What two configs share that differ in nothing but numbers."""
+    """What two configs share that differ in nothing but numbers other than 0."""
 
     def strip(node: Any) -> Any:
         if isinstance(node, dict):
             return {key: strip(value) for key, value in node.items()}
         if isinstance(node, list):
             return [strip(value) for value in node]
-        return None if type(node) in (int, float) else node
+        return bool(node) if type(node) in (int, float) else node  # 0 often switches something off
 
     groups = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in config.GROUPS}
     return repr((strip(groups), cfg.device))

@@ -41,6 +41,7 @@ def test_at_least_one_step_is_trained(
     import counted_steps  # type: ignore[import-not-found]
 
     counted_steps.n_steps = 0
+    monkeypatch.setattr(preflight, "_costs", {})
     words = ("model=baseline", "optimizer=sgd", "optimizer._target_=counted_steps.Counted")
     few = (f"data.n_train={n_train}", "data.batch_size=32", "epochs=1", "+optimizer.momentum=0.0")
     try:

@@ -7,6 +7,7 @@ sealed, and that the sweep's own command scores them.
 """
 
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,5 +46,5 @@ def test_it_ends_with_its_objective_and_says_what_it_leaves_out(
     assert value > 0.1  # type: ignore[operator]
     assert "never sees the test images" in caplog.text
     assert "resumed by its own command" in caplog.text
-    assert "val/accuracy" in caplog.text
+    assert re.search(r"^val +accuracy", caplog.text, re.MULTILINE)
     assert "test/accuracy" not in caplog.text

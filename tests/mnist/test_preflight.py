@@ -46,14 +46,18 @@ def test_what_differs_in_numbers_alone_is_built_and_trained_once_with_the_larges
     monkeypatch.setattr(
         preflight, "fit", lambda *a, **kw: sizes.append(kw["batch_size"]) or train(*a, **kw)
     )
-    large = preflight.check(compose("model=baseline", "data.batch_size=64"))
+    large = preflight.check(compose("model=baseline", "data.batch_size=64", "model.dropout=0.2"))
     assert sizes == [64, 8]
     small = preflight.check(
         compose("model=baseline", "data.batch_size=16", "optimizer.lr=0.1", "model.dropout=0.5")
     )
     assert sizes == [64, 8]
     assert 0 < large < small < 8 * large  # four times the steps, each cheaper
-    for others in (("data.batch_size=128",), ("optimizer=sgd", "data.batch_size=16")):
+    for others in (
+        ("data.batch_size=128",),
+        ("optimizer=sgd", "data.batch_size=16"),
+        ("model.dropout=0",),
+    ):
         n = len(sizes)
         preflight.check(compose("model=baseline", *others))
         assert len(sizes) == n + 2
