@@ -207,24 +207,24 @@ class Monitor:
             done = [trial for trial in trials if trial.state.is_finished()]
             running = [trial for trial in trials if trial.state == TrialState.RUNNING]
             n_left: float = len(running) + stratum.n_to_do(trials)
-            if not done and (n_left or trials):
-                return None
             if not done:
+                if n_left:
+                    return None
                 continue
             elapsed = sum(
                 (datetime.now() - trial.datetime_start).total_seconds()
                 for trial in running
                 if trial.datetime_start
             )
-            n_done: float = len(done)
+            worked, n_done = sum(map(seconds, done)), len(done)
             whole = max(map(seconds, done))
             if stratum.pauses:  # they take all lengths: steps count
                 n_done = sum(map(n_steps, done))
                 n_whole = self._last(stratum) or max(map(n_steps, trials))
                 n_all = len(trials) + stratum.n_new(trials)
                 n_left = stratum.pauses.n_steps(n_all, n_whole) - n_done
-                whole = sum(map(seconds, done)) / max(1, n_done) * n_whole
-            pace = sum(map(seconds, done)) / max(1, n_done)
+                whole = worked / max(1, n_done) * n_whole
+            pace = worked / max(1, n_done)
             total += max(0.0, pace * n_left - elapsed) + whole * self.n_repeats
         return total / self.n_workers
 

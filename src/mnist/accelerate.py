@@ -106,7 +106,7 @@ def measure(model: nn.Module, inputs: Tensor, kept: Path) -> Times:
 @contextmanager
 def _kept(path: Path) -> Iterator[dict[str, Shares]]:
     """What is known of this CPU, to be added to; one process measures at a time."""
-    own = f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+    own = f"{cpu()}, torch {torch.__version__}"
     known: dict[str, dict[str, Shares]] = {own: {}}
     lock = FileLock(path.with_suffix(".lock"))
     try:
@@ -125,12 +125,15 @@ def _kept(path: Path) -> Iterator[dict[str, Shares]]:
                 files.save(path, known)
 
 
-def _cpu() -> str:
-    """The CPU's name, and on Linux its family and model: clouds give several the same name."""
+def cpu() -> str:
+    """The CPU's name, on Linux its family and model, as clouds give several the same name, and
+    which of its instructions torch uses."""
     path = Path("/proc/cpuinfo")
     text = path.read_text() if path.exists() else ""
-    found = re.findall(r"^(?:model name|cpu family|model)\s*: (.*)$", text, re.MULTILINE)
-    return " ".join(found[:3]) or platform.processor()
+    found = dict(re.findall(r"^(.+?)\s*: (.*)$", text, re.MULTILINE))
+    parts = [found.get(part, "") for part in ("model name", "cpu family", "model")]
+    name = " ".join(parts).strip() or platform.processor()
+    return f"{name} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _inputs(

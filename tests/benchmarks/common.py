@@ -4,7 +4,6 @@ of its own."""
 import functools
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from hydrasweep.compose import Composer
+from mnist.accelerate import cpu
 from mnist.assembly import Assembly, assemble
 
 HERE = Path(__file__).resolve().parent
@@ -47,14 +47,8 @@ def _composer() -> Composer:
 
 def machine() -> dict[str, str | int]:
     """What the figures depend on besides the code."""
-    cpuinfo = Path("/proc/cpuinfo")  # Linux only
-    first = cpuinfo.read_text().split("\n\n")[0] if cpuinfo.exists() else ""
-    cpu = dict(re.findall(r"^(.+?)\s*: (.*)$", first, re.MULTILINE))
-    capability = torch.backends.cpu.get_cpu_capability()
-    parts = ("model name", "cpu family", "model")
-    name = " ".join(cpu.get(part, "") for part in parts).strip() or platform.processor()
     return {
-        "cpu": f"{name} {capability}",
+        "cpu": cpu(),
         "cores": joblib.cpu_count(),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
