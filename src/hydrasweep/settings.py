@@ -130,7 +130,11 @@ def check_settings(settings: DictConfig, config: DictConfig) -> None:
         )
     if (limit := settings.trial_timeout) is not None and limit <= 0:
         raise UserError(f"hydra.sweeper.trial_timeout={limit}: must be null or above 0")
+    for key in ("n_workers", "n_jobs"):
+        if (asked := settings[key]) is not None and asked < 1:
+            raise UserError(f"hydra.sweeper.{key}={asked}: must be null or 1 or more")
     directions(settings)
+    study_name(settings.study_name)
     if settings.mlflow and importlib.util.find_spec("mlflow") is None:
         raise UserError(
             'hydra.sweeper.mlflow=true: needs a package: python -m pip install "hydrasweep[mlflow]"'
@@ -228,16 +232,10 @@ def is_grid(sampler: DictConfig) -> bool:
 
 
 def count_workers(settings: DictConfig, config: DictConfig) -> int:
-    """How many workers there are to be.
-
-    Raises:
-        UserError: fewer than one was asked for.
-    """
+    """How many workers there are to be."""
     if str(config.hydra.launcher._target_).endswith("BasicLauncher"):
         return 1
     asked = settings.n_workers if settings.n_workers is not None else settings.n_jobs
-    if asked is not None and asked < 1:
-        raise UserError(f"hydra.sweeper.n_workers={asked}: must be null or 1 or more")
     return int(asked or len(gpus()) or count_cores())
 
 
