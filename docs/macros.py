@@ -32,7 +32,7 @@ def fields() -> str:
     """Each field of the sweeper: what it takes, its default and what it is for."""
     chosen = {group: name for each in GROUPS for group, name in each.items()}
     told, parts = comments(), []
-    for field in fields_of(SweeperConf):
+    for field in sorted(fields_of(SweeperConf), key=lambda field: field.name):
         if field.name in ("_target_", "defaults"):
             continue
         if field.name in chosen:
@@ -52,7 +52,7 @@ def comments() -> dict[str, str]:
     above = re.compile(r"((?:^    # .*\n)+)    (\w+):", re.MULTILINE)
     for text, name in above.findall(inspect.getsource(SweeperConf)):
         found[name] = text.replace("    # ", "")
-    return {name: " ".join(text.split()) for name, text in found.items()}
+    return {name: " ".join(text.split()).replace("_", r"\_") for name, text in found.items()}
 
 
 def kinds(annotation: Any) -> str:

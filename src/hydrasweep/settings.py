@@ -41,7 +41,7 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # How many processes work on the sweep. Null: n_jobs, and if that is null too one for
     # each GPU or else each core; the basic launcher has one.
     n_workers: int | None = None
-    # The same by the name that hydra-optuna-sweeper has for it.
+    # hydra-optuna-sweeper's name for n_workers.
     n_jobs: int | None = None
 
     # An Optuna pruner by its _target_: hydra/sweeper/pruner=NAME.
