@@ -1,42 +1,37 @@
-"""Handwritten digits with scikit-learn's perceptron, one partial fit an epoch."""
-
-import logging
+"""Breast cancer from a table of measurements: a linear classifier, cross-validated."""
 
 import hydra
+import numpy as np
 from omegaconf import DictConfig
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from sklearn.neural_network import MLPClassifier
+from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import SGDClassifier
+from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 import hydrasweep
 
-log = logging.getLogger(__name__)
 
-
-@hydra.main(version_base="1.3", config_path=".", config_name="config")
+@hydra.main(config_path=".", config_name="config")
 def main(cfg: DictConfig) -> float:
-    X, y = load_digits(return_X_y=True)
-    X_train, X_val, y_train, y_val = train_test_split(X, y, random_state=cfg.seed, stratify=y)
-    scaler = StandardScaler().fit(X_train)
-    X_train, X_val = scaler.transform(X_train), scaler.transform(X_val)
+    X, y = load_breast_cancer(return_X_y=True)
+    folds = []
+    for train, val in StratifiedKFold(cfg.n_folds, shuffle=True, random_state=0).split(X, y):
+        scaler = StandardScaler().fit(X[train])
+        model = SGDClassifier(**cfg.classifier, random_state=cfg.random_state)
+        folds.append(
+            (model, scaler.transform(X[train]), y[train], scaler.transform(X[val]), y[val])
+        )
 
-    model = MLPClassifier(
-        hidden_layer_sizes=(cfg.hidden,),
-        alpha=cfg.alpha,
-        learning_rate_init=cfg.learning_rate,
-        batch_size=cfg.batch_size,
-        random_state=cfg.seed,
-    )
-    accuracy = 0.0
-    for epoch in range(1, cfg.epochs + 1):
-        model.partial_fit(X_train, y_train, classes=range(10))
-        accuracy = model.score(X_val, y_val)
-        log.info("epoch %d: %.4f", epoch, accuracy)
-        if hydrasweep.report(accuracy, epoch):
+    # All folds advance together: there is a cross-validated score to report after every epoch.
+    for epoch in range(cfg.n_epochs):
+        scores = []
+        for model, X_train, y_train, X_val, y_val in folds:
+            model.partial_fit(X_train, y_train, classes=[0, 1])
+            scores.append(model.score(X_val, y_val))
+        if hydrasweep.report(np.mean(scores), epoch):
             break
-    hydrasweep.record(n_weights=sum(weights.size for weights in model.coefs_))
-    return accuracy
+    hydrasweep.record(worst_fold=min(scores))
+    return np.mean(scores)
 
 
 if __name__ == "__main__":
