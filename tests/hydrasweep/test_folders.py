@@ -97,7 +97,7 @@ def test_sweep_is_found_by_its_folder_or_by_its_name(tmp_path: Path) -> None:
     assert find("runs/2026-01-02").resolve() == folder
     assert find(str(folder)) == folder
     assert find("lr").resolve() == folder
-    for name in ("2026-01-02", "l", ""):
+    for name in ("2026-01-02", "l"):
         with pytest.raises(UserError, match="is no folder, and no sweep below"):
             find(name)
 

@@ -82,7 +82,7 @@ def test_figures_of_the_report_are_drawn(tmp_path: Path) -> None:
     assert shown == complete
     assert len(drawn["curves"].data) == 48
     assert "model" in drawn["importances"].data[0].y
-    assert drawn["parallel"].data[0].dimensions[0].label == "val/accuracy after step 1"
+    assert drawn["parallel"].layout.xaxis.ticktext[0] == "val/accuracy after step 1"
     assert {*drawn["timeline"].data[0].y} == {"here 0", "here 1"}
 
 

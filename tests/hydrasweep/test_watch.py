@@ -41,7 +41,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
                 return path
 
             monkeypatch.setattr(page, "write", noted)
-            monkeypatch.setattr(watch, "SECONDS", 0.0)
+            monkeypatch.setattr(watch, "SECONDS", 0.01)
             monkeypatch.setattr(watch, "REST", 0.0)
             assert watch.watch([folder]) == folder / "report.html"
             process.kill()
