@@ -1,7 +1,8 @@
 """A sweep for whoever looks at it in Python: its trials as a table, its studies, its figures."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,13 +31,11 @@ class LoadedSweep:
 
     def __init__(self, folder: Path) -> None:
         self._start = starts.last(folder)
-        level = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            self.sweep = page.read(folder)
+            with _quiet():
+                self.sweep = page.read(folder)
         finally:
             storage.close_storages()
-            optuna.logging.set_verbosity(level)
 
     @property
     def name(self) -> str:
@@ -77,7 +76,8 @@ class LoadedSweep:
     @cached_property
     def study(self) -> Study:
         """The search as one study of Optuna's, the setting that it is stratified by a parameter."""
-        return plots.merge(self.sweep.search.trials(), self.sweep, name=self.name)
+        with _quiet():
+            return plots.merge(self.sweep.search.trials(), self.sweep, name=self.name)
 
     @property
     def studies(self) -> dict[str, Study]:
@@ -86,26 +86,32 @@ class LoadedSweep:
 
     def plot_history(self, objective: int = 0) -> "go.Figure":
         """The values of complete trials, and the best so far."""
-        return _first(self.sweep.views[objective].figures.get("history"))
+        return self._view("history", objective)
 
     def plot_curves(self, objective: int = 0) -> "go.Figure":
         """What each trial reported, step by step."""
-        return _first(self.sweep.views[objective].figures.get("curves"))
+        return self._view("curves", objective)
 
     def plot_importances(self, objective: int = 0) -> "go.Figure":
         """How much each setting matters, with the standard error."""
-        return _first(self._budget(objective).figures.get("importances"))
+        return self._budget("importances", objective)
 
     def plot_parallel(self, objective: int = 0) -> "go.Figure":
         """A line for each trial, over all settings."""
-        return _first(self._budget(objective).figures.get("parallel"))
+        return self._budget("parallel", objective)
 
     def plot_timeline(self) -> "go.Figure":
         """What each worker did when."""
-        return _first(plots.timeline(self.sweep))
+        with _quiet():
+            return _first(plots.timeline(self.sweep))
 
-    def _budget(self, objective: int) -> Budget:
-        return Budget(self.sweep, objective, steps(self.sweep)[0])
+    def _view(self, name: str, objective: int) -> "go.Figure":
+        with _quiet():
+            return _first(self.sweep.views[objective].figures.get(name))
+
+    def _budget(self, name: str, objective: int) -> "go.Figure":
+        with _quiet():
+            return _first(Budget(self.sweep, objective, steps(self.sweep)[0]).figures.get(name))
 
     def summary(self) -> str:
         """What the end of the sweep prints, also before that."""
@@ -153,6 +159,17 @@ class LoadedSweep:
 def load(name: str | os.PathLike[str]) -> LoadedSweep:
     """The sweep in a folder or, below the current folder, of that name."""
     return LoadedSweep(find(os.fspath(name)))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's message for each study that is made."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
 
 
 def _first(figures: "Sequence[go.Figure] | None") -> "go.Figure":

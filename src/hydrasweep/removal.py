@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ class Removal:
             lines.append(f"  leaves, as it is not the sweep's: {', '.join(_names(self.others))}")
         if self.runs:
             n = len(self.runs)
-            lines.append(f"  moves {n} runs to the trash of {self.uri}, which `mlflow gc` empties")
+            lines.append(
+                f"  moves {n} run{'s' * (n > 1)} to the trash of {self.uri}, which `mlflow gc` empties"
+            )
         if self.kept_runs:
             lines.append(f"  leaves its runs at {self.uri}: {self.kept_runs}")
         return "\n".join(lines)
@@ -95,9 +98,10 @@ class Removal:
         Raises:
             Outage: a store or the disk can't be used.
         """
+        is_silent = not sys.stdout.isatty()
         if self.runs:
             with _reached(self.uri) as client:
-                for run in track(self.runs, "MLflow", transient=True):
+                for run in track(self.runs, "MLflow", disable=is_silent):
                     client.delete_run(run.info.run_id)
         with storage.in_words():
             opened = page.storage_of(self.sweep.folder)
@@ -106,7 +110,7 @@ class Removal:
                 if name.partition("/")[0] in bases:
                     optuna.delete_study(study_name=name, storage=opened)
         storage.close_storages()
-        for path in track(self.paths, "Files", transient=True):
+        for path in track(self.paths, "Files", disable=is_silent):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:

@@ -62,7 +62,9 @@ def test_trials_are_those_of_optuna_in_all_phases_and_strata(
     assert (table["size"] == 7).all()
 
 
-def test_studies_are_such_as_optunas_own_plots_take(tmp_path: Path) -> None:
+def test_studies_are_such_as_optunas_own_plots_take(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     sweep = hydrasweep.load(plant(tmp_path / "s", {"/cnn": searched(24), "/mlp": searched(6)}))
     assert {name: len(study.trials) for name, study in sweep.studies.items()} == {
         "cnn": 24, "mlp": 6,
@@ -71,6 +73,8 @@ def test_studies_are_such_as_optunas_own_plots_take(tmp_path: Path) -> None:
     assert sweep.study.best_params["model"] in sweep.studies
     figure = optuna.visualization.plot_slice(sweep.study, params=["model", "optimizer.lr"])
     assert len(figure.data) == 2
+    assert sweep.plot_history().data
+    assert capfd.readouterr().err == ""
 
 
 def test_figures_of_the_report_are_drawn(tmp_path: Path) -> None:
