@@ -84,10 +84,8 @@ class Removal:
         if self.others:
             lines.append(f"  leaves, as it is not the sweep's: {', '.join(_names(self.others))}")
         if self.runs:
-            n = len(self.runs)
-            lines.append(
-                f"  moves {n} run{'s' * (n > 1)} to the trash of {self.uri}, which `mlflow gc` empties"
-            )
+            n = f"{len(self.runs)} run{'s' * (len(self.runs) > 1)}"
+            lines.append(f"  moves {n} to the trash of {self.uri}, which `mlflow gc` empties")
         if self.kept_runs:
             lines.append(f"  leaves its runs at {self.uri}: {self.kept_runs}")
         return "\n".join(lines)
