@@ -1,0 +1,41 @@
+"""Tables and numbers as a person reads them in a terminal."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+
+def table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
+    """A row for each mapping from columns to cells; the column "" comes under ``title``."""
+    drawn = Table(box=box.SIMPLE_HEAD)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        drawn.add_column(name or title, justify="right" if name else "left")
+    for row in rows:
+        drawn.add_row(*(row.get(name, "") for name in names))
+    return as_text(drawn)
+
+
+def as_text(renderable: RenderableType) -> str:
+    """A table as plain text: the same on the screen, in a pipe and in a file."""
+    output = io.StringIO()
+    # What is in square brackets or between colons may be a setting's value, and no markup.
+    Console(file=output, width=200, color_system=None, markup=False, emoji=False).print(renderable)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
+
+
+def short(value: Any) -> str:
+    """A setting's value in a table."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def as_duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
