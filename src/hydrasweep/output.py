@@ -103,7 +103,7 @@ def outcome(search: Studies, found: Sequence[Winner]) -> tuple[dict[str, float],
     ]
     if rows:  # MLflow shows it at the head of the run's page
         lead = winners.lead(found, search.head.direction) if found else ""
-        tags["mlflow.note.content"] = f"{_markdown(rows)}\n\n{lead}".strip()
+        tags["mlflow.note.content"] = f"{lead}\n\n{_markdown(rows)}".strip()
     return metrics, tags
 
 

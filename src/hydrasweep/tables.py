@@ -1,6 +1,8 @@
 """Tables and numbers as a person reads them in a terminal."""
 
 import io
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,13 +12,28 @@ from rich.table import Table
 
 
 def table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
-    """A row for each mapping from columns to cells; the column "" comes under ``title``."""
-    drawn = Table(box=box.SIMPLE_HEAD)
+    """A row for each mapping from columns to cells; the column "" comes under ``title``. On a
+    terminal that is too narrow, a column for each."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    for name in names:
-        drawn.add_column(name or title, justify="right" if name else "left")
-    for row in rows:
-        drawn.add_row(*(row.get(name, "") for name in names))
+    lines = [
+        [name or title for name in names],
+        *([row.get(name, "") for name in names] for row in rows),
+    ]
+    text = _draw(lines)
+    if (
+        sys.stdout.isatty()
+        and max(map(len, text.splitlines())) > shutil.get_terminal_size().columns
+    ):
+        return _draw([*zip(*lines, strict=True)])
+    return text
+
+
+def _draw(lines: Sequence[Sequence[str]]) -> str:
+    drawn = Table(box=box.SIMPLE_HEAD)
+    for i, name in enumerate(lines[0]):
+        drawn.add_column(name, justify="right" if i else "left")
+    for line in lines[1:]:
+        drawn.add_row(*line)
     return as_text(drawn)
 
 

@@ -12,6 +12,19 @@ def test_a_table_has_a_column_for_each_name_and_takes_no_cell_for_markup() -> No
     assert [line.split() for line in shown] == [["a", "[relu,/x]"], ["b", ":smile:"]]
 
 
+def test_on_a_narrow_terminal_each_row_is_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"": "a", "lr": "0.1", "dropout": "0.5"}, {"": "b", "lr": "0.2"}]
+    wide = table("trial", rows)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert table("trial", rows) == wide
+    monkeypatch.setenv("COLUMNS", "20")
+    lines = [line.split() for line in table("trial", rows).split("\n") if "─" not in line]
+    assert [line for line in lines if line] == [
+        ["trial", "a", "b"], ["lr", "0.1", "0.2"], ["dropout", "0.5"],
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("value", "word"), [(0.0012345, "0.00123"), (64, "64"), (True, "True"), ("adam", "adam")]
 )
