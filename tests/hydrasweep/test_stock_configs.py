@@ -198,4 +198,5 @@ def test_samplers_work_by_name(app: Callable[..., App], sampler: str) -> None:
     done = app(TASTE, ours(COFFEE))(f"hydra/sweeper/sampler={sampler}", "~method", *few)
     assert done.code == 0, done.err
     assert done.states("coffee") == ["COMPLETE"] * 6
-    assert len({trial.params["degrees"] for trial in done.trials("coffee")}) == 6
+    # A model may propose the best corner of the space twice.
+    assert len({str(trial.params) for trial in done.trials("coffee")}) >= 5
