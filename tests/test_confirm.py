@@ -157,6 +157,25 @@ def test_a_winners_recipe_gives_the_same_numbers_again(
     assert f"test accuracy {measured:.2%} " in " ".join(done.stdout.split())
 
 
+def test_a_recipe_is_a_base_for_what_is_searched_next(sweep: Sweep) -> None:
+    recipe = OmegaConf.load(sweep.folder / "best" / "lenet5.yaml")
+    assert recipe.optimizer.keys() == {"lr"}  # the rest is the app's own
+    done = subprocess.run(
+        command_line(
+            "train.py", "--config-dir", str(sweep.folder), "+best@_global_=lenet5", "--cfg", "job",
+            "model=baseline", "optimizer.lr=0.5",
+        ),
+        env=environment(sweep.root),
+        text=True,
+        capture_output=True,
+        check=True,
+    )  # fmt: skip
+    composed = OmegaConf.create(done.stdout)
+    assert composed.model._target_ == "mnist.models.Baseline"
+    assert composed.optimizer.lr == 0.5
+    assert composed.epochs == recipe.epochs
+
+
 def test_finished_sweep_shows_its_winners_again_and_does_nothing(
     sweep: Sweep, tmp_path: Path
 ) -> None:

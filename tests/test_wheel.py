@@ -29,21 +29,27 @@ with initialize_config_dir({folder!r}):
 """
 
 
-def pip(python: Path, *words: str) -> None:
+def run(python: str | Path, *words: str | Path) -> None:
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([python, "-m", "pip", "--quiet", *words], check=True, env=clean)
+    subprocess.run([python, "-m", *words], check=True, env=clean)
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, as setuptools would pack what an earlier build has left."""
-    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md"):
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that is built from it; of a copy, as setuptools would
+    pack what an earlier build has left."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("packages")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     junk = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(REPOSITORY / "src", source / "src", ignore=junk)
-    pip(Path(sys.executable), "wheel", "--no-deps", "--wheel-dir", str(built), str(source))
-    (found,) = built.iterdir()
+    run(sys.executable, "build", "--outdir", built, source)
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(packages: Path) -> Path:
+    (found,) = packages.glob("*.whl")
     return found
 
 
@@ -53,7 +59,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     fresh = folder / "bin" / "python"
-    pip(fresh, "install", str(wheel), "scikit-learn")
+    run(fresh, "pip", "--quiet", "install", wheel, "scikit-learn")
     return fresh
 
 
@@ -64,6 +70,13 @@ def says(python: Path, code: str, where: Path) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.slow
+def test_packages_are_as_an_index_takes_them(packages: Path, wheel: Path) -> None:
+    (sdist,) = packages.glob("*.tar.gz")
+    run(sys.executable, "twine", "check", "--strict", sdist, wheel)
+    run(sys.executable, "check_wheel_contents", wheel)
 
 
 @pytest.mark.slow
@@ -108,7 +121,7 @@ def test_a_sweep_without_torch_and_mlflow(python: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_with_mlflow_autologged_runs_are_nested(wheel: Path, python: Path, tmp_path: Path) -> None:
-    pip(python, "install", f"{wheel}[mlflow]")
+    run(python, "pip", "--quiet", "install", f"{wheel}[mlflow]")
     app = copy("autolog", tmp_path)
     app.python = str(python)
     app.run("-m", "hydra/launcher=joblib", PYTHONPATH="")

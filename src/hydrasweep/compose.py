@@ -12,6 +12,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 
@@ -51,6 +52,14 @@ class Composer:
             job.hydra.job.id = label
             job.hydra.job.num = number
         return job
+
+    def single(self, words: Sequence[str]) -> DictConfig:
+        """The config of a single run of the app with these words, without what the sweep sets."""
+        name = self.config.hydra.job.get("config_name")
+        config = self._loader.load_configuration(name, list(words), RunMode.RUN, from_shell=False)
+        with open_dict(config):
+            del config["hydra"]
+        return config
 
     def _load(self, words: tuple[str, ...]) -> DictConfig:
         if words not in self.known:

@@ -12,7 +12,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hydrasweep.settings import SweeperConf
+from hydrasweep.errors import plain_exit
+from hydrasweep.settings import SweeperConf, check_settings
 
 
 class HydraSweepSearchPath(SearchPathPlugin):
@@ -43,7 +44,10 @@ class HydraSweepSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the sweep that config and overrides describe, or resume it."""
-        from hydrasweep.sweep import Sweep
+        with plain_exit():
+            check_settings(self.config.hydra.sweeper, self.config)
+            # Optuna, and what else takes seconds to import.
+            from hydrasweep.sweep import Sweep
 
         Sweep(self.config, self.hydra_context, self.task_function).run(arguments)
 

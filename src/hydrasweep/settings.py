@@ -19,9 +19,17 @@ GROUPS = ({"sampler": "tpe"}, {"pruner": "none"}, {"storage": "sqlite"}, {"confi
 
 @dataclass
 class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
-    """``hydra.sweeper``; hydra-optuna-sweeper's fields keep their meaning.
+    """``hydra.sweeper``. The fields of hydra-optuna-sweeper keep their meaning:
 
-    n_trials is the total that a sweep is to have, over all strata and restarts.
+    sampler: An Optuna sampler by its _target_: hydra/sweeper/sampler=NAME.
+    direction: minimize or maximize, or a list of them, one for each objective.
+    study_name: By which the sweep is resumed. Null: the time of its start.
+    n_trials: How many trials the sweep is to have in all, over all strata and restarts; a grid
+        has as many as it has points.
+    params: What is searched, a sweep as on the command line for each setting of the app, such as
+        {lr: "tag(log, interval(1e-4, 1e-1))"}.
+    custom_search_space: A function (config, trial) that is called before a trial's config is
+        composed, and may suggest further settings by the trial's own methods.
     """
 
     _target_: Literal["hydrasweep.plugin.HydraSweepSweeper"] = "hydrasweep.plugin.HydraSweepSweeper"
@@ -33,6 +41,7 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # How many processes work on the sweep. Null: n_jobs, and if that is null too one for
     # each GPU or else each core; the basic launcher has one.
     n_workers: int | None = None
+    # hydra-optuna-sweeper's name for n_workers.
     n_jobs: int | None = None
 
     # An Optuna pruner by its _target_: hydra/sweeper/pruner=NAME.
@@ -70,10 +79,11 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # {study: NAME, best: 5} stands for the best five of another study, of each stratum.
     enqueue: list[Any] = field(default_factory=list)
 
-    # So many failed trials are borne; one more ends the sweep. Null: any number, but for
-    # the first three failing alike, which always ends it.
+    # So many failed trials are borne; one more ends the sweep. Null, as max_failure_rate is: any
+    # number, but for the first three failing alike.
     max_failures: int | None = None
-    # The same as a share of the finished trials.
+    # So large a share of the finished trials may have failed, from the first one on; a larger
+    # one ends the sweep.
     max_failure_rate: float | None = None
 
     # Settings of the app that may differ between two starts of a sweep, since they change no
@@ -103,8 +113,8 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
 
     # Register the winners' models in MLflow under this name, followed by the stratum.
     registered_model: str | None = None
-    # What else their scores depend on, such as {n_val: 10000}: tags of a version, which competes
-    # with those alone that have the same.
+    # What else the winners' scores depend on, such as {n_val: 10000}: tags of a model's version,
+    # which competes with those alone that have the same.
     registered_tags: dict[str, Any] = field(default_factory=dict)
 
 
@@ -130,7 +140,11 @@ def check_settings(settings: DictConfig, config: DictConfig) -> None:
         )
     if (limit := settings.trial_timeout) is not None and limit <= 0:
         raise UserError(f"hydra.sweeper.trial_timeout={limit}: must be null or above 0")
+    for key in ("n_workers", "n_jobs"):
+        if (asked := settings[key]) is not None and asked < 1:
+            raise UserError(f"hydra.sweeper.{key}={asked}: must be null or 1 or more")
     directions(settings)
+    study_name(settings.study_name)
     if settings.mlflow and importlib.util.find_spec("mlflow") is None:
         raise UserError(
             'hydra.sweeper.mlflow=true: needs a package: python -m pip install "hydrasweep[mlflow]"'
@@ -228,16 +242,10 @@ def is_grid(sampler: DictConfig) -> bool:
 
 
 def count_workers(settings: DictConfig, config: DictConfig) -> int:
-    """How many workers there are to be.
-
-    Raises:
-        UserError: fewer than one was asked for.
-    """
+    """How many workers there are to be."""
     if str(config.hydra.launcher._target_).endswith("BasicLauncher"):
         return 1
     asked = settings.n_workers if settings.n_workers is not None else settings.n_jobs
-    if asked is not None and asked < 1:
-        raise UserError(f"hydra.sweeper.n_workers={asked}: must be null or 1 or more")
     return int(asked or len(gpus()) or count_cores())
 
 

@@ -51,7 +51,6 @@ class Sweep:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             with plain_exit():
-                settings.check_settings(self.settings, self.config)
                 n_workers = settings.count_workers(self.settings, self.config)
                 plan = self._plan(arguments)
                 # A worker's GPU is named before it imports what uses it.
@@ -273,7 +272,7 @@ class Sweep:
         run.log(metrics)
         if FINAL in phases:
             name_key = output.name_key(self.config)
-            winners.write_recipes(found, phases[FINAL], folder, name_key)
+            winners.write_recipes(found, phases[FINAL], folder, name_key, self.composer)
         if self.settings.report:
             from hydrasweep import page  # only a sweep with a report needs what draws it
 

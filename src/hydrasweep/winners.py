@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep import files
+from hydrasweep.compose import Composer
 from hydrasweep.given import Given
 from hydrasweep.space import as_key, as_name
 from hydrasweep.stratum import Stratum, following, label
@@ -200,10 +202,10 @@ def lead(found: Sequence[Winner], direction: StudyDirection) -> str:
 
 
 def write_recipes(
-    found: Sequence[Winner], last: Studies, folder: Path, name_key: str | None
+    found: Sequence[Winner], last: Studies, folder: Path, name_key: str | None, composer: Composer
 ) -> None:
-    """Write ``best/NAME.yaml`` for each winner that was trained to its end, and ``overall``:
-    all settings of its first final trial, but for the one that names the study."""
+    """Write ``best/NAME.yaml`` for each winner that was trained to its end, and ``overall``: what
+    its first final trial set that the app's own configs don't."""
     trained = [winner for winner in found if winner.final]
     if not trained:
         return
@@ -211,7 +213,16 @@ def write_recipes(
     best = overall(trained, last.head.direction)
     for name, winner in [("overall", best), *((as_name(w.stratum) or "all", w) for w in trained)]:
         run = next((folder / winner.folder()).glob("*/hydra.yaml")).parent  # hydra.output_subdir
-        files.write(folder / "best" / f"{name}.yaml", _recipe(run, name, winner, folder, name_key))
+        settings = OmegaConf.to_yaml(_recipe(run, name_key, composer))
+        where = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
+        numbers = "".join(f", {key} {score}" for key, score in winner.recorded.items())
+        files.write(
+            folder / "best" / f"{name}.yaml",
+            f"# python {sys.argv[0]} --config-dir {where} +best@_global_={name}\n"
+            f"# Trial {origin(winner.found)} of the search; "
+            f"confirmed {winner.confirmed}{numbers}.\n"
+            f"{settings}",
+        )
 
 
 def rerun(folder: Path) -> str:
@@ -220,19 +231,30 @@ def rerun(folder: Path) -> str:
     return path.read_text().partition("\n")[0].removeprefix("# ") if path.exists() else ""
 
 
-def _recipe(run: Path, name: str, winner: Winner, folder: Path, name_key: str | None) -> str:
-    config = DictConfig(OmegaConf.load(run / "config.yaml"))
-    config = OmegaConf.masked_copy(config, [key for key in map(str, config) if key != name_key])
+def _recipe(run: Path, name_key: str | None, composer: Composer) -> dict[str, Any]:
+    """A run's choices of groups, and its settings that these don't give."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=False)
+    config.pop(name_key, None)  # or it would resume the sweep
     choices = OmegaConf.load(run / "hydra.yaml").hydra.runtime.choices
-    groups = {k: v for k, v in choices.items() if k in config and v}
-    defaults = OmegaConf.create({"defaults": [{f"override /{k}": v} for k, v in groups.items()]})
-    where = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
-    numbers = "".join(f", {key} {score}" for key, score in winner.recorded.items())
-    return (
-        f"# python {sys.argv[0]} --config-dir {where} +best@_global_={name}\n"
-        f"# Trial {origin(winner.found)} of the search; confirmed {winner.confirmed}{numbers}.\n"
-        f"{OmegaConf.to_yaml(defaults)}\n{OmegaConf.to_yaml(config)}"
-    )
+    groups = {key: value for key, value in choices.items() if key in config and value}
+    defaults = [{f"override /{key}": value} for key, value in groups.items()]
+    try:
+        own = composer.single([f"{key}={value}" for key, value in groups.items()])
+    except HydraException:  # some group is not in the app's own defaults: all is written down
+        return dict(config)
+    base = OmegaConf.to_container(own, resolve=False, enum_to_str=True)
+    return {"defaults": defaults, **_difference(config, base)}
+
+
+def _difference(config: Any, base: Any) -> dict[str, Any]:
+    found = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            if inner := _difference(value, base[key]):
+                found[key] = inner
+        elif key not in base or (type(value), value) != (type(base[key]), base[key]):
+            found[key] = value
+    return found
 
 
 def _confirmed(stratum: Stratum, key: str) -> list[FrozenTrial]:

@@ -66,7 +66,10 @@ def accelerate(model: nn.Module, chosen: Mapping[str, str]) -> nn.Module:
         known = {each.__name__: each for each in _classes(runs[name])} if name in runs else {}
         if given not in known:
             fitting = ", ".join(known) or "none"
-            raise UserError(f"fast_layers={{{name}:{given}}}: the classes for {name}: {fitting}")
+            raise UserError(
+                f"fast_layers={{{name}:{given}}}: the classes for {name}: {fitting}; "
+                "fast_layers=null finds those that suit this model"
+            )
         modules[name].__class__ = known[given]
     for module in modules.values():
         fused = (layers.ConvTanhPool, layers.MaxPoolReLU)

@@ -1,4 +1,4 @@
-"""The end of a plain multirun: one table of its runs."""
+"""What happens before a multirun and after it."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,22 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from hydrasweep import plain_exit
+from mnist.config import check
 
-class Comparison(Callback):
-    """Prints the runs of ``python src/train.py -m model=cnn,lenet5`` side by side at its end; a
-    sweep that searches has a table of its own."""
+
+class Multirun(Callback):
+    """Checks the settings of a multirun at once, before anything heavy is imported, and prints the
+    runs of ``python src/train.py -m model=cnn,lenet5`` side by side at its end; a sweep that
+    searches has a table of its own."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called by Hydra, which lets no error but an exit through."""
+        del kwargs
+        own = OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "hydra"])
+        if not OmegaConf.missing_keys(own):  # else they are searched
+            with plain_exit():
+                check(own)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Called by Hydra."""

@@ -2,7 +2,7 @@
 
 Against an Optuna script (optuna_script.py) and against hydra-optuna-sweeper as it comes with the
 joblib launcher and n_jobs=2 (stock_sweeper.py). The sides take turns, sweep seed by sweep seed.
-docs/sweeps.png shows the best validation accuracy so far against the time since the command;
+sweeps.png shows the best validation accuracy so far against the time since the command;
 python tests/benchmarks/sweeps.py draws it again. Equal accuracy is what every side has at its end
 with the same seed, less 0.1 point. An interrupted benchmark goes on where it stopped.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from common import HERE, ROOT, machine, python, ratio
+from common import HERE, machine, python, ratio
 
 from hydrasweep.stratum import RESUMES
 
@@ -28,9 +28,9 @@ SPACE = (
     "model.dropout=interval(0.0, 0.5)",
     "data.batch_size=choice(32,64,128,256)",
 )
-PICTURE = ROOT / "docs" / "sweeps.png"
+PICTURE = HERE / "sweeps.png"
 CURVES = HERE / "sweeps.json"
-TICKS = (10, 20, 50, 100, 200, 500)
+TICKS = (30, 50, 100, 200, 500, 1000)
 Curve = list[tuple[float, float]]  # seconds since the command, best validation accuracy so far
 
 

@@ -1,7 +1,8 @@
-"""A plain multirun ends with one table of its runs."""
+"""A plain multirun ends with one table of its runs, and every multirun begins with a check."""
 
 import re
 
+import pytest
 from conftest import Script
 
 RUNS = ("-m", "model=baseline,lenet5", "epochs=1", "data.n_train=500", "data.n_val=500")
@@ -28,3 +29,20 @@ def test_sweep_has_a_table_of_its_own(script: Script) -> None:
     assert done.returncode == 0, done.stderr
     assert "best trial" in done.stdout
     assert "No multirun looks" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "slip", ["objective=test/accuracy", "epochs=five", "study=a/b", "hydra.sweeper.n_workers=0"]
+)
+def test_slip_is_told_before_anything_heavy_is_imported(
+    script: Script, monkeypatch: pytest.MonkeyPatch, slip: str
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    done = script("train.py", "-m", "hparams_search=quick", slip)
+    assert done.returncode == 1
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in imported
+    assert not imported & {"torch", "optuna", "mlflow", "plotly"}
+    name, _, value = slip.partition("=")
+    told = "hydra.sweeper.study_name" if name == "study" else name
+    assert f"Error: {told}={value}: must be" in done.stderr
