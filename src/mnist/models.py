@@ -112,8 +112,9 @@ class VGG(nn.Module):
         super().__init__()
         if min(image_size) < 4:
             raise UserError(
-                f"model=vgg halves images twice, but data.image_size is {image_size[0]}x"
-                f"{image_size[1]}: take images of at least 4x4 pixels"
+                "model=vgg takes images of at least 4x4 pixels, which it halves twice, but "
+                f"data.image_size is {image_size[0]}x{image_size[1]}: take another model, or "
+                "resize the images"
             )
         widths = (n_channels, width, 2 * width, 4 * width)
         pairs = [_pair(*each) for each in pairwise(widths)]

@@ -55,7 +55,8 @@ def test_image_size_comes_from_the_data(compose: Compose, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "taken"), [("lenet5", "32,32", "28x28"), ("cnn", "1,28", "2x2"), ("vgg", "3,28", "4x4")]
+    ("name", "size", "taken"),
+    [("lenet5", "32,32", "28x28"), ("cnn", "1,28", "2x2"), ("vgg", "3,28", "4x4")],
 )
 def test_images_that_an_architecture_cannot_take_are_refused(
     compose: Compose, name: str, size: str, taken: str
