@@ -4,17 +4,24 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from html import unescape
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import apps
 import pytest
 from conftest import client_of, runs_of
 from planted import plant, searched, with_seeds
@@ -74,21 +81,76 @@ def server(root: Path) -> Iterator[str]:
         process.wait()
 
 
+def chromium(folder: Path, url: str, *more: str) -> list[str]:
+    """The command that opens an address."""
+    words = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    words += " --disable-background-networking --disable-component-update --disable-sync"
+    # A profile of its own: the UI remembers the last page's filter.
+    words += f" --user-data-dir={tempfile.mkdtemp(dir=folder)} --window-size=1600,1200"
+    return ["chromium", *words.split(), *more, url]
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
     """``page(url)`` gives what Chromium shows there once its scripts have run."""
 
     def shown(url: str) -> str:
-        words = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
-        words += " --disable-background-networking --disable-component-update --disable-sync"
-        # A profile of its own: the UI remembers the last page's filter.
-        words += f" --user-data-dir={tempfile.mkdtemp(dir=tmp_path)} --window-size=1600,1200"
-        words += " --virtual-time-budget=60000 --dump-dom"
-        return subprocess.run(
-            ["chromium", *words.split(), url], text=True, capture_output=True, timeout=180
-        ).stdout
+        command = chromium(tmp_path, url, "--virtual-time-budget=60000", "--dump-dom")
+        return subprocess.run(command, text=True, capture_output=True, timeout=180).stdout
 
     return shown
+
+
+@contextmanager
+def started(*command: Any, cwd: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process and those that it starts, which end with the block."""
+    process = subprocess.Popen(
+        [*map(str, command)], cwd=cwd, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    with process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A sweep of four trials that runs, each of which ends when there is a file of its number."""
+    body = """
+        while not os.path.exists(str(hydrasweep.trial().number)):
+            time.sleep(0.1)
+        return cfg.x
+    """
+    apps.write(tmp_path, body)
+    with started(sys.executable, "app.py", "-m", cwd=tmp_path) as process:
+        while not (tmp_path / "sweep" / "results.yaml").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield process
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The address of the folder, and the pages that were fetched from there."""
+    pages: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.endswith("report.html"):
+                pages.append((tmp_path / self.path[1:]).read_text())
+            super().do_GET()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", pages
+    server.shutdown()
+    server.server_close()
 
 
 def architectures(html: str) -> set[str]:
@@ -168,3 +230,62 @@ def test_a_click_on_a_columns_head_sorts_the_trials(page: Page, tmp_path: Path) 
         values[n_clicks] = [float(row[2]) for row in rows]
     assert values[1] == sorted(values[1])
     assert values[2] == values[1][::-1] != values[1]
+
+
+def ended(html: str) -> int:
+    """How many trials a report says have ended."""
+    (n,) = re.findall(r"search (\d+) of 4", html)
+    return int(n)
+
+
+def test_watched_report_loads_itself_again_while_the_sweep_runs(
+    sweep: "subprocess.Popen[str]", served: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    address, pages = served
+    watch = (sys.executable, "-m", "hydrasweep", "report", "s", "--watch")
+    with started(*watch, cwd=tmp_path) as watching:
+        assert watching.stdout is not None
+        assert "sweep/report.html: kept fresh" in watching.stdout.readline()
+        command = chromium(tmp_path, f"{address}/sweep/report.html", "--remote-debugging-port=0")
+        with started(*command, cwd=tmp_path):
+            for n in range(3):
+                while not pages or ended(pages[-1]) < n:
+                    assert sweep.poll() is None
+                    time.sleep(0.1)
+                (tmp_path / str(n)).touch()
+            assert {ended(html) for html in pages} == {0, 1, 2}
+        (tmp_path / "3").touch()
+        assert sweep.wait() == 0
+        assert watching.wait() == 0
+    last = (tmp_path / "sweep" / "report.html").read_text()
+    assert "location.reload()" in pages[-1]
+    assert "location.reload()" not in last
+    assert ended(last) == 4
+
+
+def test_dashboard_opens_the_storage_of_a_sweep_that_runs(
+    sweep: "subprocess.Popen[str]", page: Page, tmp_path: Path
+) -> None:
+    (tmp_path / "0").touch()
+    while not (tmp_path / "sweep" / "001").exists():
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    program = Path(sys.executable).with_name("optuna-dashboard")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with started(program, "sqlite:///sweep/study.db", "--port", port, cwd=tmp_path) as dashboard:
+        for _ in range(300):
+            assert dashboard.poll() is None
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/dashboard/", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        shown = page(f"http://127.0.0.1:{port}/dashboard/studies/1/trials")
+    assert sweep.poll() is None
+    assert re.search(r"Complete", shown)
+    assert re.search(r"Running", shown)
+    for n in range(1, 4):
+        (tmp_path / str(n)).touch()
+    assert sweep.wait() == 0

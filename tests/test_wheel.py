@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from examples.foreign import children, copy
+from examples.foreign import children, copy, example
 
 REPOSITORY = Path(__file__).parents[1]
 SHIPPED = (".py", ".typed", ".html", ".yaml")
@@ -95,25 +95,25 @@ def test_a_sweep_without_torch_and_mlflow(python: Path, tmp_path: Path) -> None:
     for absent in ("torch", "mlflow", "mnist"):
         found = f"from importlib.util import find_spec; print(find_spec({absent!r}))"
         assert says(python, found, tmp_path).strip() == "None"
-    app = copy("scikit_learn", tmp_path)
+    app = example("sklearn", tmp_path)
     app.python = str(python)
     choices = says(python, COMPOSE.format(folder=str(app.folder)), tmp_path).split()
     assert {word.split("=")[0].split("/")[-1] for word in choices} == {
         "pruner", "sampler", "storage", "confirm",
     }  # fmt: skip
     assert len(choices) > 10
-    printed = app.run("-m", "hydra.sweep.dir=first", PYTHONPATH="")
-    assert "Study digits: 8 trials, 1 workers" in printed
+    app.run_readme(PYTHONPATH="")
     words = ["hydra/launcher=joblib", "hydra/sweeper/storage=journal"]
-    printed = app.run("-m", *words, "hydra.sweep.dir=second", PYTHONPATH="")
-    assert "Study digits: 8 trials, 2 workers" in printed
-    for name in ("first", "second"):
-        rows = (app.folder / name / "trials.csv").read_text().splitlines()[1:]
-        assert len(rows) == 8
-        assert any("PRUNED" in row for row in rows)
-    assert (app.folder / "second" / "study.journal").exists()
+    words += ["hydra.sweeper.study_name=second"]
+    printed = app.run("-m", *words, app="train.py", PYTHONPATH="")
+    assert "Study second: 12 trials, 2 workers (joblib)" in printed
+    for name in ("cancer", "second"):
+        rows = app.trials(study=name)
+        assert len(rows) == 12
+        assert any(row["state"] == "PRUNED" for row in rows)
+    assert (app.sweep("second") / "study.journal").exists()
     # Asked for where it is missing, MLflow is named in a sentence.
-    told = app.run("-m", "hydra.sweeper.mlflow=true", fails=True, PYTHONPATH="")
+    told = app.run("-m", "hydra.sweeper.mlflow=true", app="train.py", fails=True, PYTHONPATH="")
     assert 'pip install "hydrasweep[mlflow]"' in told
     assert "Traceback" not in told
 

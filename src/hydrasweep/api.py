@@ -1,9 +1,13 @@
-"""What a task function asks of its sweep; all of it works outside a sweep too."""
+"""What a task function asks of its sweep, which works outside a sweep too; and the sweeps that are
+there."""
 
 import functools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import os
+
+    from hydrasweep.loaded import LoadedSweep
     from hydrasweep.trials import SweepTrial
 
 _current: "SweepTrial | None" = None
@@ -40,6 +44,18 @@ def trial() -> "SweepTrial":
     ``sweep``, ``phase``, ``name`` and ``parent_run_id`` are None.
     """
     return _current or _outside()
+
+
+def load(name: "str | os.PathLike[str]") -> "LoadedSweep":
+    """The sweep in a folder or, below the current folder, of that name, finished or running: as it
+    is now, its ``trials`` as a pandas DataFrame, its search as a ``study`` of Optuna's.
+
+    Raises:
+        UserError: there is none, or several have the name.
+    """
+    from hydrasweep.loaded import load
+
+    return load(name)
 
 
 @functools.cache

@@ -53,13 +53,15 @@ class Composer:
             job.hydra.job.num = number
         return job
 
-    def single(self, words: Sequence[str]) -> DictConfig:
-        """The config of a single run of the app with these words, without what the sweep sets."""
-        name = self.config.hydra.job.get("config_name")
-        config = self._loader.load_configuration(name, list(words), RunMode.RUN, from_shell=False)
-        with open_dict(config):
-            del config["hydra"]
-        return config
+    def beside_recipe(self, words: Sequence[str]) -> DictConfig:
+        """The app's own config with these words, as it is beside a file that ``+`` adds: of a
+        config without ``_self_``, Hydra 1.4.0rc3 leaves out its own values then."""
+        name, added = self.config.hydra.job.get("config_name"), "hydrasweep_added"
+        words = [*words, f"+hydra/sweeper/confirm@{added}=none"]
+        config = self._loader.load_configuration(name, words, RunMode.RUN, from_shell=False)
+        return OmegaConf.masked_copy(
+            config, [key for key in map(str, config) if key not in ("hydra", added)]
+        )
 
     def _load(self, words: tuple[str, ...]) -> DictConfig:
         if words not in self.known:

@@ -176,7 +176,8 @@ def raise_received() -> None:
 
 def _in_words(error: Exception) -> str:
     """What to tell of an error instead of a traceback; "" of a bug in code of ours or a user's."""
-    if isinstance(error, HydraException) and (better := advice(error)):
+    # The stock sweeper's class refuses the settings of others with a TypeError.
+    if isinstance(error, HydraException | TypeError) and (better := advice(error)):
         return without_password(better)
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         return f"{error}\n{error.__cause__}".strip()

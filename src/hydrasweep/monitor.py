@@ -20,9 +20,9 @@ from rich.table import Table
 
 from hydrasweep import results
 from hydrasweep.errors import Outage
-from hydrasweep.output import as_duration, short
 from hydrasweep.stratum import WHY, Stratum
 from hydrasweep.studies import Studies
+from hydrasweep.tables import as_duration, short
 from hydrasweep.trials import SEARCH, n_steps, origin, seconds
 
 POLL_SECONDS = 1.0

@@ -1,7 +1,6 @@
 """What a sweep is said to be before it runs, and how it is said to have ended."""
 
 import html
-import io
 import json
 import math
 import os
@@ -15,9 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
-from rich import box
-from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.console import Console
 
 from hydrasweep import results, settings, storage, winners
 from hydrasweep.plan import Plan
@@ -26,6 +23,7 @@ from hydrasweep.space import as_text as space_text
 from hydrasweep.space import as_word
 from hydrasweep.stratum import Stratum, make_pruner
 from hydrasweep.studies import Studies
+from hydrasweep.tables import as_duration, short, table
 from hydrasweep.trials import n_steps, origin
 from hydrasweep.winners import Winner
 
@@ -44,8 +42,17 @@ def resume_command(config: DictConfig, name: str) -> str:
     given = {key or "hydra.sweeper.study_name": name}
     if not (key and Path(folder).name == name):  # else the name gives the folder
         given["hydra.sweep.dir"] = as_word(folder)
-    words = [word for word in sys.argv if word.partition("=")[0] not in given]
-    return shlex.join(["python", *words, *(f"{key}={value}" for key, value in given.items())])
+    words = [word for word in _typed() if word.partition("=")[0] not in given]
+    return shlex.join([*words, *(f"{key}={value}" for key, value in given.items())])
+
+
+def _typed() -> list[str]:
+    """This process's command. Of ``python -m MODULE``, Python keeps only the file's path."""
+    program, *words = sys.argv
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec and spec.origin == program:
+        return ["python", "-m", spec.name, *words]
+    return ["python", program, *words]
 
 
 def environment() -> dict[str, str]:
@@ -54,7 +61,7 @@ def environment() -> dict[str, str]:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(_typed()),
         "cpu": names[0] if names else platform.machine(),
         "cores": str(settings.count_cores()),
         "platform": platform.platform(),
@@ -96,7 +103,7 @@ def outcome(search: Studies, found: Sequence[Winner]) -> tuple[dict[str, float],
     ]
     if rows:  # MLflow shows it at the head of the run's page
         lead = winners.lead(found, search.head.direction) if found else ""
-        tags["mlflow.note.content"] = f"{_markdown(rows)}\n\n{lead}".strip()
+        tags["mlflow.note.content"] = f"{lead}\n\n{_markdown(rows)}".strip()
     return metrics, tags
 
 
@@ -187,21 +194,25 @@ def summary(search: Studies, found: Sequence[Winner], folder: Path, mlflow: str)
     """How the sweep ended: the best of each stratum, what pruning saved, who won, and where to
     go on from there; ``mlflow`` is the address of MLflow's store, "" without one."""
     best = [(stratum, trial) for stratum in search.strata for trial in results.best(stratum)]
-    lines = [_table("best trial", [_row(*row) for row in best])]
-    counts = sorted(search.states().items())
-    lines.append("Trials: " + ", ".join(f"{n} {name}" for name, n in counts))
+    lines = [table("best trial", [_row(*row) for row in best])] if best else []
+    lines.append(f"Trials: {counts(search)}")
     n_saved, seconds = results.saved([trial for _, trial in search.trials()])
     if n_saved:
         lines.append(f"Pruning saved {n_saved} steps, {as_duration(seconds)} of work")
     if found:
         lines.append("\nOn fresh seeds, mean ± standard deviation:")
-        lines.append(_table("winner", [_winner_row(winner) for winner in found]))
+        lines.append(table("winner", [_winner_row(winner) for winner in found]))
     for winner in found:
         if winner.n_failed:
             lines.append(f"{winner.stratum or 'The winner'} failed on {winner.n_failed} seeds")
     if lead := winners.lead(found, search.head.direction) if found else "":
         lines.append(lead)
     return "\n".join([*lines, *_pointers(folder, mlflow)])
+
+
+def counts(studies: Studies) -> str:
+    """How many trials there are of each state."""
+    return ", ".join(f"{n} {name}" for name, n in sorted(studies.states().items()))
 
 
 def _pointers(folder: Path, mlflow: str) -> list[str]:
@@ -250,38 +261,7 @@ def _winner_row(winner: Winner) -> dict[str, str]:
     return row | {name: short(value) for name, value in winner.params.items()}
 
 
-def _table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
-    table = Table(box=box.SIMPLE_HEAD)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    for name in names:
-        table.add_column(name or title, justify="right" if name else "left")
-    for row in rows:
-        table.add_row(*(row.get(name, "") for name in names))
-    return as_text(table)
-
-
 def _markdown(rows: Sequence[Mapping[str, str]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names, ["---"] * len(names), *([row.get(name, "") for name in names] for row in rows)]
     return "\n".join(f"| {' | '.join(c.replace('|', '/') for c in line)} |" for line in cells)
-
-
-def as_text(renderable: RenderableType) -> str:
-    """A table as plain text: the same on the screen, in a pipe and in a file."""
-    output = io.StringIO()
-    # What is in square brackets or between colons may be a setting's value, and no markup.
-    Console(file=output, width=200, color_system=None, markup=False, emoji=False).print(renderable)
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
-
-
-def short(value: Any) -> str:
-    """A setting's value in a table."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def as_duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

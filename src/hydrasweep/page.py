@@ -22,7 +22,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import URL
 
-from hydrasweep import files, output, plots, results, settings, storage
+from hydrasweep import files, plots, results, settings, storage, tables
 from hydrasweep.budgets import MIN_TRIALS, budgets
 from hydrasweep.errors import UserError, without_password
 from hydrasweep.plots import COLOURS, Sweep
@@ -43,29 +43,27 @@ MAX_PICTURES = 8  # of each winner
 PNG = b"\x89PNG"
 
 
-def write(folder: Path) -> Path:
-    """Write ``report.html`` for the sweep in ``folder``, as it is now; give its path."""
+def write(folder: Path, reload: float = 0.0) -> Path:
+    """Write ``report.html`` for the sweep in ``folder``, as it is now; give its path.
+
+    The page loads itself again every ``reload`` seconds, if that is not 0.
+    """
     path = folder / "report.html"
-    files.write(path, _render([read(folder)]))
+    files.write(path, _render([read(folder)], reload))
     return path
 
 
-def compare(folders: Sequence[Path]) -> Path:
+def compare(folders: Sequence[Path], reload: float = 0.0) -> Path:
     """Write a page that compares sweeps, beside the folder of the first; give its path."""
     names = "-".join(folder.resolve().name for folder in folders)
     path = folders[0].resolve().with_name(f"compare-{names}.html")
-    files.write(path, _render([read(folder) for folder in folders]))
+    files.write(path, _render([read(folder) for folder in folders], reload))
     return path
 
 
 def read(folder: Path) -> Sweep:
     """The sweep in a folder, as it is now; ``storage.close_storages`` closes what this opens."""
-    config, versions = (
-        DictConfig(OmegaConf.load(path) if path.exists() else {})
-        for path in (folder / "multirun.yaml", folder / "environment.yaml")
-    )
-    OmegaConf.update(config, "hydra.sweep.dir", str(folder.resolve()), force_add=True)
-    OmegaConf.update(config, "hydra.sweeper", {}, merge=True, force_add=True)
+    config, versions = _config(folder), _load(folder / "environment.yaml")
     chosen = config.hydra.sweeper
     name = chosen.get("study_name") or folder.resolve().name
     phases: dict[str, Studies] = {}
@@ -94,6 +92,23 @@ def read(folder: Path) -> Sweep:
         winners=winners(phases, seed) if seed else [], objectives=settings.objectives(named),
         stratify=chosen.get("stratify") or "",
     )  # fmt: skip
+
+
+def storage_of(folder: Path) -> BaseStorage:
+    """The storage with the studies of the sweep in a folder."""
+    return _open(folder, _config(folder))
+
+
+def _load(path: Path) -> DictConfig:
+    return DictConfig(OmegaConf.load(path) if path.exists() else {})
+
+
+def _config(folder: Path) -> DictConfig:
+    """What the sweep was started with, its folder being where it is now."""
+    config = _load(folder / "multirun.yaml")
+    OmegaConf.update(config, "hydra.sweep.dir", str(folder.resolve()), force_add=True)
+    OmegaConf.update(config, "hydra.sweeper", {}, merge=True, force_add=True)
+    return config
 
 
 def _open(folder: Path, config: DictConfig) -> BaseStorage:
@@ -125,23 +140,29 @@ def _open(folder: Path, config: DictConfig) -> BaseStorage:
     )
 
 
-def _render(sweeps: Sequence[Sweep]) -> str:
+def _render(sweeps: Sequence[Sweep], reload: float) -> str:
     from plotly.offline import get_plotlyjs  # plotly takes a second to import
 
     loader = FileSystemLoader(Path(__file__).parent)
     templates = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {
-        "plot": _plot, "pictures": _pictures, "lead": _lead, "space": _space,
+        "plot": _plot, "pictures": _pictures, "lead": _lead, "space": space,
         "yaml": OmegaConf.to_yaml,
-        "masked": lambda text: SECRET.sub(r"\1***", without_password(text)), "steps": n_steps,
-        "short": output.short, "duration": output.as_duration, "seconds": seconds,
+        "masked": masked, "steps": n_steps,
+        "short": tables.short, "duration": tables.as_duration, "seconds": seconds,
         "planned": _planned, "reached": _reached,
     }  # fmt: skip
     return templates.get_template("page.html").render(
         sweeps=sweeps, optuna=optuna, plots=plots, results=results, recorded=recorded, font=FONT,
         origin=origin, rerun=rerun, budgets_of=budgets, min_trials=MIN_TRIALS,
         made=datetime.now().strftime("%Y-%m-%d %H:%M"), plotly=Markup(get_plotlyjs()),
+        reload=reload,
     )  # fmt: skip
+
+
+def masked(text: str) -> str:
+    """Settings without what looks like a secret."""
+    return SECRET.sub(r"\1***", without_password(text))
 
 
 def _plot(figure: "go.Figure") -> Markup:
@@ -156,7 +177,7 @@ def _lead(sweep: Sweep) -> str:
     return lead(sweep.winners, sweep.search.head.direction)
 
 
-def _space(sweep: Sweep) -> dict[str, str]:
+def space(sweep: Sweep) -> dict[str, str]:
     """What was searched, by name, in words."""
     found = [trial.distributions for _, trial in sweep.search.trials()]
     return {name: as_text(each) for every in found for name, each in every.items()}

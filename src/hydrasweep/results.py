@@ -51,6 +51,7 @@ def write_all(
     }
     summary: dict[str, Any] = {
         "study": search.name,
+        "directions": [direction.name.lower() for direction in search.head.directions],
         "trials": dict(sorted(search.states().items())),
         "best": leaders,
     }
@@ -95,31 +96,49 @@ def _summary(row: Row, stratify: str | None) -> dict[str, Any]:
     return summary | ({"recorded": numbers} if (numbers := recorded(trial)) else {})
 
 
-def _csv(phases: Sequence[Studies], stratify: str | None) -> str:
-    rows = [row for s in phases for row in s.trials() if row[1].state != TrialState.WAITING]
-    rows.sort(key=lambda row: (row[1].datetime_start, row[1].number))
+def table(
+    phases: Sequence[Studies], stratify: str | None
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """The columns, and a row for each trial that has begun, in that order.
+
+    Columns are phase, folder, number, state, the objectives, steps and duration_s; then what was
+    searched and what trials recorded, by its own name, or after ``params.`` and ``recorded.``
+    where a column has that name already.
+    """
+    trials = [row for s in phases for row in s.trials() if row[1].state != TrialState.WAITING]
+    trials.sort(key=lambda row: (row[1].datetime_start, row[1].number))
     n = len(phases[0].head.directions)
     objectives = ["value"] if n == 1 else [f"value_{i}" for i in range(n)]
-    table = []
-    for stratum, trial in rows:
+    columns = ["phase", "folder", "number", "state", *objectives, "steps", "duration_s"]
+    rows = []
+    for stratum, trial in trials:
         row = {
             "phase": stratum.phase,
+            "folder": stratum.label(trial),
             "number": origin(trial),
             "state": trial.state.name,
             **dict(zip(objectives, trial.values or [None] * n, strict=True)),
             "steps": n_steps(trial),
-            "duration_s": f"{seconds(trial):.2f}",
+            "duration_s": round(seconds(trial), 2),
         }
         own = settings((stratum, trial), stratify)
         for prefix, more in (("params.", own), ("recorded.", recorded(trial))):
             row |= {prefix + key if key in row else key: value for key, value in more.items()}
-        table.append(row)
-    columns = ["phase", "number", "state", *objectives, "steps", "duration_s"]
-    columns = list(dict.fromkeys([*columns, *(name for row in table for name in row)]))
-    if phases[0].strata[0].phase == SEARCH:
-        columns.remove("phase")
+        rows.append(row)
+    columns = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
+    return columns, rows
+
+
+def _csv(phases: Sequence[Studies], stratify: str | None) -> str:
+    columns, rows = table(phases, stratify)
+    left_out = {"folder", "phase"} if phases[0].strata[0].phase == SEARCH else {"folder"}
+    return as_csv([name for name in columns if name not in left_out], rows)
+
+
+def as_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as text, with these columns."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows(rows)
     return text.getvalue()

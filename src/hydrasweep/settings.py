@@ -6,13 +6,14 @@ import re
 import shutil
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 # Importing it stores the package's sampler configs, hydra/sweeper/sampler=NAME.
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from hydrasweep.errors import UserError
+from hydrasweep.slips import TARGET, TargetNode
 
 GROUPS = ({"sampler": "tpe"}, {"pruner": "none"}, {"storage": "sqlite"}, {"confirm": "none"})
 
@@ -32,7 +33,7 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
         composed, and may suggest further settings by the trial's own methods.
     """
 
-    _target_: Literal["hydrasweep.plugin.HydraSweepSweeper"] = "hydrasweep.plugin.HydraSweepSweeper"
+    _target_: Any = field(default_factory=lambda: TargetNode(TARGET))
     defaults: list[Any] = field(default_factory=lambda: list(GROUPS))
 
     # Print the plan and an estimate of its time, check it, and stop there.
@@ -124,6 +125,11 @@ def check_settings(settings: DictConfig, config: DictConfig) -> None:
     Raises:
         UserError: naming the setting, its value and what is allowed.
     """
+    if "stratify" not in settings:
+        raise UserError(
+            "hydra.sweeper._target_ names this sweeper, but its settings were not chosen: write "
+            "`override hydra/sweeper: hydrasweep` in the defaults list in place of this line"
+        )
     if settings.n_trials < 0:
         raise UserError(f"hydra.sweeper.n_trials={settings.n_trials}: must be 0 or more")
     for group in ("sampler", "pruner", "storage", "confirm"):
@@ -185,7 +191,8 @@ def check_confirm(settings: DictConfig, config: DictConfig) -> None:
 
 def confirms(settings: DictConfig) -> bool:
     """Whether the winners are to be confirmed."""
-    return OmegaConf.is_dict(settings.confirm) and settings.confirm.get("top") != 0
+    # Another sweeper's settings, which are refused later on, have no such key.
+    return OmegaConf.is_dict(confirm := settings.get("confirm")) and confirm.get("top") != 0
 
 
 def retrains(settings: DictConfig) -> bool:

@@ -45,6 +45,7 @@ CONCLUDED = f"{MARK}concluded"  # the plan that it ended with
 STARTS = f"{MARK}starts"  # how often the sweep was started
 ID = f"{MARK}id"  # what only this study has, of all that had its name
 RUN = f"{MARK}run"  # its run in MLflow
+RUN_URI = f"{MARK}run_uri"  # the store that has it
 
 
 @dataclass

@@ -23,8 +23,9 @@ from hydrasweep.liveness import identity
 from hydrasweep.monitor import Monitor
 from hydrasweep.plan import Plan
 from hydrasweep.space import Space
-from hydrasweep.studies import ID, RUN, Studies
-from hydrasweep.tracking import SweepRun, shown_uri
+from hydrasweep.starts import CLAIM, recorded
+from hydrasweep.studies import ID, RUN, RUN_URI, Studies
+from hydrasweep.tracking import SweepRun, place, shown_uri
 from hydrasweep.trials import CONFIRM, FINAL, MARK, PHASES, SEARCH
 
 
@@ -195,7 +196,7 @@ class Sweep:
         Raises:
             UserError: it does, so that its trials' files would be taken for this study's.
         """
-        path, own = folder / ".study", search.head.user_attrs[ID]
+        path, own = folder / CLAIM, search.head.user_attrs[ID]
         if path.exists() and path.read_text() != own:
             raise UserError(
                 f"hydra.sweep.dir={folder}: has the trials of another study in it: give this one "
@@ -205,19 +206,23 @@ class Sweep:
 
     @contextmanager
     def _recorded(self, plan: Plan, search: Studies) -> Iterator[SweepRun]:
-        """The sweep's run in MLflow, closed with the status that tells how the sweep ended."""
-        run = SweepRun()
-        if self.settings.mlflow:
-            about = output.about(plan, self.settings, self._n_trials(plan))
-            with search.lock:  # of several starts, one makes the run
-                run = SweepRun.open(search.head.user_attrs.get(RUN), plan.name, about)
-                search.head.set_user_attr(RUN, run.run_id)
-        try:
-            yield run
-        except BaseException as error:
-            run.end("FAILED" if isinstance(error, Exception) else "KILLED")
-            raise
-        run.end("FINISHED")
+        """The sweep's run in MLflow, closed with the status that tells how the sweep ended, which
+        the sweep's folder keeps, too."""
+        run, folder = SweepRun(), Path(self.config.hydra.sweep.dir)
+        command = output.resume_command(self.config, plan.name)
+        with recorded(folder, search.start, plan.name, command):
+            if self.settings.mlflow:
+                about = output.about(plan, self.settings, self._n_trials(plan))
+                with search.lock:  # of several starts, one makes the run
+                    run = SweepRun.open(search.head.user_attrs.get(RUN), plan.name, about)
+                    search.head.set_user_attr(RUN, run.run_id)
+                    search.head.set_user_attr(RUN_URI, place())
+            try:
+                yield run
+            except BaseException as error:
+                run.end("FAILED" if isinstance(error, Exception) else "KILLED")
+                raise
+            run.end("FINISHED")
 
     def _run_phase(
         self, plan: Plan, phases: dict[str, Studies], n_workers: int, run: SweepRun

@@ -185,6 +185,11 @@ def shown_uri() -> str:
     return without_password(mlflow.get_tracking_uri())
 
 
+def place() -> str:
+    """MLflow's address without a password, a database's file by its whole path."""
+    return re.sub(r"(?<=^sqlite:///)[^?]+", lambda f: str(Path(f[0]).resolve()), shown_uri())
+
+
 def _experiment() -> str:
     """The id of the experiment, whose artifacts are beside an SQLite store wherever the app is
     started. One process makes the store where several come at once."""

@@ -98,11 +98,11 @@ def end_run(client: Any, run: Any, status: str, was_pruned: bool) -> None:
         client.set_tag(run.info.run_id, STATE, PRUNED)
 
 
-def children(run_id: str, words: str) -> list[Any]:
+def children(run_id: str, words: str = "") -> list[Any]:
     """Runs that a sweep's trials began."""
     import mlflow
 
-    filters = f"tags.`{PARENT}` = '{run_id}' AND {words}"
+    filters = f"tags.`{PARENT}` = '{run_id}'" + (f" AND {words}" if words else "")
     found = mlflow.search_runs(
         filter_string=filters, search_all_experiments=True, output_format="list"
     )

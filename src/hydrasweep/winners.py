@@ -239,7 +239,7 @@ def _recipe(run: Path, name_key: str | None, composer: Composer) -> dict[str, An
     groups = {key: value for key, value in choices.items() if key in config and value}
     defaults = [{f"override /{key}": value} for key, value in groups.items()]
     try:
-        own = composer.single([f"{key}={value}" for key, value in groups.items()])
+        own = composer.beside_recipe([f"{key}={value}" for key, value in groups.items()])
     except HydraException:  # some group is not in the app's own defaults: all is written down
         return dict(config)
     base = OmegaConf.to_container(own, resolve=False, enum_to_str=True)

@@ -66,16 +66,22 @@ def accelerate(model: nn.Module, chosen: Mapping[str, str]) -> nn.Module:
         known = {each.__name__: each for each in _classes(runs[name])} if name in runs else {}
         if given not in known:
             fitting = ", ".join(known) or "none"
-            raise UserError(
-                f"fast_layers={{{name}:{given}}}: the classes for {name}: {fitting}; "
-                "fast_layers=null finds those that suit this model"
-            )
+            raise UserError(f"fast_layers={{{name}:{given}}}: the classes for {name}: {fitting}")
         modules[name].__class__ = known[given]
     for module in modules.values():
         fused = (layers.ConvTanhPool, layers.MaxPoolReLU)
         if type(module) is nn.Sequential and any(isinstance(each, fused) for each in module):
             module.__class__ = Sequential
     return model
+
+
+def fits(model: nn.Module, chosen: Mapping[str, str]) -> bool:
+    """Whether the model has all these modules, and each could have its class."""
+    runs = dict(_runs(model))
+    return all(
+        given in [each.__name__ for each in _classes(runs[name])] if name in runs else False
+        for name, given in chosen.items()
+    )
 
 
 def choose(*measured: Times) -> dict[str, str]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from hydrasweep import UserError
 from mnist import threads
-from mnist.accelerate import Times, accelerate, choose, measure
+from mnist.accelerate import Times, accelerate, choose, fits, measure
 from mnist.averaging import WeightAverage
 from mnist.config import build
 from mnist.data import Split
@@ -53,7 +53,8 @@ def assemble(cfg: DictConfig) -> Assembly:
     torch.manual_seed(cfg.seed)
     model, augment, normalize = build(cfg.model), build(cfg.augmentation), data.normalize()
     _try((augment, normalize, model), task, train)
-    if cfg.fast_layers is None:
+    # A recipe of another model may be the base of this config.
+    if cfg.fast_layers is None or not fits(model, cfg.fast_layers):
         cfg.fast_layers = choose(layer_times(cfg))
     accelerate(model, cfg.fast_layers)
     optimizer = build(cfg.optimizer, model.to(device).parameters())

@@ -83,8 +83,15 @@ def check(cfg: DictConfig) -> None:
 
 
 def _refuse_misplaced(cfg: DictConfig) -> None:
-    """Refuse a setting that ``+lr=0.1`` added beside ``optimizer.lr``, where nothing reads it."""
+    """Refuse what nothing reads: ``study=NAME`` without a sweep, and a setting that ``+lr=0.1``
+    added beside ``optimizer.lr``."""
     words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    named = [word for word in words if word.startswith("study=")]
+    if named and "hydrasweep" not in HydraConfig.get().sweeper._target_:
+        raise UserError(
+            f"{named[0]}: names a sweep, and none was chosen: "
+            f"python src/train.py -m hparams_search=optuna {named[0]}"
+        )
     for added in (word for word in words if word.startswith("+")):
         key, _, value = added.lstrip("+").partition("=")
         meant = [

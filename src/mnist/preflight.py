@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydrasweep import UserError
 from mnist import config, seal
-from mnist.accelerate import choose
+from mnist.accelerate import choose, fits
 from mnist.assembly import Assembly, assemble, layer_times
 from mnist.data import Split
 from mnist.training import NonFiniteLossError, fit
@@ -109,8 +109,11 @@ def calibrate(configs: Sequence[DictConfig]) -> dict[str, Any]:
     """The layers that are faster than torch's own in each of ``configs``, which a study keeps;
     none where it is about several models, whose trainings choose themselves."""
     seal.set_sealed(True)
-    is_given = any(cfg.fast_layers is not None for cfg in configs)
-    if is_given or len({cfg.model._target_ for cfg in configs}) > 1:
+    are_given = all(
+        cfg.fast_layers is not None and fits(config.build(cfg.model), cfg.fast_layers)
+        for cfg in configs
+    )
+    if are_given or len({cfg.model._target_ for cfg in configs}) > 1:
         return {}
     return {"fast_layers": choose(*map(layer_times, configs))}
 

@@ -21,7 +21,11 @@ from typing import TypeVar
 import pytest
 import services
 from conftest import command_line, environment, server
-from optuna.storages import RDBStorage
+from examples.foreign import example
+from mlflow import MlflowClient
+from optuna import load_study
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from services import TELLTALE, PostgreSQL, machine
@@ -234,6 +238,33 @@ def test_worker_that_is_killed_is_missed_and_its_trial_is_tried_again(
     is_here = launcher in ("joblib", "submitit_local")
     assert_tried_again(shared, label, DIED if is_here else SILENT)
     assert_secret(shared, printed)
+
+
+def test_the_example_for_slurm_as_its_readme_says(cluster: Cluster, tmp_path: Path) -> None:
+    example("pytorch", tmp_path)
+    app = example("slurm", tmp_path)
+    own = {"MLFLOW_TRACKING_URI": cluster.mlflow, "MLFLOW_EXPERIMENT_NAME": "spirals"}
+    with services.slurm() as variables:
+        (printed,) = app.run_readme(**variables, **own)
+    assert "Study spirals: 8 trials, 2 workers (slurm)" in printed
+    rows, again = app.trials(), app.trials("confirmation.csv")
+    assert len(rows) == 8
+    assert {row["state"] for row in rows} <= {"COMPLETE", "PRUNED"}
+    assert {row["state"] for row in again} == {"COMPLETE"}
+    storage = JournalStorage(JournalFileBackend(str(app.sweep() / "study.journal")))
+    trials = [
+        t
+        for name in ("adam", "sgd")
+        for t in load_study(study_name=f"spirals/{name}", storage=storage).trials
+    ]
+    assert {trial.user_attrs[OWNER]["host"] for trial in trials} == {"node"}
+    assert len(list((app.sweep() / "workers").iterdir())) == 2
+    client = MlflowClient(cluster.mlflow)
+    experiment = client.get_experiment_by_name("spirals")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len(runs) == 1 + len(rows) + len(again)
 
 
 def test_starts_on_two_machines_are_one_sweep(shared: SharedSweep) -> None:

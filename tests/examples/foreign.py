@@ -1,7 +1,10 @@
-"""Runs the apps beside this file as their users would, each in a copy of its own."""
+"""Runs apps as their users would, each in a copy of its own: those under ``examples/`` of this
+repository, and odder ones beside this file."""
 
 import csv
 import os
+import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -12,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-EXAMPLES = Path(__file__).parent
+APPS = Path(__file__).parent
+EXAMPLES = APPS.parents[1] / "examples"
 OURS = ("MLFLOW_", "HYDRA_", "HYDRASWEEP_")  # what a caller's shell may have set
 
 
@@ -34,14 +38,22 @@ class Project:
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout + (done.stderr if fails else "")
 
-    def sweep(self) -> Path:
-        """The folder of its only sweep."""
-        (found,) = (p for p in self.folder.rglob("trials.csv") if "mlruns" not in p.parts)
-        return found.parent
+    def run_readme(self, **variables: str) -> list[str]:
+        """What the commands of its README print, one after the other."""
+        text = (self.folder / "README.md").read_text()
+        commands = re.findall(r"^python (\S+\.py\b.*)$", text, re.MULTILINE)
+        each = [shlex.split(words, comments=True) for words in commands]
+        return [self.run(*words, app=app, **variables) for app, *words in each]
 
-    def trials(self, name: str = "trials.csv") -> list[dict[str, str]]:
-        """The table of its only sweep."""
-        with (self.sweep() / name).open() as lines:
+    def sweep(self, study: str = "*") -> Path:
+        """The folder of a sweep, by default the only one."""
+        found = self.folder.rglob(f"{study}/trials.csv")
+        (table,) = (path for path in found if "mlruns" not in path.parts)
+        return table.parent
+
+    def trials(self, name: str = "trials.csv", study: str = "*") -> list[dict[str, str]]:
+        """A table of a sweep."""
+        with (self.sweep(study) / name).open() as lines:
             return list(csv.DictReader(lines))
 
     def runs(self) -> "list[Run]":
@@ -85,12 +97,19 @@ def children(runs: list[Run]) -> tuple[Run, list[Run]]:
     return parent, others
 
 
-def copy(name: str, where: Path) -> Project:
-    """A copy of an example in a folder of its own."""
-    shutil.copytree(EXAMPLES / name, where / name, ignore=_made_by_running)
+def copy(name: str, where: Path, source: Path = APPS) -> Project:
+    """A copy of an app in a folder of its own."""
+    shutil.copytree(source / name, where / name, ignore=_made_by_running)
     return Project(where / name)
+
+
+def example(name: str, where: Path) -> Project:
+    """A copy of one of this repository's examples."""
+    return copy(name, where, EXAMPLES)
 
 
 def _made_by_running(folder: str, names: Iterable[str]) -> set[str]:
     del folder
-    return {"__pycache__", "multirun", "outputs", "sweeps", "mlruns", "mlflow.db"} & set(names)
+    return {"__pycache__", "multirun", "outputs", "sweeps", "logs", "mlruns", "mlflow.db"} & set(
+        names
+    )

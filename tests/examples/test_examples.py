@@ -1,19 +1,25 @@
 """Small apps that owe nothing to this repository's own: each gets its sweep by a line of config
-and a line in its loop, and is run as its users would."""
+and a line in its loop. Those under ``examples/`` are run as their READMEs say."""
 
 import ast
 import json
 import re
+import shlex
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import optuna
-from foreign import EXAMPLES, children, copy
+import pytest
+from foreign import APPS, EXAMPLES, children, copy, example
 from omegaconf import OmegaConf
 from optuna.study import StudyDirection
+from packaging.requirements import Requirement
 
-APPS = sorted(EXAMPLES.rglob("*.py"))
+OWN = {"sphere", "sklearn", "pytorch", "lightning", "slurm"}
+FILES = [path for folder in (APPS, *(EXAMPLES / name for name in OWN))
+         for path in sorted(folder.rglob("*.py"))]  # fmt: skip
 
 
 def states(rows: list[dict[str, str]]) -> Counter[str]:
@@ -25,8 +31,8 @@ def config(folder: Path) -> Any:
 
 
 def test_no_app_knows_the_application_of_this_repository() -> None:
-    assert len({path.parent for path in APPS if path.name == "app.py"}) >= 6
-    for path in APPS:
+    assert sum("@hydra.main" in path.read_text() for path in FILES) >= 10
+    for path in FILES:
         nodes = list(ast.walk(ast.parse(path.read_text())))
         names = [a.name for node in nodes if isinstance(node, ast.Import) for a in node.names]
         names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
@@ -34,52 +40,64 @@ def test_no_app_knows_the_application_of_this_repository() -> None:
         assert not [name for name in names if name.startswith("hydrasweep.")], path
 
 
-def test_the_shortest_app_there_is(tmp_path: Path) -> None:
-    app = copy("quickstart", tmp_path)
-    printed = app.run("-m")
-    assert "lr: 0.001 to 1, logarithmic" in printed
-    assert states(app.trials())["COMPLETE"] >= 5
-    assert {row["steps"] for row in app.trials() if row["state"] == "COMPLETE"} == {"10"}
-    # A study with a name is resumed.
-    assert "8 trials" in app.run("-m")
-    app.run("-m", "hydra.sweeper.n_trials=9")
-    assert len(app.trials()) == 9
-    # Without a sweep, nothing is reported and nothing stops.
-    app.run("lr=0.2")
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_readme_is_short_and_installs_what_is_known_to_work(name: str) -> None:
+    text = (EXAMPLES / name / "README.md").read_text()
+    assert len(text.splitlines()) <= 16
+    project = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    known = {Requirement(word).name for words in extras.values() for word in words}
+    (install,) = re.findall(r"^python -m pip install (.*)$", text, re.MULTILINE)
+    for word in map(Requirement, shlex.split(install)):
+        assert word.name in known
+        assert word.extras <= extras.keys()
 
 
-def test_scikit_learn_trained_in_parts(tmp_path: Path) -> None:
-    app = copy("scikit_learn", tmp_path)
-    app.run("-m")
+def test_the_shortest_there_is(tmp_path: Path) -> None:
+    app = example("sphere", tmp_path)
+    sweep, more, alone = app.run_readme()
+    assert "rate: 0.001 to 1, logarithmic" in sweep
+    assert "Study sphere: 12 trials" in sweep
+    assert "Study sphere: 20 trials" in more
     rows = app.trials()
-    assert [row["number"] for row in rows] == list("01234567")
-    assert states(rows)["PRUNED"] >= 2
+    assert len(rows) == 20
+    assert states(rows)["COMPLETE"] >= 5
+    assert {row["steps"] for row in rows if row["state"] == "COMPLETE"} == {"5"}
+    assert alone == ""
+
+
+def test_scikit_learn_cross_validated_in_parts(tmp_path: Path) -> None:
+    app = example("sklearn", tmp_path)
+    sweep, _ = app.run_readme()
+    assert "Study cancer: 12 trials, 1 workers (basic)" in sweep
+    rows, folder = app.trials(), app.sweep()
+    assert [int(row["number"]) for row in rows] == [*range(12)]
+    assert states(rows)["PRUNED"] >= 4
     assert {row["steps"] for row in rows if row["state"] == "COMPLETE"} == {"9"}
     assert {row["steps"] for row in rows if row["state"] == "PRUNED"} <= {"1", "3"}
     # Recorded where the trial came to its record, pruned or not.
-    assert all(float(row["n_weights"]) == 74 * int(row["hidden"]) for row in rows)
+    assert all(0 < float(row["worst_fold"]) <= 1 for row in rows)
     for row in rows:
-        folder = app.sweep() / f"00{row['number']}"
-        assert str(config(folder)["learning_rate"]) == row["learning_rate"]
-        logged = re.findall(r"epoch (\d): ", (folder / "app.log").read_text())
-        assert logged == [str(epoch) for epoch in range(1, int(row["steps"]) + 1)]
+        classifier = config(folder / f"{int(row['number']):03d}")["classifier"]
+        assert str(classifier["alpha"]) == row["classifier.alpha"]
+        assert classifier["penalty"] == row["classifier.penalty"]
     best = max(float(row["value"]) for row in rows if row["state"] == "COMPLETE")
-    results = OmegaConf.load(app.sweep() / "results.yaml")
+    results = OmegaConf.load(folder / "results.yaml")
     assert results.best.all[0]["values"] == [best]
-    study = optuna.load_study(study_name="digits", storage=f"sqlite:///{app.sweep()}/study.db")
+    study = optuna.load_study(study_name="cancer", storage=f"sqlite:///{folder}/study.db")
     assert study.direction == StudyDirection.MAXIMIZE
     assert study.best_value == best
     study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
 
 
 def test_a_loop_in_plain_pytorch(tmp_path: Path) -> None:
-    app = copy("plain_torch", tmp_path)
-    app.run("-m")
+    app = example("pytorch", tmp_path)
+    app.run_readme()
     rows, again = app.trials(), app.trials("confirmation.csv")
-    assert Counter(row["optimizer"] for row in rows) == {"adam": 3, "sgd": 3}
+    assert Counter(row["optimizer"] for row in rows) == {"adam": 4, "sgd": 4}
     assert states(rows)["PRUNED"] >= 1
-    assert Counter(row["phase"] for row in again) == {"confirm": 2, "final": 2}
-    assert {row["seed"] for row in again} == {"1"}
+    assert Counter(row["phase"] for row in again) == {"confirm": 4, "final": 4}
+    assert {row["seed"] for row in again} == {"1", "2"}
     assert {row["state"] for row in again} == {"COMPLETE"}
 
     parent, others = children(app.runs())

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from foreign import Project, children, copy
+from foreign import Run, children, copy, example
 
 
 def wants(*packages: str) -> pytest.MarkDecorator:
@@ -13,13 +13,15 @@ def wants(*packages: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"wants {', '.join(missing)}")
 
 
-def assert_nested(app: Project, name: str, runs_of_complete: int = 1) -> None:
+def assert_nested(
+    runs: list[Run], rows: list[dict[str, str]], name: str, runs_of_complete: int = 1
+) -> None:
     """Each trial's runs are the sweep's children, and have its name and its fate."""
-    parent, others = children(app.runs())
+    parent, others = children(runs)
     assert (parent.name, parent.status) == (f"sweep {name}", "FINISHED")
     n_runs = Counter(run.name for run in others)
     state = {"COMPLETE": None, "PRUNED": "PRUNED"}
-    for row in app.trials():
+    for row in rows:
         label = f"00{row['number']}"
         if row["state"] == "COMPLETE":
             assert n_runs.pop(label) == runs_of_complete
@@ -36,7 +38,7 @@ def test_autologged_runs_are_nested(tmp_path: Path) -> None:
     app.run("-m")
     rows = app.trials()
     assert len(rows) == 4
-    assert_nested(app, "folds", runs_of_complete=3)
+    assert_nested(app.runs(), rows, "folds", runs_of_complete=3)
     for row in rows:
         recorded = [run for run in app.runs() if run.name == f"00{row['number']}"]
         assert {run.params["sgdclassifier__alpha"] for run in recorded} == {row["alpha"]}
@@ -59,13 +61,15 @@ def test_the_callback_of_xgboost(tmp_path: Path) -> None:
 @pytest.mark.slow
 @wants("lightning", "optuna_integration")
 def test_the_callback_of_lightning(tmp_path: Path) -> None:
-    app = copy("lightning_app", tmp_path)
-    printed = app.run("-m", MLFLOW_EXPERIMENT_NAME="digits")
-    assert "GPU available" not in printed
+    app = example("lightning", tmp_path)
+    sweep, _ = app.run_readme()
+    assert "GPU available" not in sweep
     rows = app.trials()
-    assert Counter(row["steps"] for row in rows if row["state"] == "COMPLETE").keys() == {"4"}
-    assert any(row["state"] == "PRUNED" for row in rows)
-    assert_nested(app, "lit")
-    for row in rows:
-        log = (app.sweep() / f"00{row['number']}" / "app.log").read_text()
-        assert log.count("Trainer.fit` stopped") == (row["state"] == "COMPLETE")
+    steps = {state: {int(row["steps"]) for row in rows if row["state"] == state}
+             for state in ("COMPLETE", "PRUNED")}  # fmt: skip
+    assert steps["PRUNED"] <= {1, 3}
+    assert max(steps["COMPLETE"]) > 3
+    *swept, alone = app.runs()
+    assert_nested(swept, rows, "perceptron")
+    assert alone.parent is None
+    assert alone.params.items() >= {"model/n_hidden": "64", "data/batch_size": "128"}.items()

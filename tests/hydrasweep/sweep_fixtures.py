@@ -6,6 +6,7 @@ No conftest.py: of two modules with that name, the application's tests would imp
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import apps
 import pytest
 
+from hydrasweep import __main__ as command
 from hydrasweep.trial_runs import CONTEXT, NAME, URI
 
 if TYPE_CHECKING:
@@ -30,6 +32,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def app(tmp_path: Path) -> Callable[..., apps.App]:
     """``app(body)`` writes an app with that task function and gives the command that runs it."""
     return lambda *args, **kwargs: apps.write(tmp_path, *args, **kwargs)
+
+
+@pytest.fixture
+def verb(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[str, str]]:
+    """``verb("show", "s")`` does what ``python -m hydrasweep show s`` does where the app is; gives
+    what that prints, and the error that it ends with or ""."""
+
+    def run(*words: str, at: Path = tmp_path) -> tuple[str, str]:
+        monkeypatch.chdir(at)
+        monkeypatch.setattr(sys, "argv", ["hydrasweep", *words])
+        capsys.readouterr()
+        error = ""
+        try:
+            command.main()
+        except SystemExit as end:
+            error = str(end.code or "")
+        return capsys.readouterr().out, error
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def test_api_is_what_the_package_exports_and_costs_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names, modules = json.loads(done.stdout)
-    assert names == ["Outage", "UserError", "plain_exit", "record", "report", "trial"]
+    assert names == ["Outage", "UserError", "load", "plain_exit", "record", "report", "trial"]
     assert "hydrasweep.api" in modules
     assert not {"optuna", "torch", "mlflow", "plotly", "matplotlib", "pandas"} & set(modules)
 

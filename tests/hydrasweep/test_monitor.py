@@ -17,9 +17,9 @@ from optuna.trial import TrialState, create_trial
 from hydrasweep import monitor
 from hydrasweep.errors import Outage
 from hydrasweep.monitor import Monitor, event_line
-from hydrasweep.output import as_text
 from hydrasweep.stratum import LOST, RETRY_OF, WHY, Stratum
 from hydrasweep.studies import Studies
+from hydrasweep.tables import as_text
 from hydrasweep.trials import CONFIRM, FINAL
 
 SPACE = {"x": FloatDistribution(0.0, 1.0)}

@@ -268,22 +268,6 @@ def test_sweeps_run_ends_with_counts_the_best_and_the_winners(search: Studies) -
     assert json.loads(tags["winner.cnn"])["search"] == {"number": 2, "value": 0.9, "steps": 1}
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0.0 s"),
-        (9.94, "9.9 s"),
-        (42.4, "42 s"),
-        (90, "2 min"),
-        (3540, "59 min"),
-        (3600, "1 h 00 min"),
-        (7265, "2 h 01 min"),
-    ],
-)
-def test_durations_are_such_as_a_person_says(seconds: float, words: str) -> None:
-    assert output.as_duration(seconds) == words
-
-
 def test_environment_tells_versions_and_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["app.py", "-m", "x=interval(0, 1)"])
     told = output.environment()

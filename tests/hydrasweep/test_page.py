@@ -1,11 +1,9 @@
 """The report's page: what is read, what stands in it, and that it needs nothing else."""
 
-import os
 import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -375,26 +373,11 @@ def test_sweeps_for_different_things_are_said_to_be_so(tmp_path: Path) -> None:
     assert "plotly-graph-div" in sections["Best so far"]
 
 
-def command(*words: Any, stdout: Any = subprocess.PIPE, **extra: str) -> Any:
-    """What ``python -m hydrasweep`` does."""
-    command = [sys.executable, "-m", "hydrasweep", *map(str, words)]
-    env = {**os.environ, **extra}
-    return subprocess.run(command, env=env, text=True, stdout=stdout, stderr=subprocess.PIPE)
-
-
-def test_command_writes_compares_and_helps(finished: Path) -> None:
-    other = plant(finished.with_name("third"), {"/cnn": searched(5)})
-    done = command(finished)
-    assert (done.stdout, done.stderr) == (f"{finished / 'report.html'}\n", "")
-    done = command(finished, other, PYTHONPROFILEIMPORTTIME="1")
-    assert done.stdout == f"{finished.with_name('compare-done-third.html')}\n"
-    imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE))
-    assert "plotly" in imported
-    assert not imported & {"torch", "mlflow", "mnist"}
-    assert "of several" in command("--help").stdout
-    done = command(finished / "none")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch("Error: .*there is no sweep to read.*\n", done.stderr)
+def test_page_loads_itself_again_where_it_is_to(finished: Path) -> None:
+    for path in (page.write(finished, 12.0), page.compare([finished, finished], 12.0)):
+        assert "setTimeout(() => location.reload(), 12000.0);" in path.read_text()
+        assert "loads itself again every 12 s" in path.read_text()
+    assert "location.reload" not in page.write(finished).read_text()
 
 
 @pytest.mark.parametrize(
@@ -426,13 +409,6 @@ def test_storage_that_fails_is_told_in_a_sentence(
     with pytest.raises((UserError, OmegaConfBaseException), match=words) as caught:
         page.read(tmp_path)
     assert "hunter2" not in str(caught.value)
-
-
-def test_output_that_cannot_be_written_is_told_in_a_sentence(finished: Path) -> None:
-    with Path("/dev/full").open("w") as full:
-        done = command(finished, stdout=full)
-    assert done.returncode == 1
-    assert re.fullmatch("Error: .*No space left on device\n", done.stderr)
 
 
 WATCH = """<script>

@@ -83,21 +83,6 @@ def test_upstreams_sweeper_is_there_under_its_own_name(
 # The settings
 
 
-@pytest.mark.parametrize("where", ["command", "file"])
-def test_other_sweepers_class_with_these_settings_is_refused_by_name(
-    app: Callable[..., App], where: str
-) -> None:
-    """As in search files that were written for the stock sweeper."""
-    config, words = CONFIG, [f"hydra.sweeper._target_={STOCK}"]
-    if where == "file":
-        config, words = CONFIG.replace("  sweeper:\n", f"  sweeper:\n    _target_: {STOCK}\n"), []
-    done = app("return cfg.x", config)(*words)
-    assert done.code == 1
-    assert f"Invalid value '{STOCK}', expected one of ['hydrasweep.plugin." in done.err
-    assert "full_key: hydra.sweeper._target_" in done.err
-    assert "Traceback" not in done.err
-
-
 def test_schema_has_all_settings_of_upstreams_with_their_defaults(
     composed: Callable[..., DictConfig],
 ) -> None:

@@ -141,11 +141,17 @@ def test_class_refuses_its_own_settings(compose: Compose, override: str, words: 
     assert "\n" not in str(refused.value)
 
 
-def test_setting_that_was_added_beside_the_one_that_was_meant_is_refused(script: Script) -> None:
+def test_setting_that_nothing_reads_is_refused(script: Script) -> None:
     done = script("train.py", "+lr=0.1")
     assert done.returncode == 1
     assert done.stderr == (
         "Error: +lr=0.1: adds a setting that nothing reads; meant was, it seems, optimizer.lr=0.1\n"
+    )
+    done = script("train.py", "study=first")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: study=first: names a sweep, and none was chosen: "
+        "python src/train.py -m hparams_search=optuna study=first\n"
     )
     done = script("train.py", "+mine=0.1", "tracking=none", "artifacts=false", *SMALL)
     assert done.returncode == 0, done.stderr

@@ -112,3 +112,15 @@ def test_layers_are_those_that_are_faster_at_every_corner(compose: Compose) -> N
     assembly.assemble(cfg)
     assert preflight.calibrate(corners("model=cnn", "fast_layers={}")) == {}
     assert preflight.calibrate([compose("model=cnn"), compose("model=lenet5")]) == {}
+
+
+def test_layers_of_another_models_recipe_give_way(compose: Compose) -> None:
+    recipe = "fast_layers={model.features.0: ChannelsLastConv2d}"
+    cfg = compose("model=baseline", recipe)
+    chosen = preflight.calibrate([cfg])["fast_layers"]
+    assert chosen == preflight.calibrate([compose("model=baseline")])["fast_layers"]
+    assembly.assemble(cfg)
+    assert cfg.fast_layers == chosen
+    cnn = compose("model=cnn", recipe)
+    assembly.assemble(cnn)
+    assert cnn.fast_layers == {"model.features.0": "ChannelsLastConv2d"}

@@ -3,45 +3,45 @@
 import hydra
 import mlflow
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 import hydrasweep
 
 
 def spirals(n: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    angle = 6 * torch.rand(n, generator=generator)
     arm = torch.arange(n) % 2
-    turned = angle + torch.pi * arm
-    points = torch.stack([angle * turned.cos(), angle * turned.sin()], dim=1)
+    radius = 6 * torch.rand(n, generator=generator)
+    angle = radius + torch.pi * arm
+    points = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
     return points + 0.1 * torch.randn(n, 2, generator=generator), arm
 
 
-@hydra.main(version_base="1.3", config_path=".", config_name="config")
+@hydra.main(config_path="conf", config_name="config", execution_whitelist="torch.optim.*")
 def main(cfg: DictConfig) -> float:
     torch.manual_seed(cfg.seed)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # more are slower for a network of this size
     x, y = spirals(1000, seed=0)
     x_val, y_val = spirals(500, seed=1)
+    width = cfg.width
     model = nn.Sequential(
-        nn.Linear(2, cfg.n_hidden), nn.Tanh(),
-        nn.Linear(cfg.n_hidden, cfg.n_hidden), nn.Tanh(),
-        nn.Linear(cfg.n_hidden, 2),
-    )  # fmt: skip
-    optimizer = hydra.utils.instantiate(cfg.optimizer)(model.parameters())
-    loss_fn = nn.CrossEntropyLoss()
+        nn.Linear(2, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2)
+    )
+    optimizer = instantiate(cfg.optimizer, model.parameters())
 
     with mlflow.start_run():
-        mlflow.log_params({"lr": cfg.optimizer.lr, "n_hidden": cfg.n_hidden})
-        for epoch in range(cfg.n_epochs):
+        mlflow.log_params({"lr": cfg.optimizer.lr, "width": width})
+        for epoch in range(cfg.epochs):
             for batch in torch.randperm(len(x)).split(50):
                 optimizer.zero_grad()
-                loss_fn(model(x[batch]), y[batch]).backward()
+                cross_entropy(model(x[batch]), y[batch]).backward()
                 optimizer.step()
             with torch.no_grad():
                 logits = model(x_val)
-            loss = loss_fn(logits, y_val).item()
+            loss = cross_entropy(logits, y_val).item()
             mlflow.log_metric("val/loss", loss, step=epoch)
             if hydrasweep.report(loss, epoch):
                 break

@@ -1,0 +1,117 @@
+"""The sweeps below a folder, as they are listed and found."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from hydrasweep import starts
+from hydrasweep.errors import UserError
+from hydrasweep.folders import below, find, listing
+
+
+def made(folder: Path, name: str, when: float = 1e9, **results: Any) -> Path:
+    """A sweep's folder as far as it is read here."""
+    folder.mkdir(parents=True)
+    (folder / starts.CLAIM).write_text("id")
+    with starts.recorded(folder, 0, name, "python app.py -m"):
+        pass
+    if results:
+        path = folder / "results.yaml"
+        OmegaConf.save({"study": name, **results}, path)
+        os.utime(path, (when, when))
+    return folder
+
+
+def found(value: float) -> list[dict[str, Any]]:
+    return [{"number": 0, "values": [value]}]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_sweeps_are_listed_by_time_with_how_they_stand(tmp_path: Path) -> None:
+    made(
+        tmp_path / "a" / "late", "late", 2e9, directions=["maximize"],
+        trials={"COMPLETE": 3, "FAIL": 2, "PRUNED": 1, "WAITING": 3, "RUNNING": 1},
+        best={"cnn": found(0.5), "mlp": found(0.75), "none": []},
+        winners={"cnn": {"confirm": {"mean": 0.625, "sd": 0.25}},
+                 "mlp": {"confirm": {"mean": 0.5, "sd": None}}},
+    )  # fmt: skip
+    made(tmp_path / "early", "early", 1e9, directions=["minimize"], trials={"COMPLETE": 2},
+         best={"all": found(0.125)})  # fmt: skip
+    made(tmp_path / "two", "two", 1.5e9, directions=["minimize", "maximize"],
+         trials={"COMPLETE": 2}, best={"all": [*found(1.0), *found(2.0)]})  # fmt: skip
+    made(tmp_path / "begun", "begun")
+    head, _, *rows = listing(Path()).strip().splitlines()
+    assert head.split() == ["name", "state", "trials", "best", "confirmed", "when", "folder"]
+    cells = {row.split()[0]: row.split() for row in rows}
+    assert list(cells) == ["early", "two", "begun", "late"]
+    assert cells["early"][1:4] == ["finished", "2/2", "0.1250"]
+    assert " 2/2 " in rows[1]
+    assert " 2 on the front " in rows[1]
+    assert cells["begun"][2] == "0/0"
+    assert " 6/10, 2 failed " in rows[3]
+    assert " 0.7500 mlp " in rows[3]
+    assert " 0.6250 ± 0.2500 cnn " in rows[3]
+    assert rows[3].endswith(" a/late")
+
+
+def test_a_column_that_nothing_has_is_left_out(tmp_path: Path) -> None:
+    made(tmp_path / "s", "s", directions=["minimize"], trials={"COMPLETE": 1},
+         best={"all": found(0.5)})  # fmt: skip
+    assert "confirmed" not in listing(tmp_path)
+    assert listing(tmp_path / "s") == listing(tmp_path)
+
+
+def test_folder_without_sweeps_is_said_to_be_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert listing(tmp_path / "empty") == f"There is no sweep below {tmp_path / 'empty'}"
+
+
+def test_results_that_cannot_be_read_hide_no_other_sweep(tmp_path: Path) -> None:
+    folder = made(tmp_path / "s", "broken", trials={})
+    (folder / "results.yaml").write_text("a: [")
+    made(tmp_path / "t", "whole", directions=["minimize"], trials={"COMPLETE": 1},
+         best={"all": found(0.5)})  # fmt: skip
+    shown = listing(tmp_path)
+    assert "broken" in shown
+    assert " 0.5000 " in shown
+
+
+def test_trials_environments_and_hidden_folders_are_not_looked_into(tmp_path: Path) -> None:
+    made(tmp_path / "s", "s")
+    made(tmp_path / "s" / "000" / "inner", "inner")
+    made(tmp_path / ".cache" / "hidden", "hidden")
+    made(tmp_path / "venv" / "lib", "lib")
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    assert list(below(Path())) == [Path("s")]
+
+
+def test_sweep_is_found_by_its_folder_or_by_its_name(tmp_path: Path) -> None:
+    folder = made(tmp_path / "runs" / "2026-01-02", "lr")
+    assert find("runs/2026-01-02").resolve() == folder
+    assert find(str(folder)) == folder
+    assert find("lr").resolve() == folder
+    for name in ("2026-01-02", "l"):
+        with pytest.raises(UserError, match="is no folder, and no sweep below"):
+            find(name)
+
+
+def test_name_of_an_earlier_versions_sweep_is_its_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "old"
+    folder.mkdir(parents=True)
+    (folder / starts.CLAIM).write_text("id")
+    assert find("old").resolve() == folder
+    assert " unknown " in listing(tmp_path)
+
+
+def test_name_of_several_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        made(tmp_path / name / "x", "lr")
+    with pytest.raises(UserError, match=r"several sweeps have that name; .*: a/x, b/x"):
+        find("lr")

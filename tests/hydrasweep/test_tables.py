@@ -1,0 +1,48 @@
+"""Tables and numbers as a person reads them."""
+
+import pytest
+
+from hydrasweep.tables import as_duration, short, table
+
+
+def test_a_table_has_a_column_for_each_name_and_takes_no_cell_for_markup() -> None:
+    rows = [{"": "a", "layers": "[relu,/x]"}, {"": "b", "lr": ":smile:"}]
+    head, _, *shown = table("trial", rows).strip().splitlines()
+    assert head.split() == ["trial", "layers", "lr"]
+    assert [line.split() for line in shown] == [["a", "[relu,/x]"], ["b", ":smile:"]]
+
+
+def test_on_a_narrow_terminal_each_row_is_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"": "a", "lr": "0.1", "dropout": "0.5"}, {"": "b", "lr": "0.2"}]
+    wide = table("trial", rows)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert table("trial", rows) == wide
+    monkeypatch.setenv("COLUMNS", "20")
+    lines = [line.split() for line in table("trial", rows).split("\n") if "─" not in line]
+    assert [line for line in lines if line] == [
+        ["trial", "a", "b"], ["lr", "0.1", "0.2"], ["dropout", "0.5"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [(0.0012345, "0.00123"), (64, "64"), (True, "True"), ("adam", "adam")]
+)
+def test_settings_are_short(value: object, word: str) -> None:
+    assert short(value) == word
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0.0 s"),
+        (9.94, "9.9 s"),
+        (42.4, "42 s"),
+        (90, "2 min"),
+        (3540, "59 min"),
+        (3600, "1 h 00 min"),
+        (7265, "2 h 01 min"),
+    ],
+)
+def test_durations_are_such_as_a_person_says(seconds: float, words: str) -> None:
+    assert as_duration(seconds) == words
