@@ -24,7 +24,9 @@ def test_git_is_not_asked_about_the_package(
     monkeypatch.setenv("PATH", str(git.parent), prepend=":")
     monkeypatch.setattr("sys.argv", [str(tmp_path / "elsewhere" / "train.py")])
     train(compose("model=baseline", "epochs=1", "artifacts=false"), output_dir)
-    assert str(REPOSITORY) not in (asked.read_text() if asked.exists() else "")
+    lines = asked.read_text().splitlines() if asked.exists() else []
+    # GitPython's import asks which git it is, in whatever folder.
+    assert not [line for line in lines if str(REPOSITORY) in line and not line.endswith(" version")]
     (run,) = runs_of(client_of(root))
     assert "mlflow.source.git.commit" not in run.data.tags
     assert run.data.tags["version.torch"] == version("torch")
