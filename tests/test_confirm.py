@@ -13,8 +13,10 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import mlflow
 import optuna
 import pytest
+import torch
 from conftest import REPOSITORY, Script, command_line, copy_store, environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -23,6 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.stratum import FOLLOWS, label
 from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH
+from mnist import config
+from mnist.committee import load_member
 
 MODELS = ("baseline", "lenet5")
 SWEEP = ("-m", "hparams_search=quick", "model=choice(baseline,lenet5)", "epochs=2",
@@ -174,6 +178,36 @@ def test_a_recipe_is_a_base_for_what_is_searched_next(sweep: Sweep) -> None:
     assert composed.model._target_ == "mnist.models.Baseline"
     assert composed.optimizer.lr == 0.5
     assert composed.epochs == recipe.epochs
+
+
+def test_winners_vote_by_their_mean_probabilities(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "src" / "committee.py"), str(sweep.folder)],
+        env=environment(sweep.root),
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    scores = {name: float(score) for score, name in re.findall(r"val +(.*)%  (.*)", done.stdout)}
+    assert len(scores) == 3
+    ((test, chosen),) = re.findall(r"test +(.*)%  committee of \d: (.*) \(", done.stdout)
+    assert scores[chosen] == max(scores.values())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{sweep.root / 'mlflow.db'}")
+    model = mlflow.pyfunc.load_model("models:/mnist-committee@champion")
+    loaded = [
+        load_member(name, path.parent)
+        for name in chosen.split(" + ")
+        for path in sorted(sweep.folder.glob(f"{name}-confirm-*/model.pt"))
+    ]
+    images, labels = config.build(loaded[0][1].data).test()
+    with torch.inference_mode():
+        votes = [member.model(images).softmax(1) for member, _ in loaded]
+    mean = torch.stack(votes).mean(0)
+    assert f"{(mean.argmax(1) == labels).float().mean():.2%}" == f"{test}%"
+    given = torch.tensor(model.predict(images[:50].numpy())).exp()
+    torch.testing.assert_close(given, mean[:50], rtol=1e-3, atol=1e-5)
 
 
 def test_finished_sweep_shows_its_winners_again_and_does_nothing(

@@ -2,6 +2,7 @@
 logits (n, n_classes)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -93,3 +94,47 @@ class LeNet5(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images))
+
+
+class VGG(nn.Module):
+    """Three pairs of 3x3 convolutions with batch norm, a pooling after each of the first two, and
+    the mean over the image, after Simonyan and Zisserman, Very deep convolutional networks
+    (2014)."""
+
+    def __init__(
+        self,
+        n_channels: int,
+        image_size: Sequence[int],
+        n_classes: int,
+        width: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        if min(image_size) < 4:
+            raise UserError(
+                "model=vgg takes images of at least 4x4 pixels, which it halves twice, but "
+                f"data.image_size is {image_size[0]}x{image_size[1]}: take another model, or "
+                "resize the images"
+            )
+        widths = (n_channels, width, 2 * width, 4 * width)
+        pairs = [_pair(*each) for each in pairwise(widths)]
+        self.features = nn.Sequential(
+            pairs[0], nn.MaxPool2d(2), nn.Dropout(dropout),
+            pairs[1], nn.MaxPool2d(2), nn.Dropout(dropout),
+            pairs[2], nn.AdaptiveAvgPool2d(1), nn.Dropout(dropout),
+        )  # fmt: skip
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(4 * width, n_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images))
+
+
+def _pair(n_inputs: int, n_outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n in (n_inputs, n_outputs):
+        layers += [
+            nn.Conv2d(n, n_outputs, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(n_outputs),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)

@@ -12,11 +12,12 @@ from hydrasweep import UserError
 from mnist import config
 from mnist.training import fit
 
-ARCHITECTURES = ("baseline", "cnn", "lenet5")
+ARCHITECTURES = ("baseline", "cnn", "lenet5", "vgg")
 
 
 @pytest.mark.parametrize(
-    ("name", "n_parameters"), [("baseline", 623_290), ("cnn", 934_798), ("lenet5", 61_706)]
+    ("name", "n_parameters"),
+    [("baseline", 623_290), ("cnn", 934_798), ("lenet5", 61_706), ("vgg", 288_170)],
 )
 def test_number_of_parameters_and_shape_of_logits(
     compose: Compose, name: str, n_parameters: int
@@ -47,14 +48,15 @@ def test_channels_and_classes_come_from_the_data(compose: Compose, name: str) ->
     assert config.build(cfg.model)(torch.rand(2, 3, 28, 28)).shape == (2, 4)
 
 
-@pytest.mark.parametrize("name", ["baseline", "cnn"])
+@pytest.mark.parametrize("name", ["baseline", "cnn", "vgg"])
 def test_image_size_comes_from_the_data(compose: Compose, name: str) -> None:
     cfg = compose(f"model={name}", "data.image_size=[9,14]")
     assert config.build(cfg.model)(torch.rand(2, 1, 9, 14)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "taken"), [("lenet5", "32,32", "28x28"), ("cnn", "1,28", "2x2")]
+    ("name", "size", "taken"),
+    [("lenet5", "32,32", "28x28"), ("cnn", "1,28", "2x2"), ("vgg", "3,28", "4x4")],
 )
 def test_images_that_an_architecture_cannot_take_are_refused(
     compose: Compose, name: str, size: str, taken: str

@@ -1,0 +1,114 @@
+"""A committee: models of one sweep that vote by their mean probabilities."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from hydrasweep import UserError
+from mnist.config import build
+from mnist.data import Split
+from mnist.training import EVALUATION_BATCH
+
+
+class Committee(nn.Module):
+    """Takes what its members take and gives the logarithms of their mean probabilities
+    (n, n_classes)."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        votes = [member(inputs).softmax(-1) for member in self.members]
+        return torch.stack(votes).mean(0).log()
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trained model, from raw inputs to logits, of an architecture."""
+
+    architecture: str
+    model: nn.Module
+
+
+def load_member(architecture: str, folder: Path) -> tuple[Member, DictConfig]:
+    """The model that a run left in its folder, and the run's settings.
+
+    Raises:
+        UserError: it left none.
+    """
+    if not (folder / "model.pt").exists():
+        raise UserError(f"{folder}: holds no model.pt: its run kept none (artifacts=true keeps it)")
+    cfg = DictConfig(OmegaConf.load(folder / "config.yaml"))
+    model = build(cfg.model)
+    model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
+    whole = nn.Sequential(build(cfg.data).normalize(), model)
+    return Member(architecture, whole.eval()), cfg
+
+
+@torch.inference_mode()
+def outputs(model: nn.Module, split: Split) -> Tensor:
+    """A model's output for every row (n, n_classes)."""
+    return torch.cat([model(inputs) for inputs in split.inputs.split(EVALUATION_BATCH)])
+
+
+def accuracy(probabilities: Tensor, split: Split) -> float:
+    """The share of rows whose most probable class is theirs."""
+    return float((probabilities.argmax(1) == split.targets).float().mean())
+
+
+def choose(members: Sequence[Member], val: Split) -> tuple[list[Member], dict[str, float]]:
+    """The members of those architectures that score best together on ``val``, the fewest of
+    equals; and what each set of architectures scores."""
+    votes = {id(each): outputs(each.model, val).softmax(-1) for each in members}
+    names = list(dict.fromkeys(each.architecture for each in members))
+    sets = chain.from_iterable(combinations(names, n) for n in range(1, len(names) + 1))
+    scores: dict[tuple[str, ...], float] = {}
+    for chosen in sets:
+        of = [votes[id(each)] for each in members if each.architecture in chosen]
+        scores[chosen] = accuracy(torch.stack(of).mean(0), val)
+    best = max(scores, key=lambda chosen: (scores[chosen], -len(chosen)))
+    told = {" + ".join(chosen): score for chosen, score in scores.items()}
+    return [each for each in members if each.architecture in best], told
+
+
+def milliseconds(model: nn.Module, split: Split) -> float:
+    """What a row takes, in batches as they are evaluated."""
+    inputs = split.inputs[:EVALUATION_BATCH]
+    with torch.inference_mode():
+        model(inputs)
+        began = time.perf_counter()
+        model(inputs)
+    return 1000 * (time.perf_counter() - began) / len(inputs)
+
+
+def register(
+    mlflow: Any, model: nn.Module, name: str, example: Tensor, scores: Mapping[str, float],
+    tags: Mapping[str, str],
+) -> str:  # fmt: skip
+    """Record a committee as a run of its own and register it as champion; give its version."""
+    from importlib.metadata import version
+
+    with mlflow.start_run(run_name=name, tags=dict(tags)):
+        mlflow.log_metrics(dict(scores))
+        logged = mlflow.pytorch.log_model(
+            model,
+            name="model",
+            input_example=example.numpy(),
+            pip_requirements=[f"{each}=={version(each)}" for each in ("mlflow", "torch")],
+            serialization_format="pt2",  # a graph: loading it needs none of our code
+            registered_model_name=name,
+        )
+    number = str(logged.registered_model_version)
+    client = mlflow.MlflowClient()
+    for key, value in tags.items():
+        client.set_model_version_tag(name, number, key, value)
+    client.set_registered_model_alias(name, "champion", number)
+    return number
