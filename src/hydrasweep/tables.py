@@ -13,19 +13,20 @@ from rich.table import Table
 
 def table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
     """A row for each mapping from columns to cells; the column "" comes under ``title``. On a
-    terminal that is too narrow, a column for each."""
+    terminal that is too narrow, a column for each, if that is narrower."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [
         [name or title for name in names],
         *([row.get(name, "") for name in names] for row in rows),
     ]
     text = _draw(lines)
-    if (
-        sys.stdout.isatty()
-        and max(map(len, text.splitlines())) > shutil.get_terminal_size().columns
-    ):
-        return _draw([*zip(*lines, strict=True)])
+    if sys.stdout.isatty() and _width(text) > shutil.get_terminal_size().columns:
+        return min(text, _draw([*zip(*lines, strict=True)]), key=_width)
     return text
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
 
 
 def _draw(lines: Sequence[Sequence[str]]) -> str:

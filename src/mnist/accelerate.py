@@ -63,7 +63,7 @@ def accelerate(model: nn.Module, chosen: Mapping[str, str]) -> nn.Module:
     """
     modules, runs = dict(model.named_modules(prefix=PREFIX)), dict(_runs(model))
     for name, given in chosen.items():
-        known = {each.__name__: each for each in _classes(runs[name])} if name in runs else {}
+        known = _by_name(runs.get(name, ()))
         if given not in known:
             fitting = ", ".join(known) or "none"
             raise UserError(f"fast_layers={{{name}:{given}}}: the classes for {name}: {fitting}")
@@ -78,10 +78,11 @@ def accelerate(model: nn.Module, chosen: Mapping[str, str]) -> nn.Module:
 def fits(model: nn.Module, chosen: Mapping[str, str]) -> bool:
     """Whether the model has all these modules, and each could have its class."""
     runs = dict(_runs(model))
-    return all(
-        given in [each.__name__ for each in _classes(runs[name])] if name in runs else False
-        for name, given in chosen.items()
-    )
+    return all(given in _by_name(runs.get(name, ())) for name, given in chosen.items())
+
+
+def _by_name(run: Sequence[nn.Module]) -> dict[str, type[nn.Module]]:
+    return {each.__name__: each for each in _classes(run)} if run else {}
 
 
 def choose(*measured: Times) -> dict[str, str]:

@@ -23,6 +23,8 @@ def test_on_a_narrow_terminal_each_row_is_a_column(monkeypatch: pytest.MonkeyPat
     assert [line for line in lines if line] == [
         ["trial", "a", "b"], ["lr", "0.1", "0.2"], ["dropout", "0.5"],
     ]  # fmt: skip
+    many = [{"": f"setting {i}", "first": "1", "second": "2"} for i in range(9)]
+    assert len(table("setting", many).strip().splitlines()) == 2 + 9  # it would be wider
 
 
 @pytest.mark.parametrize(
