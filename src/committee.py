@@ -71,8 +71,8 @@ def main() -> None:
         "split_seed": str(cfg.data.split_seed),
     }
     name = f"{cfg.data.name}-committee"
-    number = committee.register(mlflow, model, name, data.first(2).inputs, scores, tags)
-    print(f"Registered model {name}: version {number} is the champion now")
+    became = committee.register(mlflow, model, name, data.first(2).inputs, scores, tags)
+    print(f"Registered model {name}: {became}")
 
 
 if __name__ == "__main__":

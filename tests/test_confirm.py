@@ -208,6 +208,7 @@ def test_winners_vote_by_their_mean_probabilities(
     assert f"{(mean.argmax(1) == labels).float().mean():.2%}" == f"{test}%"
     given = torch.tensor(model.predict(images[:50].numpy())).exp()
     torch.testing.assert_close(given, mean[:50], rtol=1e-3, atol=1e-5)
+    assert done.stdout.endswith("mnist-committee: version 1 is the champion now\n")
 
 
 def test_finished_sweep_shows_its_winners_again_and_does_nothing(

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from hydrasweep import UserError
+from mnist import store
 from mnist.config import build
 from mnist.data import Split
 from mnist.training import EVALUATION_BATCH
@@ -93,22 +94,18 @@ def register(
     mlflow: Any, model: nn.Module, name: str, example: Tensor, scores: Mapping[str, float],
     tags: Mapping[str, str],
 ) -> str:  # fmt: skip
-    """Record a committee as a run of its own and register it as champion; give its version."""
-    from importlib.metadata import version
-
+    """Record a committee as a run of its own and register it, as champion where no version with a
+    better score of the same images is; in words, what became of it."""
     with mlflow.start_run(run_name=name, tags=dict(tags)):
         mlflow.log_metrics(dict(scores))
-        logged = mlflow.pytorch.log_model(
-            model,
-            name="model",
-            input_example=example.numpy(),
-            pip_requirements=[f"{each}=={version(each)}" for each in ("mlflow", "torch")],
-            serialization_format="pt2",  # a graph: loading it needs none of our code
-            registered_model_name=name,
-        )
-    number = str(logged.registered_model_version)
-    client = mlflow.MlflowClient()
+        logged = store.log_model(mlflow, model, example.numpy(), register_as=name)
+    number, client = str(logged.registered_model_version), mlflow.MlflowClient()
     for key, value in tags.items():
         client.set_model_version_tag(name, number, key, value)
+    champion = client.get_registered_model(name).aliases.get("champion")
+    best = client.get_model_version(name, champion).tags if champion else {}
+    are_alike = all(best.get(key) == tags[key] for key in ("n_val", "split_seed"))
+    if are_alike and float(best["score"]) > float(tags["score"]):
+        return f"version {number} stays behind the champion"
     client.set_registered_model_alias(name, "champion", number)
-    return number
+    return f"version {number} is the champion now"

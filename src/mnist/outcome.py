@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from mnist import config, files, seal
+from mnist import config, files, seal, store
 from mnist.assembly import Assembly
 from mnist.data import Split
 from mnist.recording import Description, Run
@@ -98,13 +98,6 @@ def _keep(job: Assembly, name: str, split: Split, run: Run) -> None:
         outputs = mlflow.get_run(mlflow.active_run().info.run_id).outputs
         if outputs and outputs.model_outputs:  # of a finished run that was resumed
             return
-        mlflow.pytorch.log_model(
-            model,
-            name="model",
-            input_example=job.data.first(2).inputs.numpy(),
-            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch")],
-            # A graph, not a pickle: loading it runs no code and needs none of ours.
-            serialization_format="pt2",
-        )
+        store.log_model(mlflow, model, job.data.first(2).inputs.numpy())
 
     run.send(log)

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,19 @@ def log_metrics(mlflow: Any, metrics: Mapping[str, float], step: int) -> None:
     now, run = int(1000 * time.time()), mlflow.active_run()
     points = [mlflow.entities.Metric(clean(n), v, now, step) for n, v in metrics.items()]
     mlflow.MlflowClient().log_batch(run.info.run_id, points)
+
+
+def log_model(mlflow: Any, model: Any, example: Any, register_as: str | None = None) -> Any:
+    """``mlflow.pytorch.log_model`` from raw inputs, of which ``example`` are some, to outputs."""
+    return mlflow.pytorch.log_model(
+        model,
+        name="model",
+        input_example=example,
+        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch")],
+        # A graph, not a pickle: loading it runs no code and needs none of ours.
+        serialization_format="pt2",
+        registered_model_name=register_as,
+    )
 
 
 def is_deleted(mlflow: Any, run_id: str) -> bool:
