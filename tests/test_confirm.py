@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hydrasweep.stratum import FOLLOWS, label
 from hydrasweep.trials import CONFIRM, FINAL, PHASES, SEARCH
 from mnist import config
-from mnist.committee import load_member
+from mnist.committee import load_members
 
 MODELS = ("baseline", "lenet5")
 SWEEP = ("-m", "hparams_search=quick", "model=choice(baseline,lenet5)", "epochs=2",
@@ -196,19 +196,28 @@ def test_winners_vote_by_their_mean_probabilities(
     assert scores[chosen] == max(scores.values())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{sweep.root / 'mlflow.db'}")
     model = mlflow.pyfunc.load_model("models:/mnist-committee@champion")
-    loaded = [
-        load_member(name, path.parent)
+    voters = [
+        path.parent
         for name in chosen.split(" + ")
         for path in sorted(sweep.folder.glob(f"{name}-confirm-*/model.pt"))
     ]
-    images, labels = config.build(loaded[0][1].data).test()
+    members, data = load_members(voters)
+    images, labels = config.build(data).test()
     with torch.inference_mode():
-        votes = [member.model(images).softmax(1) for member, _ in loaded]
+        votes = [member.model(images).softmax(1) for member in members]
     mean = torch.stack(votes).mean(0)
     assert f"{(mean.argmax(1) == labels).float().mean():.2%}" == f"{test}%"
     given = torch.tensor(model.predict(images[:50].numpy())).exp()
     torch.testing.assert_close(given, mean[:50], rtol=1e-3, atol=1e-5)
     assert done.stdout.endswith("mnist-committee: version 1 is the champion now\n")
+    again = subprocess.run(
+        [sys.executable, str(REPOSITORY / "src" / "committee.py"), *map(str, voters)],
+        env=environment(sweep.root),
+        text=True,
+        capture_output=True,
+    )
+    assert again.returncode == 0, again.stderr
+    assert f"test {test}%  committee of {len(voters)}: {chosen} (" in again.stdout
 
 
 def test_finished_sweep_shows_its_winners_again_and_does_nothing(

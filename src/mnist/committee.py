@@ -1,7 +1,7 @@
-"""A committee: models of one sweep that vote by their mean probabilities."""
+"""A committee: trained models that vote by their mean probabilities."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from pathlib import Path
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from hydrasweep import UserError
 from mnist import store
-from mnist.config import build
+from mnist.config import build, choices
 from mnist.data import Split
 from mnist.training import EVALUATION_BATCH
+
+SPLIT = ("name", "n_val", "split_seed")  # settings that say which images are for validation
 
 
 class Committee(nn.Module):
@@ -39,19 +41,39 @@ class Member:
     model: nn.Module
 
 
-def load_member(architecture: str, folder: Path) -> tuple[Member, DictConfig]:
-    """The model that a run left in its folder, and the run's settings.
+def load_members(folders: Iterable[Path]) -> tuple[list[Member], DictConfig]:
+    """The models that runs left in their folders, and the settings of their data.
 
     Raises:
-        UserError: it left none.
+        UserError: one left none, or they were trained on different images, so that one's
+            validation images may be another's training images.
     """
-    if not (folder / "model.pt").exists():
-        raise UserError(f"{folder}: holds no model.pt: its run kept none (artifacts=true keeps it)")
-    cfg = DictConfig(OmegaConf.load(folder / "config.yaml"))
-    model = build(cfg.model)
-    model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
-    whole = nn.Sequential(build(cfg.data).normalize(), model)
-    return Member(architecture, whole.eval()), cfg
+    members: list[Member] = []
+    data: dict[Path, DictConfig] = {}
+    for folder in folders:
+        if not (folder / "model.pt").exists():
+            raise UserError(
+                f"{folder}: holds no model.pt: its run kept none (artifacts=true keeps it)"
+            )
+        cfg = DictConfig(OmegaConf.load(folder / "config.yaml"))
+        model = build(cfg.model)
+        model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
+        whole = nn.Sequential(build(cfg.data).normalize(), model)
+        members.append(Member(choices(cfg, folder)["model"], whole.eval()))
+        data[folder] = cfg.data
+    first, settings = next(iter(data.items()))
+    for folder, other in data.items():
+        if differ := [key for key in SPLIT if settings.get(key) != other.get(key)]:
+            raise UserError(
+                f"{folder} and {first} differ in data.{differ[0]}: what one was validated on, "
+                "another may have been trained on"
+            )
+    return members, settings
+
+
+def score(model: nn.Module, split: Split) -> float:
+    """The accuracy of a model on raw inputs."""
+    return accuracy(outputs(model, split), split)
 
 
 @torch.inference_mode()
@@ -104,7 +126,7 @@ def register(
         client.set_model_version_tag(name, number, key, value)
     champion = client.get_registered_model(name).aliases.get("champion")
     best = client.get_model_version(name, champion).tags if champion else {}
-    are_alike = all(best.get(key) == tags[key] for key in ("n_val", "split_seed"))
+    are_alike = all(best.get(key) == tags[key] for key in SPLIT[1:])
     if are_alike and float(best["score"]) > float(tags["score"]):
         return f"version {number} stays behind the champion"
     client.set_registered_model_alias(name, "champion", number)

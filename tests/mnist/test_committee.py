@@ -1,0 +1,81 @@
+"""Models that vote: which of them, and on which images they may be compared."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Compose
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from hydrasweep import UserError
+from mnist import committee, config
+from mnist.committee import Committee, Member
+from mnist.data import Split
+
+
+class Says(nn.Module):
+    """Gives each row the class that is said, with the same confidence."""
+
+    def __init__(self, *classes: int, confidence: float = 3.0) -> None:
+        super().__init__()
+        self.logits = confidence * torch.eye(3)[list(classes)]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.logits[: len(inputs)]
+
+
+def kept(folder: Path, compose: Compose, *overrides: str) -> Path:
+    """The folder of a run that left an untrained model."""
+    cfg = compose("model=baseline", *overrides)
+    folder.mkdir()
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    torch.save(config.build(cfg.model).state_dict(), folder / "model.pt")
+    return folder
+
+
+def test_committee_gives_the_logarithms_of_its_members_mean_probabilities() -> None:
+    members = Says(0, 1), Says(2, 1, confidence=1.0)
+    given = Committee(members)(torch.zeros(2, 4)).exp()
+    torch.testing.assert_close(given, sum(m.logits.softmax(1) for m in members) / 2)
+    assert given.argmax(1).tolist() == [0, 1]
+
+
+def test_architectures_that_vote_are_the_best_together_and_the_fewest_of_equals() -> None:
+    val = Split(torch.zeros(4, 1), torch.tensor([0, 1, 2, 0]))
+    a = Member("a", Says(0, 1, 2, 1))  # each alone misses one
+    b = Member("b", Says(0, 1, 1, 0, confidence=4.0))
+    c = Member("c", Says(0, 0, 0, 1))  # helps nobody
+    best, told = committee.choose([c, a, b], val)
+    assert told["a"] == told["b"] == 0.75
+    assert told["c"] == 0.25
+    assert max(told.values()) == 0.75
+    assert [each.architecture for each in best] == ["a"]
+    surer = Member("a", Says(0, 1, 2, 0, confidence=9.0))
+    best, told = committee.choose([c, a, surer, b], val)
+    assert told["a"] == 1
+    assert best == [a, surer]
+
+
+def test_members_are_rebuilt_from_their_runs_folders(tmp_path: Path, compose: Compose) -> None:
+    folders = [kept(tmp_path / name, compose, f"seed={i}") for i, name in enumerate("ab")]
+    members, data = committee.load_members(folders)
+    assert [member.architecture for member in members] == ["baseline"] * 2
+    assert data.name == "mnist"
+    images = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
+    cfg = OmegaConf.load(folders[1] / "config.yaml")
+    plain = config.build(cfg.model).eval()
+    plain.load_state_dict(torch.load(folders[1] / "model.pt"))
+    expected = plain(config.build(cfg.data).normalize()(images))
+    torch.testing.assert_close(members[1].model(images), expected)
+
+
+def test_models_validated_on_different_images_do_not_vote_together(
+    tmp_path: Path, compose: Compose
+) -> None:
+    folders = [kept(tmp_path / f"{i}", compose, f"data.split_seed={i}") for i in range(2)]
+    with pytest.raises(UserError, match=r"1 and .*0 differ in data\.split_seed: "):
+        committee.load_members(folders)
+    (folders[0] / "model.pt").unlink()
+    with pytest.raises(UserError, match=r"0: holds no model\.pt"):
+        committee.load_members(folders)
