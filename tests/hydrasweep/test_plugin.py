@@ -1,6 +1,7 @@
 """What Hydra finds of hydrasweep, and what that costs apps that do not sweep with it."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -81,6 +82,28 @@ def test_upstreams_sweeper_is_there_under_its_own_name(
 
 
 # The settings
+
+
+def test_shell_completion_knows_the_sweepers_groups_and_settings(
+    app: Callable[..., App], tmp_path: Path
+) -> None:
+    app("return 0.0")
+
+    def completed(typed: str) -> list[str]:
+        line = f"python app.py -m {typed}"
+        done = subprocess.run(
+            [sys.executable, "app.py", "--shell-completion", "query=bash"],
+            env=os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))},
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout.split()
+
+    assert completed("hydra/sweeper/pruner=p") == [
+        f"hydra/sweeper/pruner={name}" for name in ("patient", "percentile", "promotion")
+    ]
+    assert {"hydra.sweeper.n_trials=", "hydra.sweeper.n_workers="} <= {
+        *completed("hydra.sweeper.n_")
+    }
 
 
 def test_schema_has_all_settings_of_upstreams_with_their_defaults(
