@@ -25,19 +25,22 @@ class RandomAffine(nn.Module):
         self.shear = shear
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.grid_sample(images, self._grid(images), align_corners=False)
+        grid = self._grid(images).permute(0, 2, 3, 1)
+        return F.grid_sample(images, grid, align_corners=False)
 
     def _grid(self, images: Tensor) -> Tensor:
-        """Where each pixel comes from: (n, height, width, 2), across and down from -1 to 1."""
-        n = len(images)
-        u = torch.rand(5, n, device=images.device) * 2 - 1
+        """Where each pixel comes from: (n, 2, height, width), across and down from -1 to 1."""
+        n, _, height, width = images.shape
+        u = torch.empty(5, n, device=images.device).uniform_(-1, 1)
         angle = u[0] * math.radians(self.degrees)
         shear = torch.tan(u[1] * math.radians(self.shear))
         size = 1 + u[2] * self.scale
         cos, sin = angle.cos() / size, angle.sin() / size
-        shift = u[3:] * self.translate * 2  # affine_grid's coordinates run from -1 to 1
-        theta = torch.stack([cos, cos * shear - sin, shift[0], sin, sin * shear + cos, shift[1]])
-        return F.affine_grid(theta.T.view(n, 2, 3), list(images.shape), align_corners=False)
+        shift = u[3:] * self.translate * 2  # the whole image is 2 wide
+        theta = [cos, cos * shear - sin, shift[0], sin, sin * shear + cos, shift[1]]
+        # One product of matrices: F.affine_grid has one for each image, which takes much longer.
+        moved = torch.stack(theta, 1).view(2 * n, 3) @ places(height, width).to(images.device)
+        return moved.view(n, 2, height, width)
 
 
 class RandomElastic(RandomAffine):
@@ -68,11 +71,20 @@ class RandomElastic(RandomAffine):
 
     def _grid(self, images: Tensor) -> Tensor:
         n, _, height, width = images.shape
-        noise = torch.rand(n, 2, height, width, device=images.device) * 2 - 1
+        noise = torch.empty(n, 2, height, width, device=images.device).uniform_(-1, 1)
         down, across = (smoothing(size, self.sigma).to(images.device) for size in (height, width))
-        moved = (down @ noise @ across.T).permute(0, 2, 3, 1)
-        pixels = torch.tensor([2 / width, 2 / height], device=images.device)
-        return super()._grid(images) + self.alpha * pixels * moved
+        scale = self.alpha * torch.tensor([2 / width, 2 / height], device=images.device)
+        moved = down @ noise @ across.T
+        return torch.addcmul(super()._grid(images), moved, scale.view(2, 1, 1))
+
+
+@functools.cache
+@torch.inference_mode(False)  # a later training takes it too
+def places(height: int, width: int) -> Tensor:
+    """The middle of each pixel, (3, height * width): across and down from -1 to 1, and ones."""
+    down, across = ((2 * torch.arange(size) + 1) / size - 1 for size in (height, width))
+    grid = torch.meshgrid(across, down, indexing="xy")
+    return torch.stack([*grid, torch.ones(height, width)]).flatten(1)
 
 
 @functools.cache
@@ -80,6 +92,6 @@ class RandomElastic(RandomAffine):
 def smoothing(size: int, sigma: float) -> Tensor:
     """The matrix (size, size) that smooths a line by a Gaussian; at the ends, where part of the
     Gaussian lies outside, what is inside counts for more."""
-    places = torch.arange(size, dtype=torch.float32)
-    weights = torch.exp(-((places[:, None] - places) ** 2) / (2 * sigma**2))
+    at = torch.arange(size, dtype=torch.float32)
+    weights = torch.exp(-((at[:, None] - at) ** 2) / (2 * sigma**2))
     return weights / weights.sum(1, keepdim=True)

@@ -24,6 +24,7 @@ NAMES = (
     "growth",
     "memory",
     "neighbour",
+    "augmentation",
     "signal",
     "strategies",
 )

@@ -1,8 +1,11 @@
 """Augmentation: each image its own small change, drawn from the seed, within its bounds."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms.v2.functional import elastic as reference
 
 from hydrasweep import UserError
@@ -106,3 +109,23 @@ def test_elastic_without_strength_is_affine_and_both_come_from_one_resampling() 
 def test_sigma_is_above_0() -> None:
     with pytest.raises(UserError, match=r"augmentation\.sigma=0: must be above 0"):
         RandomElastic(alpha=1, sigma=0)
+
+
+def test_affine_change_is_that_of_a_reference() -> None:
+    images = torch.rand(3, 2, 28, 20) * 255
+    torch.manual_seed(0)
+    changed = RandomAffine(degrees=10, translate=0.07, scale=0.1, shear=8)(images)
+    torch.manual_seed(0)
+    angle, shear, size, right, down = torch.empty(5, 3).uniform_(-1, 1)
+    angle, shear, size = angle * math.radians(10), shear * math.radians(8), 1 + size * 0.1
+    for i, image in enumerate(images):
+        turn = (
+            torch.tensor([[angle[i].cos(), -angle[i].sin()], [angle[i].sin(), angle[i].cos()]])
+            / size[i]
+        )
+        lean = torch.tensor([[1, shear[i].tan()], [0, 1]])
+        shift = torch.tensor([[right[i]], [down[i]]]) * 0.07 * 2
+        theta = torch.cat([turn @ lean, shift], dim=1)[None]
+        grid = F.affine_grid(theta, [1, 2, 28, 20], align_corners=False)
+        expected = F.grid_sample(image[None], grid, align_corners=False)[0]
+        torch.testing.assert_close(changed[i], expected, rtol=0, atol=1e-2)

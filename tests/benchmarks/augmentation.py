@@ -1,0 +1,28 @@
+"""An epoch of LeNet5 with distorted images against one with plain images, one thread."""
+
+import statistics
+from functools import partial
+
+from common import PART, in_turns, job, ratio
+
+from mnist.training import fit
+
+N_ROUNDS = 7
+KINDS = ("none", "affine", "elastic", "elastic_affine")
+
+
+def measure() -> list[dict[str, str | float]]:
+    sides = {}
+    for kind in KINDS:
+        ours = job("model=lenet5", f"augmentation={kind}", *PART)
+        epochs = fit(ours.training, ours.train, ours.val, epochs=N_ROUNDS + 1, batch_size=100)
+        sides[kind] = partial(next, epochs)
+    times = in_turns(N_ROUNDS, **sides)
+    return [
+        {
+            "augmentation": kind,
+            "s an epoch": statistics.median(times[kind]),
+            "times that of none": ratio(times[kind], times["none"]),
+        }
+        for kind in KINDS
+    ]
