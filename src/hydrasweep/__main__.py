@@ -16,7 +16,12 @@ def main() -> None:
     """Run the command line."""
     arguments = _parser().parse_args()
     with plain_exit():
-        resumed = arguments.verb(arguments)
+        try:
+            resumed = arguments.verb(arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:  # of `show first | head`: who reads has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
     if resumed:  # as if it had been typed, with its own signals and exit code
         cwd, words = resumed
         sys.stdout.flush()

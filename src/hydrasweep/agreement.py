@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import optuna
+from optuna.distributions import json_to_distribution
 
 from hydrasweep.errors import UserError
+from hydrasweep.space import as_text
 from hydrasweep.studies import Studies
 from hydrasweep.trials import MARK
 
@@ -46,13 +48,23 @@ def agree(
 def _refuse_difference(study: str, known: Record, record: Record, is_config: bool = False) -> None:
     names = sorted(key for key in {*known, *record} if known.get(key) != record.get(key))
     if names:
-        lines = (f"  {key}: was {known.get(key)}, now {record.get(key)}" for key in names)
+        told = {key: [_in_words(each.get(key)) for each in (known, record)] for key in names}
+        lines = (f"  {key}: was {was}, now {now}" for key, (was, now) in told.items())
         way = "Take another name, or leave them as they were"
         if is_config:
             way += "; a setting that changes no result may differ if it is named in "
             way += f"hydra.sweeper.may_change=[{names[0]}]"
-        told = [f"study {study} exists with other settings:", *lines, way]
-        raise UserError("\n".join(told))
+        raise UserError("\n".join([f"study {study} exists with other settings:", *lines, way]))
+
+
+def _in_words(recorded: str | None) -> str:
+    """What is recorded of a setting, or of a range that is searched."""
+    if recorded is None:
+        return "not there"
+    try:
+        return as_text(json_to_distribution(recorded))
+    except (ValueError, TypeError, KeyError):  # no range
+        return recorded
 
 
 def _is_below(key: str, names: Sequence[str]) -> bool:

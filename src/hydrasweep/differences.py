@@ -8,16 +8,23 @@ from omegaconf import OmegaConf
 
 from hydrasweep import output, page, results, winners
 from hydrasweep.compose import flat
+from hydrasweep.errors import UserError
 from hydrasweep.plots import Sweep
 from hydrasweep.stratum import Stratum
-from hydrasweep.tables import as_duration, short, table
+from hydrasweep.tables import as_duration, number, short, table
 from hydrasweep.trials import recorded, seconds
 
 TOLD_BY_THE_SPACE = ("settings.overrides", "settings.sweeper.params")
 
 
 def compare(first: Sweep, second: Sweep) -> str:
-    """The settings and the results that are not the same, in two tables."""
+    """The settings and the results that are not the same, in two tables.
+
+    Raises:
+        UserError: they are one sweep.
+    """
+    if first.folder.samefile(second.folder):
+        raise UserError(f"{first.folder}: is compared with itself")
     sweeps = first, second
     names = [sweep.name for sweep in sweeps]
     if first.name == second.name:
@@ -83,14 +90,14 @@ def _best(sweep: Sweep, stratum: Stratum) -> dict[str, str]:
     """The winner of a stratum, or what the search found best; its settings last."""
     for winner in (w for w in sweep.winners if w.stratum == stratum.value):
         numbers = {name: score.brief() for name, score in winner.recorded.items()}
-        told = {"confirmed": str(winner.confirmed), "in the search": f"{winner.searched:.4f}"}
+        told = {"confirmed": str(winner.confirmed), "in the search": number(winner.searched)}
         return told | numbers | {key: short(value) for key, value in winner.params.items()}
     best = results.best(stratum)
     if len(sweep.objectives) > 1:
         return {"trials on the front": str(len(best))}
     told = {}
     for trial in best:
-        told = {"in the search": f"{trial.values[0]:.4f}"}
+        told = {"in the search": number(trial.values[0])}
         told |= {name: short(value) for name, value in recorded(trial).items()}
         told |= {key: short(value) for key, value in trial.params.items()}
     return told

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from hydrasweep import starts
 from hydrasweep.errors import UserError
-from hydrasweep.tables import as_text
+from hydrasweep.tables import as_text, number
 
 COLUMNS = ("name", "state", "trials", "best", "confirmed", "when", "folder")
 # Pure Python takes ten times as long.
@@ -39,6 +40,10 @@ def find(name: str) -> Path:
         UserError: there is none, or several have the name.
     """
     if (given := Path(name)).is_dir():
+        if not any((given / file).exists() for file in (starts.CLAIM, "multirun.yaml")):
+            inside = [os.path.relpath(folder, given) for folder in islice(below(given), 3)]
+            hint = f"; below it are {', '.join(inside)}, …" if inside else ""
+            raise UserError(f"{given}: is no sweep's folder{hint}")
         return given
     found = [folder for folder in below(Path()) if _name(folder) == name]
     if not found:
@@ -95,21 +100,21 @@ def _best(directions: Sequence[str], strata: Mapping[str, Sequence[Mapping[str, 
     if len(directions) > 1:
         return f"{sum(map(len, strata.values()))} on the front"
     values = {name: trials[0]["values"][0] for name, trials in strata.items() if trials}
-    return _leader(directions, {name: (value, f"{value:.4f}") for name, value in values.items()})
+    return _leader(directions, {name: (value, number(value)) for name, value in values.items()})
 
 
 def _confirmed(directions: Sequence[str], winners: Mapping[str, Mapping[str, Any]]) -> str:
     """The best winner's score on fresh seeds."""
     scores = {name: winner["confirm"] for name, winner in winners.items()}
     told = {
-        name: (score["mean"], f"{score['mean']:.4f}" + _deviation(score["sd"]))
+        name: (score["mean"], number(score["mean"]) + _deviation(score["sd"], score["mean"]))
         for name, score in scores.items()
     }
     return _leader(directions, told)
 
 
-def _deviation(sd: float | None) -> str:
-    return "" if sd is None else f" ± {sd:.4f}"
+def _deviation(sd: float | None, mean: float) -> str:
+    return "" if sd is None else f" ± {number(sd, mean)}"
 
 
 def _leader(directions: Sequence[str], told: Mapping[str, tuple[float, str]]) -> str:

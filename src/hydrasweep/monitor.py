@@ -22,7 +22,7 @@ from hydrasweep import results
 from hydrasweep.errors import Outage
 from hydrasweep.stratum import WHY, Stratum
 from hydrasweep.studies import Studies
-from hydrasweep.tables import as_duration, short
+from hydrasweep.tables import as_duration, number, short
 from hydrasweep.trials import SEARCH, n_steps, origin, seconds
 
 POLL_SECONDS = 1.0
@@ -183,7 +183,7 @@ class Monitor:
                 f"{n_done - n_pruned if stratum.pauses else n_done}/{n_all}",
                 _paused(trials) if stratum.pauses else str(n_pruned),
                 str(states.count(TrialState.FAIL)),
-                *((f"{best[0].values[0]:.4f}" if best else "", _by(best)) if searches else ()),
+                *((number(best[0].values[0]) if best else "", _by(best)) if searches else ()),
                 "  ".join(_running(trial, self._last(stratum)) for trial in running),
             )
         left, so_far = self.seconds_left(), time.time() - self.since
@@ -251,7 +251,7 @@ def event_line(stratum: Stratum, trial: FrozenTrial) -> str:
     if trial.state == TrialState.FAIL:
         return f"{when} {label} FAIL {trial.user_attrs.get(WHY, 'its process died each time')}"
     words = [when, label, trial.state.name]
-    words += [f"{value:.4f}" for value in trial.values or []]
+    words += [number(value) for value in trial.values or []]
     words += [f"{n_steps(trial)} steps", f"{seconds(trial):.1f} s"]
     words += [f"{key}={short(value)}" for key, value in trial.params.items()]
     return " ".join(words)
@@ -273,6 +273,6 @@ def _by(best: Sequence[FrozenTrial]) -> str:
 
 def _running(trial: FrozenTrial, last: int | None) -> str:
     step = trial.last_step
-    value = f" {trial.intermediate_values[step]:.4f}" if step is not None else ""
+    value = f" {number(trial.intermediate_values[step])}" if step is not None else ""
     of = f"/{last}" if last else ""
     return f"#{origin(trial)} step {n_steps(trial) + 1}{of}{value}"

@@ -23,7 +23,7 @@ from hydrasweep.space import as_text as space_text
 from hydrasweep.space import as_word
 from hydrasweep.stratum import Stratum, make_pruner
 from hydrasweep.studies import Studies
-from hydrasweep.tables import as_duration, short, table
+from hydrasweep.tables import as_duration, number, short, table
 from hydrasweep.trials import n_steps, origin
 from hydrasweep.winners import Winner
 
@@ -122,14 +122,18 @@ def describe(
         pruner = "SuccessiveHalvingPruner (to pause trials as PromotionPruner, the task function "
         pruner += "must be able to go on: hydra.sweeper.resumable=true)"
     launcher = _class_name(config.hydra.launcher).removesuffix("Launcher").lower()
+    if launcher == "basic" and (n := chosen.n_workers or chosen.n_jobs or 1) > 1:
+        launcher += f", which has no more: hydra/launcher=joblib has {n}"
     named = zip(settings.directions(chosen), settings.objectives(chosen), strict=True)
     steps = f", after at most {chosen.max_steps} steps" if chosen.max_steps else ""
     lines = [
-        f"Study {plan.name}: {n_trials} trials, {n_workers} workers ({launcher}), "
-        f"{_class_name(chosen.sampler)}, pruner {pruner}",
+        f"Study {plan.name}: {n_trials} trials, {n_workers} worker{'s' * (n_workers > 1)} "
+        f"({launcher}), {_class_name(chosen.sampler)}, pruner {pruner}",
         "  " + ", ".join(f"{direction} {name}" for direction, name in named) + steps,
         *(f"  {name}: {space_text(d)}" for name, d in plan.space.distributions.items()),
     ]
+    if not plan.space.distributions and not plan.space.stratify:
+        lines.append("  nothing is searched: all trials have the same settings")
     if chosen.leave_out:
         lines.append(f"  left out: {', '.join(chosen.leave_out)}")
     if plan.space.stratify:
@@ -196,7 +200,7 @@ def summary(search: Studies, found: Sequence[Winner], folder: Path, mlflow: str)
     best = [(stratum, trial) for stratum in search.strata for trial in results.best(stratum)]
     lines = [table("best trial", [_row(*row) for row in best])] if best else []
     lines.append(f"Trials: {counts(search)}")
-    n_saved, seconds = results.saved([trial for _, trial in search.trials()])
+    n_saved, seconds = results.saved(search.strata)
     if n_saved:
         lines.append(f"Pruning saved {n_saved} steps, {as_duration(seconds)} of work")
     if found:
@@ -245,7 +249,7 @@ def redirect(address: str) -> str:
 
 
 def _row(stratum: Stratum, trial: FrozenTrial) -> dict[str, str]:
-    values = ", ".join(f"{value:.4f}" for value in trial.values)
+    values = ", ".join(number(value) for value in trial.values)
     row = {"": stratum.label(trial), "value": values, "steps": str(n_steps(trial))}
     return row | {name: short(value) for name, value in trial.params.items()}
 
@@ -255,7 +259,7 @@ def _winner_row(winner: Winner) -> dict[str, str]:
     row = {
         "": winner.stratum or "all",
         "confirmed": str(winner.confirmed),
-        "in the search": f"{winner.searched:.4f}{pruned}",
+        "in the search": number(winner.searched) + pruned,
         **{name: score.brief() for name, score in winner.recorded.items()},
     }
     return row | {name: short(value) for name, value in winner.params.items()}

@@ -27,10 +27,10 @@ def register(
     sign = 1 if alike["direction"] == "maximize" else -1
     told: list[str] = []
 
-    def promote(mlflow: Any, winner: Winner) -> None:
+    def promote(client: Any, winner: Winner) -> None:
         name = "-".join(filter(None, (prefix, as_name(winner.stratum))))
         trial = winner.folder()
-        runs = children(run.run_id, f"tags.{TRIAL} = '{trial}'")
+        runs = children(client, run.run_id, f"tags.{TRIAL} = '{trial}'")
         outputs = [run.outputs.model_outputs for run in runs if run.outputs]
         models = [output.model_id for each in outputs for output in each]
         if not models:
@@ -39,7 +39,7 @@ def register(
         tags = {"study": study}
         tags |= {key: str(value) for key, value in winner.params.items()}
         tags["score"] = str(sign * winner.confirmed.mean)
-        became = _promote(mlflow, name, models[0], tags, alike)
+        became = _promote(client, name, models[0], tags, alike)
         told.append(f"Registered model {name}: this one {became}")
 
     for winner in found:
@@ -49,11 +49,12 @@ def register(
 
 
 def _promote(
-    mlflow: Any, name: str, model_id: str, tags: Mapping[str, str], alike: Mapping[str, str]
+    client: Any, name: str, model_id: str, tags: Mapping[str, str], alike: Mapping[str, str]
 ) -> str:
     """Make a version of a model, and the champion of it where it is the best; in words."""
-    client = mlflow.MlflowClient()
-    with suppress(mlflow.MlflowException):  # it may be there
+    from mlflow.exceptions import MlflowException
+
+    with suppress(MlflowException):  # it may be there
         client.create_registered_model(name)
     logged = client.get_logged_model(model_id)
     place, run_id = logged.artifact_location, logged.source_run_id

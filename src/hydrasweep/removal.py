@@ -39,6 +39,7 @@ class Removal:
     runs: list[Any]
     uri: str  # of the store that has the runs
     kept_runs: str  # why none are to go, though there may be some
+    original: Path | None = None  # of which the folder is a copy: studies and runs are its
 
     @classmethod
     def of(cls, folder: Path) -> "Removal":
@@ -67,6 +68,9 @@ class Removal:
         others = [path for path in entries if path not in paths]
         attrs = sweep.search.head.user_attrs
         uri, run_id = attrs.get(RUN_URI, ""), attrs.get(RUN)
+        if original := starts.original(folder):
+            why = f"they are those of {original}, of which this is a copy"
+            return cls(sweep, paths, others, [], uri, why if run_id else "", original)
         if run_id and not importlib.util.find_spec("mlflow"):
             return cls(sweep, paths, others, [], uri, "MLflow is not installed here")
         runs = _runs(run_id, uri) if run_id else []
@@ -104,7 +108,7 @@ class Removal:
         with storage.in_words():
             opened = page.storage_of(self.sweep.folder)
             bases = {self.sweep.name, *(f"{self.sweep.name}@{phase}" for phase in PHASES)}
-            for name in optuna.get_all_study_names(opened):
+            for name in [] if self.original else optuna.get_all_study_names(opened):
                 if name.partition("/")[0] in bases:
                     optuna.delete_study(study_name=name, storage=opened)
         storage.close_storages()
@@ -143,7 +147,7 @@ def _runs(run_id: str, uri: str) -> list[Any]:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return []
-        return [run] * (run.info.lifecycle_stage == "active") + children(run_id)
+        return [run] * (run.info.lifecycle_stage == "active") + children(client, run_id)
 
 
 @contextmanager

@@ -2,19 +2,21 @@
 
 import csv
 import io
+import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hydrasweep.files import write
 from hydrasweep.stratum import Stratum
 from hydrasweep.studies import Studies
-from hydrasweep.trials import SEARCH, n_steps, origin, recorded, seconds
+from hydrasweep.trials import NOTE, SEARCH, n_steps, origin, recorded, seconds
 from hydrasweep.winners import winners
 
 Row = tuple[Stratum, FrozenTrial]
@@ -29,13 +31,46 @@ def best(stratum: Stratum) -> list[FrozenTrial]:
     return [choose(complete, key=lambda trial: trial.values[0])] if complete else []
 
 
-def saved(trials: Sequence[FrozenTrial]) -> tuple[int, float]:
-    """The steps that pruning saved, and the seconds at each trial's own pace."""
-    full = max(map(n_steps, trials), default=0)
-    pruned = [t for t in trials if t.state == TrialState.PRUNED and n_steps(t)]
-    left = [full - n_steps(trial) for trial in pruned]
-    pace = [seconds(trial) / n_steps(trial) for trial in pruned]
-    return sum(left), sum(n * s for n, s in zip(left, pace, strict=True))
+def saved(strata: Sequence[Stratum]) -> tuple[int, float]:
+    """The steps that pruning saved, and the seconds that they would have taken; trials of a
+    stratum have one pace, which what each takes once, at its start, is no part of."""
+    each = [stratum.trials() for stratum in strata]
+    full = max((n_steps(trial) for trials in each for trial in trials), default=0)
+    n_saved, time_saved = 0, 0.0
+    for trials in each:
+        pruned = [t for t in trials if t.state == TrialState.PRUNED and n_steps(t)]
+        left = sum(full - n_steps(trial) for trial in pruned)
+        n_saved, time_saved = n_saved + left, time_saved + left * _pace(trials)
+    return n_saved, time_saved
+
+
+def _pace(trials: Sequence[FrozenTrial]) -> float:
+    """Seconds a step, from trials that came to different ends, or else all their time."""
+    done = [(n_steps(t), seconds(t)) for t in trials if t.state.is_finished() and n_steps(t)]
+    if len({steps for steps, _ in done}) > 1:
+        return max(0.0, statistics.linear_regression(*zip(*done, strict=True)).slope)
+    return sum(s for _, s in done) / max(1, sum(n for n, _ in done))
+
+
+def notes(search: Studies, settings: DictConfig) -> list[str]:
+    """What the user should know of how the search went."""
+    trials = [trial for _, trial in search.trials()]
+    attrs = [item for trial in trials for item in trial.user_attrs.items()]
+    told = Counter(text for key, text in attrs if key.startswith(NOTE))
+    lines = [f"Note of {n} trial{'s' * (n > 1)}: {text}" for text, n in told.items()]
+    prunes = settings.pruner and not str(settings.pruner._target_).endswith("NopPruner")
+    has_one = len(search.head.directions) == 1  # or nothing is pruned
+    if prunes and has_one and search.states()["COMPLETE"] > 1 and not any(map(n_steps, trials)):
+        lines.append(
+            "Note: no trial reported a step, so that none could be pruned: the training loop is to "
+            "call hydrasweep.report(value, step)"
+        )
+    if settings.timeout and not search.is_done():
+        lines.append(
+            f"Note: hydra.sweeper.timeout={settings.timeout:g} ended the search; the same command "
+            "goes on with it"
+        )
+    return lines
 
 
 def write_all(

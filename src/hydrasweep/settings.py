@@ -1,16 +1,18 @@
 """The sweeper's settings, ``hydra.sweeper``, and every check of them."""
 
+import difflib
 import functools
 import importlib.util
 import re
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 # Importing it stores the package's sampler configs, hydra/sweeper/sampler=NAME.
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from hydrasweep.errors import UserError
 from hydrasweep.slips import TARGET, TargetNode
@@ -130,8 +132,18 @@ def check_settings(settings: DictConfig, config: DictConfig) -> None:
             "hydra.sweeper._target_ names this sweeper, but its settings were not chosen: write "
             "`override hydra/sweeper: hydrasweep` in the defaults list in place of this line"
         )
+    known = [each.name for each in fields(SweeperConf)]
+    for key in map(str, settings):
+        if key not in known:
+            guess = difflib.get_close_matches(key, known, 1)
+            raise UserError(
+                f"hydra.sweeper.{key}: is no setting of the sweep"
+                + (f"; did you mean {guess[0]}?" if guess else "")
+            )
     if settings.n_trials < 0:
         raise UserError(f"hydra.sweeper.n_trials={settings.n_trials}: must be 0 or more")
+    if (last := settings.max_steps) is not None and last < 1:
+        raise UserError(f"hydra.sweeper.max_steps={last}: must be null or 1 or more")
     for group in ("sampler", "pruner", "storage", "confirm"):
         if isinstance(given := settings[group], str) and given.isidentifier():  # no URL
             raise UserError(
@@ -173,9 +185,11 @@ def check_confirm(settings: DictConfig, config: DictConfig) -> None:
         )
     key = settings.confirm.seed
     if type(OmegaConf.select(config, key)) is not int:
+        numbers = [str(name) for name in config if type(_value(config, name)) is int]
         raise UserError(
-            f"hydra.sweeper.confirm.seed={key}: must name a setting of the app that is a whole "
-            "number"
+            f"hydra.sweeper.confirm.seed={key}: must name the setting of the app that takes a "
+            "seed, a whole number"
+            + (f"; those at its top are {', '.join(numbers)}" if numbers else "")
         )
     if config.hydra.output_subdir is None:
         raise UserError(
@@ -187,6 +201,14 @@ def check_confirm(settings: DictConfig, config: DictConfig) -> None:
             raise UserError(
                 f"hydra.sweeper.confirm.{name}={settings.confirm[name]}: must be 1 or more"
             )
+
+
+def _value(config: DictConfig, name: Any) -> Any:
+    """A value; None where it is missing, or refers to what is missing."""
+    try:
+        return config.get(name)
+    except OmegaConfBaseException:
+        return None
 
 
 def confirms(settings: DictConfig) -> bool:

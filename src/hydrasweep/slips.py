@@ -45,6 +45,8 @@ def advice(error: Exception) -> str:
         words = [word for word in sys.argv[1:] if word not in ("-m", "--multirun")]
         command = shlex.join(["python", sys.argv[0], "-m", *words])
         return f"these are the settings of a sweep, which takes -m: {command}"
+    if group := re.search(r"No earlier Group Default for '[^']*(hydra/[\w/]+)", told):
+        return f"{told.partition('. ')[0]}: in a group's file it is `override /{group[1]}: …`"
     found = re.search(r"Could not find 'hydra/launcher/(\w+)'", told)
     if found and (package := LAUNCHERS.get(found[1])):
         return (

@@ -90,6 +90,16 @@ def state(start: Start | None) -> str:
     return RUNNING if is_here(start.process) else f"{RUNNING} on {start.process['host']}?"
 
 
+def original(folder: Path) -> Path | None:
+    """The folder of which this one is a copy: where its sweep ran, if that has the sweep too."""
+    start = last(folder)
+    if start is None or (ran := Path(start.folder)) == folder.resolve():
+        return None
+    claim = ran / CLAIM
+    is_there = claim.exists() and claim.read_bytes() == (folder / CLAIM).read_bytes()
+    return ran if is_there else None
+
+
 def processes(folder: Path) -> list[str]:
     """The processes, in words, that are the sweep, or may be."""
     return [in_words(start.process) for start in read(folder) if start.may_run]

@@ -25,7 +25,8 @@ from hydrasweep.plan import Plan
 from hydrasweep.space import Space
 from hydrasweep.starts import CLAIM, recorded
 from hydrasweep.studies import ID, RUN, RUN_URI, Studies
-from hydrasweep.tracking import SweepRun, place, shown_uri
+from hydrasweep.tracking import SweepRun
+from hydrasweep.trial_runs import whole
 from hydrasweep.trials import CONFIRM, FINAL, MARK, PHASES, SEARCH
 
 
@@ -216,7 +217,7 @@ class Sweep:
                 with search.lock:  # of several starts, one makes the run
                     run = SweepRun.open(search.head.user_attrs.get(RUN), plan.name, about)
                     search.head.set_user_attr(RUN, run.run_id)
-                    search.head.set_user_attr(RUN_URI, place())
+                    search.head.set_user_attr(RUN_URI, whole(run.shown_uri))
             try:
                 yield run
             except BaseException as error:
@@ -288,7 +289,8 @@ class Sweep:
         link = run.link(search.name, objectives[0], directions[0])
         if link:
             files.write(folder / "mlflow.html", output.redirect(link))
-        print(output.summary(search, found, folder, shown_uri() if link else ""))
+        print(output.summary(search, found, folder, run.shown_uri if link else ""))
+        print(*(f"{note}\n" for note in results.notes(search, self.settings)), sep="", end="")
         if prefix := self.settings.registered_model:
             alike = {"objective": ", ".join(objectives), "direction": ", ".join(directions)}
             alike |= {key: str(value) for key, value in self.settings.registered_tags.items()}

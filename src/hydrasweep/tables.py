@@ -51,6 +51,13 @@ def short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def number(value: float, of: float | None = None) -> str:
+    """A value of the objective, with four decimals, or four digits where these would say little;
+    as one ``of`` that size is written, where that is given."""
+    size = abs(value if of is None else of)
+    return f"{value:.4f}" if not size or 1e-3 <= size < 1e6 else f"{value:.4g}"
+
+
 def as_duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 60:

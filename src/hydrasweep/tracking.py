@@ -46,6 +46,11 @@ class SweepRun:
     def __init__(self, run_id: str = "", experiment_id: str = "") -> None:
         self.run_id = run_id
         self.experiment_id = experiment_id
+        self.uri = ""  # of its store, whichever a task function of this process may choose
+        if run_id:
+            import mlflow
+
+            self.uri = mlflow.get_tracking_uri()
 
     @classmethod
     def open(cls, known: str | None, name: str, params: Mapping[str, Any]) -> "SweepRun":
@@ -71,52 +76,63 @@ class SweepRun:
         """What workers must know of it."""
         if not self.run_id:
             return None
-        import mlflow
+        shown = self.uri if without_password(self.uri) == self.uri else None
+        return Context(self.run_id, shown, self.experiment_id)
 
-        uri = mlflow.get_tracking_uri()
-        return Context(self.run_id, uri if without_password(uri) == uri else None)
+    @property
+    def shown_uri(self) -> str:
+        """The address of its store without a password; "" of a run that records nothing."""
+        return without_password(self.uri)
 
     def send(self, call: Callable[[Any], object]) -> None:
-        """Do something with MLflow, which ``call`` is given."""
+        """Do something with MLflow, of which ``call`` is given a client."""
         if not self.run_id or self.lost:
             return
         import mlflow
 
         try:
             with environment(**settings()):
+                client = mlflow.MlflowClient(self.uri)
                 try:
-                    call(mlflow)
+                    call(client)
                 except Exception:  # a lock, or a server that is just started again
                     time.sleep(RETRY_SECONDS)
-                    call(mlflow)
+                    call(client)
         except Exception as error:
             self.lost = root_cause(error)
             log.warning("MLflow stopped answering (%s)", self.lost)
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Record numbers."""
-        cleaned = {clean(key): value for key, value in metrics.items()}
-        self.send(lambda mlflow: mlflow.log_metrics(cleaned, step, run_id=self.run_id))
+
+        def log_batch(client: Any) -> None:
+            from mlflow.entities import Metric
+
+            now = int(1000 * time.time())
+            points = [Metric(clean(key), value, now, step) for key, value in metrics.items()]
+            client.log_batch(self.run_id, points)
+
+        self.send(log_batch)
 
     def keep(self, paths: Sequence[Path], tags: Mapping[str, str]) -> None:
         """Keep files and tags with the run."""
 
-        def keep(mlflow: Any) -> None:
+        def keep(client: Any) -> None:
             for key, value in tags.items():
-                mlflow.MlflowClient().set_tag(self.run_id, clean(key), value)
+                client.set_tag(self.run_id, clean(key), value)
             for path in paths:
-                mlflow.log_artifact(str(path), run_id=self.run_id)
+                client.log_artifact(self.run_id, str(path))
 
         self.send(keep)
 
     def settle(self, ended: Mapping[str, str]) -> None:
         """Close the runs of trials that ended with their process, in the states given."""
 
-        def mark(mlflow: Any) -> None:
-            for run in children(self.run_id, "attributes.status = 'RUNNING'"):
+        def mark(client: Any) -> None:
+            for run in children(client, self.run_id, "attributes.status = 'RUNNING'"):
                 if state := ended.get(run.data.tags.get(TRIAL, "")):
                     status = "FINISHED" if state == PRUNED else "FAILED"
-                    end_run(mlflow.MlflowClient(), run, status, state == PRUNED)
+                    end_run(client, run, status, state == PRUNED)
 
         self.send(mark)
 
@@ -128,11 +144,11 @@ class SweepRun:
         """
         lost, self.lost = self.lost, None  # it may be back
         true = "FAILED" if lost else status
-        self.send(lambda mlflow: mlflow.MlflowClient().set_terminated(self.run_id, true))
+        self.send(lambda client: client.set_terminated(self.run_id, true))
         if lost and status == "FINISHED":
             raise Outage(
-                f"MLflow at {shown_uri()} stopped answering ({lost}). Nothing is lost: the trials "
-                "and their results are in the sweep's folder"
+                f"MLflow at {self.shown_uri} stopped answering ({lost}). Nothing is lost: the "
+                "trials and their results are in the sweep's folder"
             )
 
     def link(self, study: str, objective: str, direction: str) -> str | None:
@@ -144,7 +160,7 @@ class SweepRun:
         """
         if not self.run_id:
             return None
-        uri = shown_uri().rstrip("/")
+        uri = self.shown_uri.rstrip("/")
         words = {
             "workflowType": "machine_learning", "compareRunsMode": "CHART", "startTime": "ALL",
             "searchFilter": f"tags.study = '{study}' AND tags.phase = 'search'",
@@ -153,8 +169,11 @@ class SweepRun:
             "lifecycleFilter": "Active", "modelVersionFilter": "All Runs",
             "datasetsFilter": "W10=",  # none, as the UI writes it
         }  # fmt: skip
+        found: list[Any] = []  # the app may have chosen another experiment
+        self.send(lambda client: found.extend(children(client, self.run_id)[:1]))
+        shown = found[0].info.experiment_id if found else self.experiment_id
         base = uri if uri.startswith("http") else LOCAL_UI
-        return f"{base}/#/experiments/{self.experiment_id}/runs?{urlencode(words, quote_via=quote)}"
+        return f"{base}/#/experiments/{shown}/runs?{urlencode(words, quote_via=quote)}"
 
 
 def _run(known: str | None, name: str, params: Mapping[str, Any]) -> Any:
@@ -183,11 +202,6 @@ def shown_uri() -> str:
     import mlflow
 
     return without_password(mlflow.get_tracking_uri())
-
-
-def place() -> str:
-    """MLflow's address without a password, a database's file by its whole path."""
-    return re.sub(r"(?<=^sqlite:///)[^?]+", lambda f: str(Path(f[0]).resolve()), shown_uri())
 
 
 def _experiment() -> str:

@@ -4,13 +4,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from hydrasweep.errors import Terminated, environment
-from hydrasweep.trials import SweepTrial
+from hydrasweep.errors import Terminated, environment, without_password
+from hydrasweep.trials import NOTE, SweepTrial
 
 URI, NAME, CONTEXT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_CONTEXT"
 PARENT, TRIAL, STATE = "mlflow.parentRunId", "trial", "state"  # tags
@@ -32,6 +33,7 @@ class Context:
 
     run_id: str
     uri: str | None
+    experiment_id: str
 
 
 @contextmanager
@@ -72,8 +74,8 @@ def _earlier_run(context: Context, trial: SweepTrial) -> dict[str, str]:
     """What lets ``mlflow.start_run()`` open the run again that a trial's earlier part began."""
     import mlflow
 
-    for run in children(context.run_id, f"tags.{TRIAL} = '{trial.name}'")[:1]:
-        client = mlflow.MlflowClient(context.uri)
+    client = mlflow.MlflowClient()  # of the store that the app has chosen, if it has
+    for run in children(client, context.run_id, f"tags.{TRIAL} = '{trial.name}'")[:1]:
         client.set_tag(run.info.run_id, "phase", trial.phase)
         if STATE in run.data.tags:  # it was paused
             client.delete_tag(run.info.run_id, STATE)
@@ -84,11 +86,40 @@ def _earlier_run(context: Context, trial: SweepTrial) -> dict[str, str]:
 def _close(context: Context, trial: SweepTrial, status: str) -> None:
     import mlflow
 
+    if elsewhere := _elsewhere(context, mlflow.active_run() or mlflow.last_active_run()):
+        trial.set_user_attr(f"{NOTE}mlflow", elsewhere)
     while mlflow.active_run():
         mlflow.end_run(status)
     if status != "FINISHED" or trial.was_pruned:
-        for run in children(context.run_id, f"tags.{TRIAL} = '{trial.name}'"):
-            end_run(mlflow.MlflowClient(context.uri), run, status, trial.was_pruned)
+        client = mlflow.MlflowClient()
+        for run in children(client, context.run_id, f"tags.{TRIAL} = '{trial.name}'"):
+            end_run(client, run, status, trial.was_pruned)
+
+
+def _elsewhere(context: Context, run: Any) -> str:
+    """What to tell of a trial's run that the UI can't show below the sweep's; else ""."""
+    import mlflow
+
+    if run is None or run.data.tags.get(PARENT) != context.run_id:
+        return ""
+    uri = whole(without_password(mlflow.get_tracking_uri()))
+    if context.uri and uri != whole(context.uri):
+        return (
+            f"its run is not in the sweep's store of MLflow but in {uri}: {URI}={uri} for both, in "
+            "place of mlflow.set_tracking_uri"
+        )
+    if run.info.experiment_id == context.experiment_id:
+        return ""
+    name = mlflow.get_experiment(run.info.experiment_id).name
+    return (
+        f"its run is in MLflow's experiment {name}, the sweep's is in another: {NAME}={name} has "
+        "both in one"
+    )
+
+
+def whole(uri: str) -> str:
+    """An address of MLflow's, that of a database's file by its whole path."""
+    return re.sub(r"(?<=^sqlite:///)[^?]+", lambda file: str(Path(file[0]).resolve()), uri)
 
 
 def end_run(client: Any, run: Any, status: str, was_pruned: bool) -> None:
@@ -98,15 +129,21 @@ def end_run(client: Any, run: Any, status: str, was_pruned: bool) -> None:
         client.set_tag(run.info.run_id, STATE, PRUNED)
 
 
-def children(run_id: str, words: str = "") -> list[Any]:
-    """Runs that a sweep's trials began."""
-    import mlflow
-
+def children(client: Any, run_id: str, words: str = "") -> list[Any]:
+    """Runs that a sweep's trials began, in any experiment."""
     filters = f"tags.`{PARENT}` = '{run_id}'" + (f" AND {words}" if words else "")
-    found = mlflow.search_runs(
-        filter_string=filters, search_all_experiments=True, output_format="list"
-    )
-    return list(found)
+    experiments = [each.experiment_id for each in _all(client.search_experiments)]
+    return _all(client.search_runs, experiment_ids=experiments, filter_string=filters)
+
+
+def _all(search: Callable[..., Any], **words: Any) -> list[Any]:
+    """What MLflow gives page by page."""
+    page = search(**words)
+    found = list(page)
+    while page.token:
+        page = search(**words, page_token=page.token)
+        found += page
+    return found
 
 
 def settings() -> dict[str, str]:

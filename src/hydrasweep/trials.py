@@ -20,6 +20,11 @@ ORIGIN = f"{MARK}origin"  # the number of the first
 FOLDER = f"{MARK}folder"  # the first one's
 AFTER = f"{MARK}after"  # the last step that was reported before
 SPENT = f"{MARK}spent"  # the seconds before
+NOTE = f"{MARK}note."  # begins the names of those that the sweep's user is told at its end
+BEGAN_ANEW = (
+    "repeated steps that were done before it paused or was lost: with hydra.sweeper.resumable=true "
+    "the task function begins with the state that it has saved"
+)
 
 
 class SweepTrial(Trial):
@@ -84,7 +89,10 @@ class SweepTrial(Trial):
             self._offset = self.user_attrs.get(OFFSET, int(step == 0))
             if self._offset and OFFSET not in self.user_attrs:
                 self.set_user_attr(OFFSET, self._offset)
-        self._last_step = int(step) + self._offset  # NumPy's integers can't be stored
+        counted = int(step) + self._offset  # NumPy's integers can't be stored
+        if self._last_step is None and counted < self._after:
+            self.set_user_attr(f"{NOTE}anew", BEGAN_ANEW)
+        self._last_step = counted
         return self._last_step
 
     def stops_at(self, value: float, step: int) -> bool:

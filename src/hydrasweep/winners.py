@@ -22,6 +22,7 @@ from hydrasweep.given import Given
 from hydrasweep.space import as_key, as_name
 from hydrasweep.stratum import Stratum, following, label
 from hydrasweep.studies import Studies
+from hydrasweep.tables import number
 from hydrasweep.trials import CONFIRM, FINAL, SEARCH, n_steps, origin, recorded
 
 SEEDS = IntDistribution(0, 2**31 - 1)
@@ -43,8 +44,8 @@ class Score:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def __str__(self) -> str:
-        sd = f" ± {self.sd:.4f}" if self.sd is not None else ""
-        return f"{self.mean:.4f}{sd} (n={len(self.values)})"
+        sd = f" ± {number(self.sd, self.mean)}" if self.sd is not None else ""
+        return f"{number(self.mean)}{sd} (n={len(self.values)})"
 
     def brief(self) -> str:
         """With digits that suit its size, no deviation of 0, and not how many there are."""
@@ -192,13 +193,16 @@ def lead(found: Sequence[Winner], direction: StudyDirection) -> str:
     first = overall(found, direction)
     second = overall([winner for winner in found if winner is not first], direction)
     a, b = first.confirmed, second.confirmed
-    told = f"{first.stratum} wins: it leads {second.stratum} by {abs(a.mean - b.mean):.4f}"
+    told = (
+        f"{first.stratum} wins: it leads {second.stratum} by {number(abs(a.mean - b.mean), a.mean)}"
+    )
     if a.sd is None or b.sd is None:
         return f"{told}; single seeds can't tell whether by chance."
     error = math.hypot(a.sd / len(a.values) ** 0.5, b.sd / len(b.values) ** 0.5)
     kind = "less" if abs(a.mean - b.mean) < 2 * error else "more"
     hint = ", so that they can't be told apart" if kind == "less" else ""
-    return f"{told}, {kind} than two standard errors of the difference ({error:.4f}){hint}."
+    size = number(error, a.mean)
+    return f"{told}, {kind} than two standard errors of the difference ({size}){hint}."
 
 
 def write_recipes(

@@ -1,7 +1,9 @@
 """In what two sweeps are said to differ."""
 
+import shutil
 from pathlib import Path
 
+import pytest
 from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
@@ -9,6 +11,7 @@ from planted import SPACE, plant, searched, trial, with_seeds
 
 from hydrasweep import page
 from hydrasweep.differences import compare
+from hydrasweep.errors import UserError
 
 
 def rows(told: str) -> dict[str, list[str]]:
@@ -87,6 +90,12 @@ def test_sweeps_that_search_for_different_things_are_said_to(tmp_path: Path) -> 
     assert "trials on the front" in told
 
 
-def test_sweep_differs_from_itself_in_nothing(tmp_path: Path) -> None:
+def test_sweep_differs_from_its_copy_in_nothing_and_is_not_compared_with_itself(
+    tmp_path: Path,
+) -> None:
     sweep = page.read(plant(tmp_path / "s", {"": searched()}))
-    assert compare(sweep, sweep) == "No setting differs.\nNo result differs."
+    shutil.copytree(tmp_path / "s", tmp_path / "copy")
+    copy = page.read(tmp_path / "copy")
+    assert compare(sweep, copy) == "No setting differs.\nNo result differs."
+    with pytest.raises(UserError, match="s: is compared with itself"):
+        compare(sweep, sweep)

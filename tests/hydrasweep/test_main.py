@@ -103,8 +103,32 @@ def test_names_that_are_no_sweeps_are_told_in_a_sentence(
     assert re.match(rf"Error: none: is no folder, and no sweep below {tmp_path} has", error)
     said, error = verb(*words, "empty")
     assert said == ""
-    assert re.match("Error: empty: (there is no sweep to read|has no|is no folder that)", error)
+    assert error == "Error: empty: is no sweep's folder"
+    said, error = verb(*words, str(tmp_path))
+    assert said == ""
+    assert error.startswith(f"Error: {tmp_path}: is no sweep's folder")
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_folder_with_sweeps_below_it_is_told_with_their_names(
+    verb: Verb, app: Callable[..., App]
+) -> None:
+    done = app("return cfg.x")("hydra.sweep.dir=runs/a", "hydra.sweeper.n_trials=1")
+    assert done.code == 0, done.err
+    _, error = verb("show", "runs")
+    assert error == "Error: runs: is no sweep's folder; below it are a, …"
+
+
+def test_reader_who_has_seen_enough_ends_it_without_a_word(
+    app: Callable[..., App], tmp_path: Path
+) -> None:
+    done = app("return cfg.x")("hydra.sweeper.n_trials=1")
+    assert done.code == 0, done.err
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = command("show", "sweep", stdout=writing, cwd=tmp_path)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_several_sweeps_of_a_name_are_told_and_left_alone(

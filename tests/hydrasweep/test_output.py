@@ -137,6 +137,17 @@ def test_plan_tells_what_is_tried_and_how_long_that_takes() -> None:
     assert "fresh seeds" not in told
 
 
+def test_plan_tells_what_a_launcher_cannot_and_that_nothing_is_searched() -> None:
+    config = OmegaConf.merge(
+        CONFIG, {"hydra": {"launcher": {"_target_": "hydra._internal.BasicLauncher"}}}
+    )
+    made, _ = plan(n_workers=3)
+    made = replace(made, space=Space.parse([], None))
+    told = output.describe(made, config, 20, 1, {})
+    assert "20 trials, 1 worker (basic, which has no more: hydra/launcher=joblib has 3), " in told
+    assert "  nothing is searched: all trials have the same settings\n" in told
+
+
 def test_plan_tells_how_much_a_pruner_that_pauses_saves() -> None:
     made, _ = plan(
         pruner={"_target_": "hydrasweep.pruners.PromotionPruner", "max_resource": 9},

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -71,6 +72,23 @@ def promotable(
 ) -> list[int]:
     found = PromotionPruner().promotable(trials, direction, is_full)
     return [trial.number for trial in found]
+
+
+def test_app_that_begins_anew_after_a_pause_is_told_what_it_promised(
+    app: Callable[..., App],
+) -> None:
+    task = app("""
+        for step in range(1, 10):
+            if hydrasweep.report(cfg.x, step):
+                break
+        return cfg.x
+    """)
+    done = task(*RESUMABLE, "hydra.sweeper.max_steps=9", "hydra.sweeper.n_trials=9")
+    assert done.code == 0, done.err
+    # Who begins anew after the rung at 1 reports what a task that goes on reports.
+    assert re.search(r"Note of \d trials?: repeated steps that were done before", done.out)
+    done = task(*PROMOTION, "hydra.sweep.dir=other", "hydra.sweeper.study_name=t")
+    assert "Note" not in done.out
 
 
 # Rungs

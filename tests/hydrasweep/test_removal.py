@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +76,26 @@ def test_sweep_goes_with_its_runs_and_leaves_those_of_others(
     assert active(client) == set()
     done = task("hydra.sweeper.n_trials=2")  # the name is free again
     assert done.states() == ["COMPLETE"] * 2
+
+
+def test_copy_of_a_sweep_goes_without_the_studies_and_runs_of_the_original(
+    app: Callable[..., App], client: "MlflowClient", tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    words = ("hydra.sweeper.mlflow=true", "hydra.sweeper.n_trials=1")
+    done = app(BODY)(*words, f"hydra.sweeper.storage={url}")
+    assert done.code == 0, done.err
+    shutil.copytree(tmp_path / "sweep", tmp_path / "copy")
+    removal = Removal.of(tmp_path / "copy")
+    assert f"leaves its runs at sqlite:///{tmp_path}/mlflow.db: they are those of " in str(removal)
+    removal.execute()
+    assert not (tmp_path / "copy").exists()
+    assert active(client) == {"sweep s", "000"}
+    assert optuna.get_all_study_names(url) == ["s"]
+    (tmp_path / "sweep").rename(tmp_path / "moved")  # and no copy
+    Removal.of(tmp_path / "moved").execute()
+    assert active(client) == set()
+    assert optuna.get_all_study_names(url) == []
 
 
 def test_runs_that_cannot_be_reached_keep_the_sweep(

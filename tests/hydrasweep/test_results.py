@@ -20,7 +20,7 @@ from hydrasweep import files, results
 from hydrasweep.errors import Outage
 from hydrasweep.stratum import LOST, RETRY_OF, Stratum
 from hydrasweep.studies import Studies
-from hydrasweep.trials import MARK, SEARCH, STEP, n_steps
+from hydrasweep.trials import MARK, NOTE, SEARCH, SPENT, STEP, n_steps
 
 SPACE = {
     "optimizer.lr": FloatDistribution(0.0, 1.0),
@@ -106,11 +106,54 @@ def test_pruning_saves_the_steps_that_were_left() -> None:
         trial(TrialState.FAIL, steps=2),
         trial(TrialState.PRUNED, steps=0),
     ]
-    steps, seconds = results.saved(ended)
+    steps, _ = results.saved(studies_of(["maximize"], all=ended).strata)
     assert steps == 4 + 2
-    paces = [results.seconds(ended[1]), results.seconds(ended[2]) / 3]
-    assert seconds == pytest.approx(4 * paces[0] + 2 * paces[1])
-    assert results.saved([]) == (0, 0.0)
+    assert results.saved([]) == results.saved(studies_of(["maximize"], all=[]).strata) == (0, 0.0)
+
+
+def test_time_that_pruning_saves_is_that_of_steps_without_what_a_trial_takes_at_its_start() -> None:
+    def lasting(state: TrialState, steps: int, start: float, pace: float) -> FrozenTrial:
+        ended = trial(state, 0.5, steps=steps, **{SPENT: start + pace * steps})
+        ended.datetime_complete = ended.datetime_start
+        return ended
+
+    slow = [
+        lasting(TrialState.COMPLETE, 9, start=4, pace=2),
+        lasting(TrialState.PRUNED, 1, start=4, pace=2),
+        lasting(TrialState.PRUNED, 3, start=4, pace=2),
+    ]
+    fast = [lasting(TrialState.PRUNED, 1, start=0, pace=0.5)]  # nothing tells the start apart
+    steps, seconds = results.saved(studies_of(["maximize"], slow=slow, fast=fast).strata)
+    assert steps == 8 + 6 + 8
+    assert seconds == pytest.approx((8 + 6) * 2 + 8 * 0.5)
+
+
+def noted(trials: list[FrozenTrial], **chosen: Any) -> list[str]:
+    conf = {"pruner": {"_target_": "optuna.pruners.MedianPruner"}, "timeout": None} | chosen
+    return results.notes(studies_of(["maximize"], all=trials), OmegaConf.create(conf))
+
+
+def test_pruner_without_reports_is_told() -> None:
+    silent = [trial(TrialState.COMPLETE, 0.5), trial(TrialState.COMPLETE, 0.5)]
+    (note,) = noted(silent)
+    assert "no trial reported a step, so that none could be pruned" in note
+    assert noted(silent, pruner=None) == []
+    assert noted(silent, pruner={"_target_": "optuna.pruners.NopPruner"}) == []
+    assert noted(silent[:1]) == []
+    assert noted([*silent, trial(TrialState.COMPLETE, 0.5, steps=1)]) == []
+
+
+def test_notes_of_trials_are_counted() -> None:
+    trials = [trial(TrialState.COMPLETE, 0.5, steps=1, **{f"{NOTE}a": w}) for w in ("x", "x", "y")]
+    assert noted(trials) == ["Note of 2 trials: x", "Note of 1 trial: y"]
+
+
+def test_search_that_its_time_ended_is_told() -> None:
+    waiting = trial(TrialState.WAITING)
+    assert noted([waiting], timeout=None) == []
+    (note,) = noted([waiting], timeout=90.0)
+    assert note.startswith("Note: hydra.sweeper.timeout=90 ended the search; ")
+    assert noted([trial(TrialState.COMPLETE, 0.5, steps=1)], timeout=90.0) == []
 
 
 # Files

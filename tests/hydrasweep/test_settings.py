@@ -20,6 +20,11 @@ pytest_plugins = ["sweep_fixtures"]
         ("hydra.sweeper.study_name='\"'", 'study_name=": must be'),
         ("hydra.sweeper.enqueue=[{x: 5}]", "hydra.sweeper.enqueue={'x': 5}: x=5 is not in"),
         ("hydra.n_trials=3", "n_trials"),
+        (
+            "+hydra.sweeper.n_trails=3",
+            "n_trails: is no setting of the sweep; did you mean n_trials?",
+        ),
+        ("hydra.sweeper.max_steps=0", "hydra.sweeper.max_steps=0: must be"),
         ("hydra.sweeper.n_trails=3", "n_trails"),
         ("hydra.sweeper.direction=up", "hydra.sweeper.direction=up: must be"),
         ("hydra.sweeper.direction=[minimize,up]", "hydra.sweeper.direction=up: must be"),
@@ -51,6 +56,16 @@ def test_wrong_setting_is_refused_before_anything_runs(
 def test_name_that_cannot_name_a_folder_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"^hydra\.sweeper\.study_name=.*: must be up to 60"):
         settings.study_name(name)
+
+
+def test_app_without_the_setting_for_seeds_is_told_which_it_might_be(
+    app: Callable[..., App],
+) -> None:
+    task = app("return cfg.x", CONFIG.replace("\nseed:", "\nrng:") + "width: 2\n")
+    done = task("hydra/sweeper/confirm=two_seeds")
+    assert done.code == 1
+    assert "hydra.sweeper.confirm.seed=seed: must name the setting of the app that " in done.err
+    assert "those at its top are rng, width" in done.err
 
 
 def test_study_has_its_name_or_the_time() -> None:

@@ -53,6 +53,16 @@ def test_sweep_without_its_flag_is_told_with_the_whole_command(
     )
 
 
+def test_override_without_its_slash_in_a_groups_file_is_told() -> None:
+    told = (
+        "In 'search/mine': Could not override 'search/hydra/sweeper/pruner'. No earlier Group "
+        "Default for 'search/hydra/sweeper/pruner@search.hydra.sweeper.pruner' found"
+    )
+    assert advice(MissingConfigException(told)).endswith(
+        ": in a group's file it is `override /hydra/sweeper/pruner: …`"
+    )
+
+
 @pytest.mark.parametrize("name", ["submitit_slurm", "submitit_local", "ray"])
 def test_launcher_that_is_not_installed_is_told_with_its_package(name: str) -> None:
     told = (

@@ -357,8 +357,8 @@ def test_another_search_under_the_same_name_is_refused_with_the_difference(
     done = task(*strata)
     assert done.code == 0, done.err
     for words, told in (
-        (("x=interval(-1.0, 2.0)",), ['"high": 1.0', '"high": 2.0']),
-        (("y=interval(0, 1)",), ["y: was None, now"]),
+        (("x=interval(-1.0, 2.0)",), ["x: was -1 to 1, now -1 to 2"]),
+        (("y=interval(0, 1)",), ["y: was not there, now 0 to 1"]),
         (("y=0.5",), ["y: was 0.0, now 0.5"]),
         (
             ("hydra.sweeper.direction=maximize",),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hydrasweep.tables import as_duration, short, table
+from hydrasweep.tables import as_duration, number, short, table
 
 
 def test_a_table_has_a_column_for_each_name_and_takes_no_cell_for_markup() -> None:
@@ -10,6 +10,18 @@ def test_a_table_has_a_column_for_each_name_and_takes_no_cell_for_markup() -> No
     head, _, *shown = table("trial", rows).strip().splitlines()
     assert head.split() == ["trial", "layers", "lr"]
     assert [line.split() for line in shown] == [["a", "[relu,/x]"], ["b", ":smile:"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "of", "words"),
+    [(0.98351, None, "0.9835"), (0, None, "0.0000"), (-150.25, None, "-150.2500"),
+     (2.71828e-10, None, "2.718e-10"), (4.2e-4, None, "0.00042"), (4.2e-4, 0.98, "0.0004"),
+     (3e-12, 2.7e-10, "3e-12"), (12345678.9, None, "1.235e+07"), (float("inf"), None, "inf")],
+)  # fmt: skip
+def test_values_have_four_decimals_or_four_digits(
+    value: float, of: float | None, words: str
+) -> None:
+    assert number(value, of) == words
 
 
 def test_on_a_narrow_terminal_each_row_is_a_column(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,7 @@ def test_runs_of_trials_are_children_of_the_sweeps_run(
     done = task(MLFLOW, *words)
     assert done.code == 0, done.err
     assert 'kept {"team": "blue"} None' in done.out
+    assert "Note" not in done.out
     (parent,), children = runs_of(client)
     labels = ("000", "001", "confirm-000", "final-000")
     assert statuses(children) == {f"{k}-{label}": "FINISHED" for k in "ab" for label in labels}
@@ -107,6 +108,33 @@ def test_runs_of_trials_are_children_of_the_sweeps_run(
     done = task(MLFLOW, *words)
     assert "is finished" in done.out
     assert len(runs_of(client)[0]) == 1
+
+
+@pytest.mark.parametrize("own", ["set_experiment('own')", "set_tracking_uri('sqlite:///own.db')"])
+def test_app_that_records_elsewhere_is_told_how_both_come_together(
+    app: Callable[..., App], client: "MlflowClient", tmp_path: Path, own: str
+) -> None:
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "own.db")
+    body = f"""
+        import mlflow
+        mlflow.{own}
+        with mlflow.start_run():
+            mlflow.log_metric("loss", cfg.x)
+        return cfg.x
+    """
+    done = app(body)(MLFLOW, "hydra.sweeper.n_trials=2")
+    assert done.code == 0, done.err
+    (note,) = (line for line in done.out.splitlines() if line.startswith("Note"))
+    if "experiment" in own:
+        assert note.startswith("Note of 2 trials: its run is in MLflow's experiment own, ")
+        assert note.endswith(f"{NAME}=own has both in one")
+        experiment = client.get_experiment_by_name("own")
+        assert experiment is not None
+        led = f"/#/experiments/{experiment.experiment_id}/runs?"
+        assert led in (tmp_path / "sweep" / "mlflow.html").read_text()
+    else:
+        assert note.startswith("Note of 2 trials: its run is not in the sweep's store of MLflow ")
+        assert f"but in sqlite:///{tmp_path}/own.db: {URI}=sqlite:///{tmp_path}/own.db " in note
 
 
 def test_status_tells_how_a_trial_ended(
