@@ -64,3 +64,17 @@ def test_every_link_leads_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert len(links) > 5
     assert not [link for link in links if not (REPOSITORY / link).exists()]
+
+
+def test_app_of_ones_own_is_complete_and_sweeps(tmp_path: Path) -> None:
+    blocks = dict(BLOCK.findall(README))
+    (tmp_path / "app.py").write_text(blocks["python"])
+    (tmp_path / "config.yaml").write_text(blocks["yaml"])
+    (line,) = re.findall(r"`python (app\.py -m [^`]*)` sweeps", README)
+    done = subprocess.run(
+        [sys.executable, *shlex.split(line), "hydra.sweeper.n_trials=3"],
+        cwd=tmp_path, text=True, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "lr: 0.01 to 0.5" in done.stdout
+    assert "best trial" in done.stdout
