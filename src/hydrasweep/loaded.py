@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.study import Study
@@ -62,12 +62,28 @@ class LoadedSweep:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise UserError("trials need pandas: python -m pip install pandas") from error
         columns, rows = self._table
-        return pd.DataFrame(rows, columns=columns)
+        return _pandas().DataFrame(rows, columns=columns)
+
+    @property
+    def winners(self) -> "pd.DataFrame":
+        """A row for each winner that was confirmed, in the order of the strata.
+
+        Columns are its settings, ``search`` (its value there), ``confirmed``, ``sd`` and
+        ``n_seeds`` (mean and standard deviation over fresh seeds), and the mean of each number
+        that its final trials recorded.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        rows = []
+        for winner in self.sweep.winners:
+            told = winner.record(self.sweep.stratify)
+            again = {"confirmed": told["confirm"]["mean"], "sd": told["confirm"]["sd"]}
+            again |= {"n_seeds": told["confirm"]["n"], "search": told["search"]["value"]}
+            means = {name: score.mean for name, score in winner.recorded.items()}
+            rows.append(told["params"] | again | means)
+        return _pandas().DataFrame(rows)
 
     @cached_property
     def _table(self) -> tuple[list[str], list[dict[str, object]]]:
@@ -170,6 +186,14 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(level)
+
+
+def _pandas() -> Any:
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise UserError("a table needs pandas: python -m pip install pandas") from error
+    return pd
 
 
 def _first(figures: "Sequence[go.Figure] | None") -> "go.Figure":

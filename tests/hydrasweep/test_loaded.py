@@ -60,6 +60,14 @@ def test_trials_are_those_of_optuna_in_all_phases_and_strata(
             assert row.duration_s >= 0
     assert (table.steps == 2).all()
     assert (table["size"] == 7).all()
+    won = sweep.winners.set_index("kind")
+    again = table[table.phase == "confirm"].groupby("kind").value
+    assert won.confirmed.to_dict() == pytest.approx(again.mean().to_dict())
+    assert won.sd.to_dict() == pytest.approx(again.std().to_dict())
+    assert won.n_seeds.to_dict() == {"a": 2, "b": 2}
+    assert won["size"].to_dict() == {"a": 7, "b": 7}
+    best = table[table.phase == "search"].groupby("kind").value.min()
+    assert won.search.to_dict() == best.to_dict()
 
 
 def test_studies_are_such_as_optunas_own_plots_take(
