@@ -437,7 +437,7 @@ def test_another_space_is_refused_with_the_difference(open_studies: Open) -> Non
     shown = str(error.value)
     assert "study s exists with other settings" in shown
     assert "lr: was 0..1, now 0..2" in shown
-    assert "m: was None, now 1" in shown
+    assert "m: was not there, now 1" in shown
     assert "n:" not in shown
     assert "may_change" not in shown  # what is searched may not
 
