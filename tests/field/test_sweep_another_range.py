@@ -18,7 +18,7 @@ def test_another_space_is_refused_with_the_difference(app: Callable[..., App]) -
     task = app("return cfg.x")
     assert task(*STRATA).code == 0
     for word, told in (
-        ("x=interval(-1.0, 0.5)", '"high": 0.5'),
+        ("x=interval(-1.0, 0.5)", "now -1 to 0.5"),
         ("kind=a", 'kind: was ["a", "b"], now ["a"]'),
     ):
         done = task(*STRATA, word)
