@@ -14,7 +14,7 @@ KINDS = ("none", "affine", "elastic", "elastic_affine")
 def measure() -> list[dict[str, str | float]]:
     sides = {}
     for kind in KINDS:
-        ours = job("model=lenet5", f"augmentation={kind}", *PART)
+        ours = job("model=lenet5", "scheduler=constant", f"augmentation={kind}", *PART)
         epochs = fit(ours.training, ours.train, ours.val, epochs=N_ROUNDS + 1, batch_size=100)
         sides[kind] = partial(next, epochs)
     times = in_turns(N_ROUNDS, **sides)

@@ -93,7 +93,7 @@ def draw_wrong(cfg: Any, folders: Sequence[Path], right: torch.Tensor) -> int:
     with torch.inference_mode():
         votes = committee.Committee([member.model for member in members]).eval()(images).argmax(1)
     captions = [f"{label} > {vote}" for label, vote in zip(labels, votes.tolist(), strict=True)]
-    draw_images(images, captions, "Wrong in every run: label > what most say", WRONG)
+    draw_images(images, captions, "label > what most say", WRONG)
     return len(labels)
 
 
