@@ -69,7 +69,7 @@ def test_the_shortest_there_is(tmp_path: Path) -> None:
 def test_scikit_learn_cross_validated_in_parts(tmp_path: Path) -> None:
     app = example("sklearn", tmp_path)
     sweep, _ = app.run_readme()
-    assert "Study cancer: 12 trials, 1 worker (basic)" in sweep
+    assert "Study cancer: 12 trials, 1 worker (basic, which has no more" in sweep
     rows, folder = app.trials(), app.sweep()
     assert [int(row["number"]) for row in rows] == [*range(12)]
     assert states(rows)["PRUNED"] >= 4
