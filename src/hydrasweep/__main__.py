@@ -24,7 +24,6 @@ def main() -> None:
             return
     if resumed:  # as if it had been typed, with its own signals and exit code
         cwd, words = resumed
-        sys.stdout.flush()
         os.chdir(cwd)
         os.execv(sys.executable, [sys.executable, *words])
 

@@ -162,6 +162,12 @@ def test_running_sweep_is_shown_and_neither_resumed_nor_deleted(
         import subprocess
         os.environ.pop("HYDRA_FULL_ERROR", None)  # which a sweep sets
         if hydrasweep.trial().number == 2:
+            until = time.time() + 20  # the monitor has written the two before it
+            while time.time() < until and not (
+                os.path.exists("sweep/results.yaml")
+                and "COMPLETE: 2" in open("sweep/results.yaml").read()
+            ):
+                time.sleep(0.05)
             for words in ("list", "show s", "resume s", "delete s --yes", "export s --csv a.csv"):
                 command = [sys.executable, "-m", "hydrasweep", *words.split()]
                 with open(words.split()[0] + ".txt", "w") as out:
