@@ -217,7 +217,9 @@ def test_winners_vote_by_their_mean_probabilities(
         capture_output=True,
     )
     assert again.returncode == 0, again.stderr
-    assert f"test {test}%  committee of {len(voters)}: {chosen} (" in again.stdout
+    assert re.findall(r"test +(.*)%  committee of (\d): (.*) \(", again.stdout) == [
+        (test, str(len(voters)), chosen)
+    ]
 
 
 def test_finished_sweep_shows_its_winners_again_and_does_nothing(
@@ -284,7 +286,7 @@ def test_a_trial_that_builds_the_test_images_fails_and_a_single_run_does_not(
     ("override", "words"),
     [
         ("hydra.sweeper.confirm.top=-1", "hydra.sweeper.confirm.top=-1: must be 1 or more"),
-        ("hydra.sweeper.confirm.seed=sead", "confirm.seed=sead: must name a setting"),
+        ("hydra.sweeper.confirm.seed=sead", "confirm.seed=sead: must name the setting"),
         ("hydra.sweeper.confirm.final=[data.n_vel=0]", "n_vel"),
         pytest.param(
             r"hydra.sweeper.confirm.final=[score_test\=true,objective\=test/acc]",

@@ -17,7 +17,7 @@ ARCHITECTURES = ("baseline", "cnn", "lenet5", "vgg")
 
 @pytest.mark.parametrize(
     ("name", "n_parameters"),
-    [("baseline", 623_290), ("cnn", 934_798), ("lenet5", 61_706), ("vgg", 278_890)],
+    [("baseline", 623_290), ("cnn", 934_798), ("lenet5", 61_706), ("vgg", 70_330)],
 )
 def test_number_of_parameters_and_shape_of_logits(
     compose: Compose, name: str, n_parameters: int
