@@ -190,7 +190,13 @@ def compose(stratum: Stratum, trial: SweepTrial, plan: Plan, composer: Composer)
     """The config of the trial's job."""
     if plan.settings.custom_search_space and plan.phase == SEARCH:
         get_method(plan.settings.custom_search_space)(composer.config, trial)
-    overrides = [*plan.space.overrides(stratum.value, trial.params), *plan.overrides]
+    # As the study keeps them: of an integer that a range of floats was given, a float, which is
+    # what a trial has that goes on.
+    params = {
+        name: distribution.to_external_repr(distribution.to_internal_repr(trial.params[name]))
+        for name, distribution in trial.distributions.items()
+    }
+    overrides = [*plan.space.overrides(stratum.value, params), *plan.overrides]
     return composer.compose(overrides, stratum.label(trial), origin(trial))
 
 

@@ -199,6 +199,19 @@ def test_best_of_each_rung_go_on_where_they_paused(app: Callable[..., App]) -> N
         assert len(steps_done(done.folder)[f"{int(row['number']):03d}"]) == int(row["steps"])
 
 
+def test_settings_to_try_first_are_the_same_before_and_after_a_pause(
+    app: Callable[..., App],
+) -> None:
+    tells = 'open(os.path.join(folder, "told"), "a").write(f"{cfg.x!r} {cfg.y!r};")'
+    body = BODY.replace("while True:", f"{tells}\n    while True:")
+    first = "hydra.sweeper.enqueue=[{x: 1, y: 64.0}]"
+    space = "y=choice(32,64)"
+    done = app(body)(*RESUMABLE, space, first, "hydra.sweeper.n_trials=3")
+    assert done.code == 0, done.err
+    told = (done.folder / "sweep" / "000" / "told").read_text()
+    assert set(re.findall("(.+?);", told)) == {"1.0 64"}
+
+
 def test_steps_from_zero_and_a_pruned_exception_do_as_well(app: Callable[..., App]) -> None:
     body = BODY.replace("hydrasweep.report(cfg.x, n) and n < 9", "hydrasweep.report(cfg.x, n - 1)")
     body = body.replace(
