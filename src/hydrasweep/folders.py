@@ -12,9 +12,8 @@ import yaml
 from rich import box
 from rich.table import Table
 
-from hydrasweep import starts
+from hydrasweep import starts, tables
 from hydrasweep.errors import UserError
-from hydrasweep.tables import as_text, number
 
 COLUMNS = ("name", "state", "trials", "best", "confirmed", "when", "folder")
 # Pure Python takes ten times as long.
@@ -66,7 +65,7 @@ def listing(folder: Path) -> str:
     table = Table(*shown, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*(row[name] for name in shown))
-    return as_text(table)
+    return tables.as_text(table)
 
 
 def _name(folder: Path) -> str:
@@ -100,21 +99,19 @@ def _best(directions: Sequence[str], strata: Mapping[str, Sequence[Mapping[str, 
     if len(directions) > 1:
         return f"{sum(map(len, strata.values()))} on the front"
     values = {name: trials[0]["values"][0] for name, trials in strata.items() if trials}
-    return _leader(directions, {name: (value, number(value)) for name, value in values.items()})
+    return _leader(
+        directions, {name: (value, tables.number(value)) for name, value in values.items()}
+    )
 
 
 def _confirmed(directions: Sequence[str], winners: Mapping[str, Mapping[str, Any]]) -> str:
     """The best winner's score on fresh seeds."""
     scores = {name: winner["confirm"] for name, winner in winners.items()}
     told = {
-        name: (score["mean"], number(score["mean"]) + _deviation(score["sd"], score["mean"]))
+        name: (score["mean"], tables.mean(score["mean"], score["sd"]))
         for name, score in scores.items()
     }
     return _leader(directions, told)
-
-
-def _deviation(sd: float | None, mean: float) -> str:
-    return "" if sd is None else f" ± {number(sd, mean)}"
 
 
 def _leader(directions: Sequence[str], told: Mapping[str, tuple[float, str]]) -> str:

@@ -16,13 +16,12 @@ from optuna.distributions import IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hydrasweep import files
+from hydrasweep import files, tables
 from hydrasweep.compose import Composer
 from hydrasweep.given import Given
 from hydrasweep.space import as_key, as_name
 from hydrasweep.stratum import Stratum, following, label
 from hydrasweep.studies import Studies
-from hydrasweep.tables import number
 from hydrasweep.trials import CONFIRM, FINAL, SEARCH, n_steps, origin, recorded
 
 SEEDS = IntDistribution(0, 2**31 - 1)
@@ -44,8 +43,7 @@ class Score:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def __str__(self) -> str:
-        sd = f" ± {number(self.sd, self.mean)}" if self.sd is not None else ""
-        return f"{number(self.mean)}{sd} (n={len(self.values)})"
+        return f"{tables.mean(self.mean, self.sd)} (n={len(self.values)})"
 
     def brief(self) -> str:
         """With digits that suit its size, no deviation of 0, and not how many there are."""
@@ -193,15 +191,14 @@ def lead(found: Sequence[Winner], direction: StudyDirection) -> str:
     first = overall(found, direction)
     second = overall([winner for winner in found if winner is not first], direction)
     a, b = first.confirmed, second.confirmed
-    told = (
-        f"{first.stratum} wins: it leads {second.stratum} by {number(abs(a.mean - b.mean), a.mean)}"
-    )
+    by = tables.number(abs(a.mean - b.mean), a.mean)
+    told = f"{first.stratum} wins: it leads {second.stratum} by {by}"
     if a.sd is None or b.sd is None:
         return f"{told}; single seeds can't tell whether by chance."
     error = math.hypot(a.sd / len(a.values) ** 0.5, b.sd / len(b.values) ** 0.5)
     kind = "less" if abs(a.mean - b.mean) < 2 * error else "more"
     hint = ", so that they can't be told apart" if kind == "less" else ""
-    size = number(error, a.mean)
+    size = tables.number(error, a.mean)
     return f"{told}, {kind} than two standard errors of the difference ({size}){hint}."
 
 
