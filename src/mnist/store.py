@@ -6,6 +6,7 @@ import re
 import socket
 import sqlite3
 import time
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -45,15 +46,18 @@ def log_metrics(mlflow: Any, metrics: Mapping[str, float], step: int) -> None:
 
 def log_model(mlflow: Any, model: Any, example: Any, register_as: str | None = None) -> Any:
     """``mlflow.pytorch.log_model`` from raw inputs, of which ``example`` are some, to outputs."""
-    return mlflow.pytorch.log_model(
-        model,
-        name="model",
-        input_example=example,
-        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch")],
-        # A graph, not a pickle: loading it runs no code and needs none of ours.
-        serialization_format="pt2",
-        registered_model_name=register_as,
-    )
+    with warnings.catch_warnings():
+        # Weights with their channels last are kept as they should be; torch warns all the same.
+        warnings.filterwarnings("ignore", "No complete tensor found")
+        return mlflow.pytorch.log_model(
+            model,
+            name="model",
+            input_example=example,
+            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch")],
+            # A graph, not a pickle: loading it runs no code and needs none of ours.
+            serialization_format="pt2",
+            registered_model_name=register_as,
+        )
 
 
 def is_deleted(mlflow: Any, run_id: str) -> bool:
