@@ -108,7 +108,7 @@ def _confirmed(directions: Sequence[str], winners: Mapping[str, Mapping[str, Any
     """The best winner's score on fresh seeds."""
     scores = {name: winner["confirm"] for name, winner in winners.items()}
     told = {
-        name: (score["mean"], tables.mean(score["mean"], score["sd"]))
+        name: (score["mean"], tables.mean_sd(score["mean"], score["sd"]))
         for name, score in scores.items()
     }
     return _leader(directions, told)

@@ -58,9 +58,9 @@ def number(value: float, of: float | None = None) -> str:
     return f"{value:.4f}" if not size or 1e-3 <= size < 1e6 else f"{value:.4g}"
 
 
-def mean(value: float, sd: float | None) -> str:
+def mean_sd(mean: float, sd: float | None) -> str:
     """A mean with its standard deviation, where there is one, as ``number`` writes the mean."""
-    return number(value) if sd is None else f"{number(value)} ± {number(sd, value)}"
+    return number(mean) if sd is None else f"{number(mean)} ± {number(sd, mean)}"
 
 
 def as_duration(seconds: float) -> str:

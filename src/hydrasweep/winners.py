@@ -43,7 +43,7 @@ class Score:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def __str__(self) -> str:
-        return f"{tables.mean(self.mean, self.sd)} (n={len(self.values)})"
+        return f"{tables.mean_sd(self.mean, self.sd)} (n={len(self.values)})"
 
     def brief(self) -> str:
         """With digits that suit its size, no deviation of 0, and not how many there are."""

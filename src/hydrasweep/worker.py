@@ -190,8 +190,8 @@ def compose(stratum: Stratum, trial: SweepTrial, plan: Plan, composer: Composer)
     """The config of the trial's job."""
     if plan.settings.custom_search_space and plan.phase == SEARCH:
         get_method(plan.settings.custom_search_space)(composer.config, trial)
-    # As the study keeps them: of an integer that a range of floats was given, a float, which is
-    # what a trial has that goes on.
+    # As the study stores them: an integer that was enqueued for a range of floats is a float when
+    # a paused trial goes on, and must be the same before.
     params = {
         name: distribution.to_external_repr(distribution.to_internal_repr(trial.params[name]))
         for name, distribution in trial.distributions.items()

@@ -116,9 +116,9 @@ class VGG(nn.Module):
                 "resize the images"
             )
         features = nn.Sequential(
-            *_convolution(n_channels, width, pool=2), nn.Dropout(dropout),
+            *_convolution(n_channels, width, nn.MaxPool2d(2)), nn.Dropout(dropout),
             *_convolution(width, 2 * width),
-            *_convolution(2 * width, 2 * width, pool=2), nn.Dropout(dropout),
+            *_convolution(2 * width, 2 * width, nn.MaxPool2d(2)), nn.Dropout(dropout),
             *_convolution(2 * width, 4 * width),
             *_convolution(4 * width, 4 * width),
             nn.AdaptiveAvgPool2d(1), nn.Dropout(dropout),
@@ -131,10 +131,10 @@ class VGG(nn.Module):
         return self.classifier(self.features(images))
 
 
-def _convolution(n_inputs: int, n_outputs: int, pool: int = 1) -> list[nn.Module]:
+def _convolution(n_inputs: int, n_outputs: int, *pooling: nn.Module) -> list[nn.Module]:
     return [
         nn.Conv2d(n_inputs, n_outputs, kernel_size=3, padding=1, bias=False),
-        *([nn.MaxPool2d(pool)] if pool > 1 else []),  # first: the rest has a quarter to do
+        *pooling,  # here, as it leaves the others a quarter to do
         nn.BatchNorm2d(n_outputs),
         nn.ReLU(inplace=True),
     ]
