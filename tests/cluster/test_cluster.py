@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import pytest
 import services
-from conftest import command_line, environment, server
+from application import command_line, environment, server
 from examples.foreign import example
 from mlflow import MlflowClient
 from optuna import load_study

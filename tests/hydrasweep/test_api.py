@@ -18,8 +18,6 @@ import hydrasweep
 from hydrasweep import api
 from hydrasweep.trials import SweepTrial, n_steps
 
-pytest_plugins = ["sweep_fixtures"]
-
 # Outside a sweep
 
 

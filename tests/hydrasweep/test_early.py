@@ -6,8 +6,6 @@ from pathlib import Path
 
 from apps import App
 
-pytest_plugins = ["sweep_fixtures"]
-
 TWO = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2", "hydra.sweeper.check=heavy.check")
 HEAVY = """
 import os, pathlib, time

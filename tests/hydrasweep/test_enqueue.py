@@ -9,8 +9,6 @@ from apps import CONFIG, App, Ended
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from planted import plant, trial
 
-pytest_plugins = ["sweep_fixtures"]
-
 # By the study's name, as the application's own sweeps are.
 FOLDERS = "hydra.sweep.dir=sweeps/${hydra.sweeper.study_name}"
 X = FloatDistribution(-1.0, 1.0)

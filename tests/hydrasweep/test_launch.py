@@ -17,8 +17,6 @@ from hydrasweep.liveness import OWNER
 from hydrasweep.stratum import RETRIES
 from hydrasweep.studies import MAX_RETRIES
 
-pytest_plugins = ["sweep_fixtures"]
-
 TWO = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2")
 
 

@@ -15,7 +15,6 @@ from planted import plant, searched, trial, with_seeds
 import hydrasweep
 from hydrasweep import UserError
 
-pytest_plugins = ["sweep_fixtures"]
 pd = pytest.importorskip("pandas")
 
 

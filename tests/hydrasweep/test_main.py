@@ -16,8 +16,6 @@ from planted import plant, searched
 
 from hydrasweep.starts import CLAIM
 
-pytest_plugins = ["sweep_fixtures"]
-
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "command_line.md"
 COMMANDS = [
     line

@@ -22,8 +22,6 @@ from hydrasweep import settings
 from hydrasweep.storage import close_storages, open_storage, shareable
 from hydrasweep.stratum import TRUSTED, make_pruner, make_sampler
 
-pytest_plugins = ["sweep_fixtures"]
-
 SHIPPED = Path(hydrasweep.__file__).parent / "conf" / "hydra" / "sweeper"
 FILES = sorted(path.relative_to(SHIPPED) for path in SHIPPED.rglob("*.yaml"))
 STOCK = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"

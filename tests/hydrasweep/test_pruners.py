@@ -24,8 +24,6 @@ from hydrasweep.errors import UserError
 from hydrasweep.pruners import PromotionPruner
 from hydrasweep.trials import GAVE_UP
 
-pytest_plugins = ["sweep_fixtures"]
-
 MAXIMIZE, MINIMIZE = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
 # Trains up to nine steps, the state in a file; each step that it does is a line of "done".
 BODY = """

@@ -22,8 +22,6 @@ from hydrasweep.trial_runs import URI
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-pytest_plugins = ["sweep_fixtures"]
-
 
 @pytest.fixture(autouse=True)
 def _closed() -> Iterator[None]:

@@ -10,8 +10,6 @@ from omegaconf import OmegaConf
 from hydrasweep import settings
 from hydrasweep.errors import UserError
 
-pytest_plugins = ["sweep_fixtures"]
-
 
 @pytest.mark.parametrize(
     ("override", "words"),

@@ -16,8 +16,6 @@ from hydrasweep import starts
 from hydrasweep.errors import Outage, UserError
 from hydrasweep.liveness import identity
 
-pytest_plugins = ["sweep_fixtures"]
-
 COMMAND = "python app.py -m 'x=interval(0, 1)' hydra.sweeper.n_trials=4 hydra.sweeper.study_name=s"
 
 

@@ -13,8 +13,6 @@ from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-pytest_plugins = ["sweep_fixtures"]
-
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "from_hydra_optuna_sweeper.md").read_text()
 
 COFFEE = """

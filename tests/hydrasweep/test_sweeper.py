@@ -13,9 +13,6 @@ from apps import CONFIG, App
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-pytest_plugins = ["sweep_fixtures"]
-
-
 # What is tried, in which order
 
 

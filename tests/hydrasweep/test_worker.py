@@ -21,8 +21,6 @@ from hydrasweep.stratum import ERROR, WHERE, WHY
 from hydrasweep.studies import Studies
 from hydrasweep.worker import as_values, too_many_failures
 
-pytest_plugins = ["sweep_fixtures"]
-
 MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
 
 

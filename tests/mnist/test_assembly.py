@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import Compose
+from application import Compose
 from torch import nn
 
 from hydrasweep import UserError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Compose, parts
+from application import Compose, parts
 from torch import Tensor, nn
 
 from hydrasweep import UserError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Compose
+from application import Compose
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 

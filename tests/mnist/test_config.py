@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, SMALL, Compose, Script
+from application import REPOSITORY, SMALL, Compose, Script
 from omegaconf import OmegaConf, open_dict
 
 from hydrasweep import UserError

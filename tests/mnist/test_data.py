@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, Compose, MakesFolder, write_digits, write_idx
+from application import REPOSITORY, Compose, MakesFolder, write_digits, write_idx
 from omegaconf import OmegaConf
 from PIL import Image
 

@@ -5,7 +5,7 @@ from textwrap import dedent
 
 import pytest
 import torch
-from conftest import Compose, Script, parts
+from application import Compose, Script, parts
 from torch.nn import functional as F
 
 from hydrasweep import UserError

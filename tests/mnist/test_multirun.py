@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import Script
+from application import Script
 
 RUNS = ("-m", "model=baseline,lenet5", "epochs=1", "data.n_train=500", "data.n_val=500")
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Compose
+from application import Compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 

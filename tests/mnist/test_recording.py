@@ -19,7 +19,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import (
+from application import (
     Compose,
     at_line,
     client_of,

@@ -5,7 +5,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from conftest import Compose
+from application import Compose
 
 from mnist import config, store
 

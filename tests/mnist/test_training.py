@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Compose, MakesFolder, parts
+from application import Compose, MakesFolder, parts
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -62,7 +62,7 @@ def soak(root: Path, n_trials: int, every: float, n_workers: int) -> dict[str, A
         AssertionError: something was lost, left open or has grown.
     """
     sys.path.insert(0, str(HERE.parent))
-    from conftest import REPOSITORY, environment
+    from application import REPOSITORY, environment
     from test_sweep import Sweep, assert_whole, name_of
 
     parent, workers, n_kills, chance = Memory(), Memory(), 0, random.Random(0)

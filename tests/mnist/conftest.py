@@ -1,0 +1,82 @@
+"""Fixtures of the application's tests."""
+
+import logging
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from application import (
+    REPOSITORY,
+    SMALL,
+    Compose,
+    Done,
+    Script,
+    client_of,
+    command_line,
+    copy_store,
+    environment,
+    run,
+)
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import DictConfig
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow store. Creating one takes MLflow seconds, so tests copy this one."""
+    folder = tmp_path_factory.mktemp("store")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with chdir(folder):
+        assert client_of(folder)  # its first use creates the database
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def root(tmp_path: Path, empty_store: Path) -> Path:
+    """A folder that stands for the repository in which runs are recorded."""
+    folder = tmp_path / "root"
+    folder.mkdir()
+    copy_store(empty_store, folder)
+    return folder
+
+
+@pytest.fixture
+def output_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def compose(tmp_path: Path) -> Compose:
+    """``compose(*overrides)`` returns the config of a small run whose outputs stay in
+    ``tmp_path``."""
+
+    def composed(*overrides: str, small: bool = True, **kwargs: Any) -> DictConfig:
+        paths = (
+            f"paths.root={tmp_path / 'root'}",
+            f"paths.data={REPOSITORY / 'data'}",
+            f"paths.outputs={tmp_path / 'outputs'}",
+        )
+        with initialize_config_dir(str(REPOSITORY / "conf")):
+            kwargs = {"config_name": "train", **kwargs}
+            return hydra_compose(
+                overrides=[*paths, *(SMALL if small else ()), *overrides], **kwargs
+            )
+
+    return composed
+
+
+@pytest.fixture
+def script(root: Path, tmp_path: Path) -> Script:
+    """``script("train.py", *overrides)`` runs an entrypoint from another folder."""
+
+    def entrypoint(name: str, *arguments: str, **extra: str) -> Done:
+        return run(command_line(name, *arguments), cwd=tmp_path, env=environment(root, **extra))
+
+    return entrypoint

@@ -1,0 +1,291 @@
+"""The pages of MLflow's UI that the README and the sweep's last lines point to, and reports."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from html import unescape
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import apps
+import pytest
+from application import client_of, runs_of
+from planted import plant, searched, with_seeds
+
+from hydrasweep.page import compare, write
+from hydrasweep.storage import close_storages
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed"),
+]
+
+SWEEP = ("-m", "hparams_search=quick", "study=browsed", "epochs=1", "hydra.sweeper.n_trials=3")
+RUN = ("model=baseline", "epochs=1", "artifacts=false", "seed=7")
+ARCHITECTURES = {"baseline", "cnn", "lenet5"}
+Page = Callable[[str], str]
+
+
+@pytest.fixture
+def links(script: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path) -> list[str]:
+    """The addresses that a sweep and a run print."""
+    shown = []
+    for words in (SWEEP, RUN):
+        done = script("train.py", *words)
+        assert done.returncode == 0, done.stderr
+        if pages := re.findall(r"\S+/mlflow\.html", done.stdout):
+            done.stdout = unescape((tmp_path / pages[0]).read_text())
+        shown += re.findall(r"http://127\.0\.0\.1:5000[^\s\"]+", done.stdout)
+    return shown
+
+
+@pytest.fixture
+def server(root: Path) -> Iterator[str]:
+    """``mlflow ui`` as the README gives it, but for the port and the number of processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"],
+        cwd=root,
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(address, timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait()
+
+
+def chromium(folder: Path, url: str, *more: str) -> list[str]:
+    """The command that opens an address."""
+    words = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    words += " --disable-background-networking --disable-component-update --disable-sync"
+    # A profile of its own: the UI remembers the last page's filter.
+    words += f" --user-data-dir={tempfile.mkdtemp(dir=folder)} --window-size=1600,1200"
+    return ["chromium", *words.split(), *more, url]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    """``page(url)`` gives what Chromium shows there once its scripts have run."""
+
+    def shown(url: str) -> str:
+        command = chromium(tmp_path, url, "--virtual-time-budget=60000", "--dump-dom")
+        return subprocess.run(command, text=True, capture_output=True, timeout=180).stdout
+
+    return shown
+
+
+@contextmanager
+def started(*command: Any, cwd: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process and those that it starts, which end with the block."""
+    process = subprocess.Popen(
+        [*map(str, command)], cwd=cwd, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    with process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A sweep of four trials that runs, each of which ends when there is a file of its number."""
+    body = """
+        while not os.path.exists(str(hydrasweep.trial().number)):
+            time.sleep(0.1)
+        return cfg.x
+    """
+    apps.write(tmp_path, body)
+    with started(sys.executable, "app.py", "-m", cwd=tmp_path) as process:
+        while not (tmp_path / "sweep" / "results.yaml").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield process
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The address of the folder, and the pages that were fetched from there."""
+    pages: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.endswith("report.html"):
+                pages.append((tmp_path / self.path[1:]).read_text())
+            super().do_GET()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", pages
+    server.shutdown()
+    server.server_close()
+
+
+def architectures(html: str) -> set[str]:
+    """The architectures of the trials whose names stand on a page."""
+    return set(re.findall(r"\b(baseline|cnn|lenet5)-\d{3}\b", html))
+
+
+@pytest.mark.timeout(600)
+def test_the_pages_for_comparing_a_sweep_show_its_trials(
+    links: list[str], server: str, page: Page, root: Path
+) -> None:
+    charts, run = (page(link.replace("http://127.0.0.1:5000", server)) for link in links)
+    assert architectures(charts) == ARCHITECTURES
+    assert "sweep browsed" not in charts  # the parent is no trial
+    assert "val/accuracy" in charts
+
+    assert "baseline lr=0.003" in run
+    assert "test/accuracy" in run
+
+    trials = [run for run in runs_of(client_of(root)) if run.data.tags.get("study") == "browsed"]
+    (experiment,) = {run.info.experiment_id for run in trials}
+    ids, experiments = (
+        quote(json.dumps(words)) for words in ([r.info.run_id for r in trials], [experiment])
+    )
+    compared = page(f"{server}/#/compare-runs?runs={ids}&experiments={experiments}")
+    assert architectures(compared) == ARCHITECTURES
+    assert "optimizer.lr" in compared
+
+
+WATCH = """<script>
+  const seen = document.documentElement.dataset;
+  addEventListener("error", e => seen.error = e.message || e.target.outerHTML, true);
+  addEventListener("load", () => seen.loaded = performance.getEntriesByType("resource")
+    .filter(entry => !entry.name.startsWith("data:")).length);
+</script>"""
+
+
+def test_reports_draw_all_their_figures_from_disk_alone(page: Page, tmp_path: Path) -> None:
+    trials = searched(30)  # fewer have no importances
+    phases = {
+        f"@{phase}/cnn": with_seeds(trials[4], [0.9, 0.91], 20) for phase in ("confirm", "final")
+    }
+    folder = plant(tmp_path / "drawn", {"/cnn": trials, "/lenet5": trials[:20], **phases})
+    paths = write(folder), compare([folder, folder])
+    close_storages()
+    for path in paths:
+        watched = path.with_name("watched.html")
+        watched.write_text(path.read_text().replace("<head>", f"<head>{WATCH}"))
+        shown = page(f"file://{watched}")
+        (root,) = re.findall(r"<html[^>]*>", shown)
+        assert 'data-loaded="0"' in root
+        assert "data-error" not in root, root
+        shown = re.sub("<template>.*?</template>", "", shown, flags=re.DOTALL)  # drawn on a click
+        n_figures = shown.count('class="plotly-graph-div')
+        assert n_figures == (7 if path.name == "report.html" else 1)
+        drawn = re.findall(
+            r'class="plotly-graph-div.*?class="main-svg.*?class="infolayer', shown, re.DOTALL
+        )
+        assert len(drawn) == n_figures
+
+
+def test_a_click_on_a_columns_head_sorts_the_trials(page: Page, tmp_path: Path) -> None:
+    path = write(plant(tmp_path / "sorted", {"/cnn": searched(12)}))
+    close_storages()
+    values = {}
+    for n_clicks in (1, 2):
+        click = "document.querySelectorAll('.sortable th')[2].click();" * n_clicks
+        clicked = path.with_name(f"{n_clicks}.html")
+        clicked.write_text(path.read_text().replace("</body>", f"<script>{click}</script></body>"))
+        (body,) = re.findall(
+            r'class="sortable".*?<tbody>(.*?)</tbody>', page(f"file://{clicked}"), re.DOTALL
+        )
+        rows = [
+            re.findall(r"<td>(.*?)</td>", row)
+            for row in re.findall("<tr>.*?</tr>", body, re.DOTALL)
+        ]
+        values[n_clicks] = [float(row[2]) for row in rows]
+    assert values[1] == sorted(values[1])
+    assert values[2] == values[1][::-1] != values[1]
+
+
+def ended(html: str) -> int:
+    """How many trials a report says have ended."""
+    (n,) = re.findall(r"search (\d+) of 4", html)
+    return int(n)
+
+
+def test_watched_report_loads_itself_again_while_the_sweep_runs(
+    sweep: "subprocess.Popen[str]", served: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    address, pages = served
+    watch = (sys.executable, "-m", "hydrasweep", "report", "s", "--watch")
+    with started(*watch, cwd=tmp_path) as watching:
+        assert watching.stdout is not None
+        assert "sweep/report.html: kept fresh" in watching.stdout.readline()
+        command = chromium(tmp_path, f"{address}/sweep/report.html", "--remote-debugging-port=0")
+        with started(*command, cwd=tmp_path):
+            for n in range(3):
+                while not pages or ended(pages[-1]) < n:
+                    assert sweep.poll() is None
+                    time.sleep(0.1)
+                (tmp_path / str(n)).touch()
+            assert {ended(html) for html in pages} == {0, 1, 2}
+        (tmp_path / "3").touch()
+        assert sweep.wait() == 0
+        assert watching.wait() == 0
+    last = (tmp_path / "sweep" / "report.html").read_text()
+    assert "location.reload()" in pages[-1]
+    assert "location.reload()" not in last
+    assert ended(last) == 4
+
+
+def test_dashboard_opens_the_storage_of_a_sweep_that_runs(
+    sweep: "subprocess.Popen[str]", page: Page, tmp_path: Path
+) -> None:
+    (tmp_path / "0").touch()
+    while not (tmp_path / "sweep" / "001").exists():
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    program = Path(sys.executable).with_name("optuna-dashboard")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with started(program, "sqlite:///sweep/study.db", "--port", port, cwd=tmp_path) as dashboard:
+        for _ in range(300):
+            assert dashboard.poll() is None
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/dashboard/", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        shown = page(f"http://127.0.0.1:{port}/dashboard/studies/1/trials")
+    assert sweep.poll() is None
+    assert re.search(r"Complete", shown)
+    assert re.search(r"Running", shown)
+    for n in range(1, 4):
+        (tmp_path / str(n)).touch()
+    assert sweep.wait() == 0
