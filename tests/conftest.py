@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Set before MLflow is imported anywhere: tests send no telemetry and never use the caller's store.
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_CONTEXT"):
-    os.environ.pop(name, None)
-
 import pytest
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
+# Set before MLflow is imported anywhere: tests send no telemetry and never use the caller's store.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_CONTEXT"):
+    os.environ.pop(name, None)
 # A shell lets background commands ignore Ctrl-C, and child processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
