@@ -16,7 +16,8 @@ from pathlib import Path
 
 import optuna
 from hydra.core.plugins import Plugins
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from sqlalchemy import NullPool
@@ -50,11 +51,13 @@ def task(cfg):
 if __name__ == "__main__":
     {main}
 """
-# Its trials have x=0.79, -0.34, 0.64 and -0.92.
+# Its trials have x=0.79, -0.34, 0.64 and -0.92. Tests of databases add the override SQLITE.
+SQLITE = "hydra/sweeper/storage=sqlite"
 CONFIG = """
 defaults:
   - override hydra/sweeper: hydrasweep
   - override hydra/sweeper/sampler: random
+  - override hydra/sweeper/storage: journal
 hydra:
   sweep:
     dir: sweep
@@ -88,8 +91,11 @@ class Ended:
     def study(self, name: str = "s", folder: str = "*") -> Study:
         return optuna.load_study(study_name=name, storage=self._storage(folder))
 
-    def _storage(self, folder: str = "*") -> RDBStorage:
-        (path,) = self.folder.rglob(f"{folder}/study.db")
+    def _storage(self, folder: str = "*") -> BaseStorage:
+        names = ("study.journal", "study.db")
+        (path,) = [path for name in names for path in self.folder.rglob(f"{folder}/{name}")]
+        if path.suffix == ".journal":
+            return JournalStorage(JournalFileBackend(str(path)))
         return RDBStorage(f"sqlite:///{path}", engine_kwargs={"poolclass": NullPool})
 
     def trials(self, name: str = "s") -> list[FrozenTrial]:
