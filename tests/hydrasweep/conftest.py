@@ -6,6 +6,7 @@ from pathlib import Path
 
 import apps
 import pytest
+import shared
 
 from hydrasweep import __main__ as command
 
@@ -14,6 +15,13 @@ from hydrasweep import __main__ as command
 def app(tmp_path: Path) -> Callable[..., apps.App]:
     """``app(body)`` writes an app with that task function and returns the command that runs it."""
     return lambda *args, **kwargs: apps.write(tmp_path, *args, **kwargs)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> apps.Ended:
+    """A finished sweep, which tests only read (see shared.py). A test that changes something
+    copies its folder first."""
+    return shared.sweep(tmp_path_factory, "finished")
 
 
 @pytest.fixture

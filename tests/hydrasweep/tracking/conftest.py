@@ -1,22 +1,37 @@
 """Fixtures of the sweeper's tests that need MLflow."""
 
 import shutil
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import apps
 import mlflow
 import pytest
+import shared
 from mlflow import MlflowClient
 
 from hydrasweep.trial_runs import NAME, URI
+
+# Trials of stratum a close their run, those of b leave that to the sweeper.
+TRACKED = f"""
+import contextlib
+import mlflow
+run = mlflow.start_run()
+with run if cfg.kind == "a" else contextlib.nullcontext():
+    mlflow.log_metric("loss", cfg.x)
+{textwrap.indent(shared.BODY, "    ")}
+"""
 
 
 @pytest.fixture(scope="session")
 def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty store. Creating one takes MLflow seconds, so tests copy this one."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    assert MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+
+    def create(folder: Path) -> None:
+        assert MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+
+    return shared.folder(tmp_path_factory, "store", create) / "mlflow.db"
 
 
 @pytest.fixture
@@ -30,3 +45,20 @@ def client(
     # MLflow caches connections by URI. Another spelling keeps forked apps from sharing this one.
     yield MlflowClient(f"sqlite:///{tmp_path}/./mlflow.db")
     mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def tracked(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Path) -> apps.Ended:
+    """The sweep ``finished`` with MLflow, whose store is mlflow.db in its folder and whose
+    experiment is ``tests``. Tests only read it; one that changes something copies it first."""
+    database = shared.root(tmp_path_factory) / "tracked" / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(URI, f"sqlite:///{database}")
+        patch.setenv(NAME, "tests")
+        return shared.sweep(
+            tmp_path_factory,
+            "tracked",
+            "hydra.sweeper.mlflow=true",
+            body=TRACKED,
+            files=[mlflow_store],
+        )
