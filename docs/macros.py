@@ -1,10 +1,13 @@
-"""What settings.md asks for: the schema and the config files as text.
+"""The parts of settings.md and troubleshooting.md that are generated when the site is built.
 
-Zensical's plugin "macros" calls ``define_env``.
+settings.md lists the schema and the config files, troubleshooting.md the error messages in the
+source. Zensical's plugin "macros" calls ``define_env``.
 """
 
+import ast
 import inspect
 import re
+from collections.abc import Iterator
 from dataclasses import fields as fields_of
 from pathlib import Path
 from types import NoneType
@@ -18,13 +21,45 @@ from hydrasweep.settings import GROUPS, SweeperConf
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SHIPPED = Path(hydrasweep.__file__).parent / "conf"
+SOURCE = Path(hydrasweep.__file__).parents[1]
+# The headings of the list of error messages, and the modules whose messages stand below each. Any
+# other module gets a heading of its own, from its docstring.
+HEADINGS = {
+    "The command line": ("hydrasweep.slips", "hydrasweep.errors"),
+    "The search space": ("hydrasweep.space",),
+    "Settings of the sweep": (
+        "hydrasweep.settings", "hydrasweep.check", "hydrasweep.pruners", "hydrasweep.stratum",
+    ),
+    "Studies, and resuming one": ("hydrasweep.agreement", "hydrasweep.enqueue"),
+    "The storage": ("hydrasweep.storage",),
+    "A sweep that runs": (
+        "hydrasweep.sweep", "hydrasweep.launch", "hydrasweep.files", "hydrasweep.monitor",
+    ),
+    "A trial": ("hydrasweep.worker", "hydrasweep.job", "hydrasweep.trials"),
+    "MLflow": ("hydrasweep.tracking", "hydrasweep.registry"),
+    "`python -m hydrasweep` and `hydrasweep.load`": (
+        "hydrasweep.__main__", "hydrasweep.folders", "hydrasweep.loaded", "hydrasweep.page",
+        "hydrasweep.differences", "hydrasweep.starts", "hydrasweep.removal",
+    ),
+    "The application: settings": (
+        "mnist.config", "mnist.assembly", "mnist.models", "mnist.tasks", "mnist.augmentation",
+        "mnist.accelerate", "mnist.preflight", "mnist.seal",
+    ),
+    "The application: data": ("mnist.data",),
+    "The application: training and recording": (
+        "mnist.training", "mnist.recording", "mnist.files", "mnist.display",
+    ),
+    "The application: committees": ("committee", "mnist.committee"),
+}  # fmt: skip
+OURS = ("UserError", "Outage")  # whose messages must say something whatever the placeholders are
+LITERAL = re.compile(r"[^\W\d_]{3}")  # some letters in a row: a message has more than placeholders
 KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text",
          list: "list", dict: "names with values", NoneType: "null"}  # fmt: skip
 
 
 def define_env(env: Any) -> None:
-    """Called by the plugin."""
-    for macro in (fields, groups, samplers, application):
+    """Make the functions available to the pages; the plugin calls this."""
+    for macro in (fields, groups, samplers, application, messages):
         env.macro(macro)
 
 
@@ -95,3 +130,107 @@ def files(root: Path) -> str:
 
 def choice(name: str, text: str) -> str:
     return f"#### {name}\n\n```yaml\n{text.strip()}\n```"
+
+
+def messages() -> str:
+    """The error messages in the source, below a heading for what the user was doing."""
+    found = find_messages()
+    grouped = {each for modules in HEADINGS.values() for each in modules}
+    others = {
+        summary(module): (module,)
+        for module, each in found.items()
+        if each and module not in grouped
+    }
+    parts = []
+    for heading, modules in (HEADINGS | others).items():
+        texts = [text for module in modules for text in found.get(module, [])]
+        if texts:
+            lines = "\n".join(f"- {code(text)}" for text in dict.fromkeys(texts))
+            parts.append(f"### {heading}\n\n{lines}")
+    return "\n\n".join(parts)
+
+
+def find_messages() -> dict[str, list[str]]:
+    """For each module of the source, the messages of its errors, ``…`` for what varies."""
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        module = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        tree = ast.parse(path.read_text())
+        constants = Texts({})
+        constants.read(tree.body)
+        found[module] = [text for node in tree.body for text in _messages(node, module, constants)]
+    return found
+
+
+def _messages(node: ast.AST, module: str, texts: "Texts") -> Iterator[str]:
+    """The messages in a node: what errors are made with, and the advice that slips.py returns."""
+    if isinstance(node, ast.FunctionDef):
+        texts = Texts(dict(texts.known))
+        texts.read(ast.walk(node))
+    name = text = ""
+    if isinstance(node, ast.Call) and node.args:
+        name, text = ast.unparse(node.func), texts.of(node.args[0])
+    elif isinstance(node, ast.Return) and node.value and module == "hydrasweep.slips":
+        name, text = "AdviceError", texts.of(node.value)
+    if name in OURS or (name.endswith("Error") and LITERAL.search(text)):
+        yield text
+    for child in ast.iter_child_nodes(node):
+        yield from _messages(child, module, texts)
+
+
+class Texts:
+    """Expressions as text, with the texts of variables that are assigned only once."""
+
+    def __init__(self, known: dict[str, str]) -> None:
+        self.known = known
+
+    def read(self, nodes: Iterator[ast.AST] | list[ast.stmt]) -> None:
+        """Remember the texts that statements assign to variables, or append to them."""
+        assigned: dict[str, list[str]] = {}
+        for node in nodes:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                assigned.setdefault(node.targets[0].id, []).append(self._of(node.value))
+            elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+                before = assigned.get(node.target.id, [])
+                before[-1:] = [text + self._of(node.value) for text in before[-1:]]
+        once = {name: values[0] for name, values in assigned.items() if len(values) == 1}
+        self.known = {k: v for k, v in self.known.items() if k not in assigned} | once
+
+    def of(self, node: ast.expr) -> str:
+        """The text in one line, ``…`` for what varies (of which ``$VALUE`` is OmegaConf's name)."""
+        text = " ".join(self._of(node).split())
+        return re.sub(r"…+|\$VALUE", "…", text)
+
+    def _of(self, node: ast.expr) -> str:
+        match node:
+            case ast.Constant(value=str() as value):
+                return value
+            case ast.Name(id=name):
+                return self.known.get(name, "…")
+            case ast.JoinedStr(values=parts):
+                return "".join(map(self._of, parts))
+            case ast.FormattedValue(value=value):
+                return self._of(value)
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                return self._of(left) + self._of(right)
+            case ast.IfExp(body=body, orelse=orelse):
+                return self._of(body) or self._of(orelse)
+            case ast.Call(
+                func=ast.Attribute(value=ast.Constant(value=str() as separator), attr="join"),
+                args=[ast.List(elts=elements)],
+            ):
+                return separator.join(map(self._of, elements))
+        return "…"
+
+
+def summary(module: str) -> str:
+    """The first sentence of a module's docstring."""
+    path = SOURCE.joinpath(*module.split(".")).with_suffix(".py")
+    text = ast.get_docstring(ast.parse(path.read_text())) or module
+    return re.split(r"[.:;](?:\s|$)", text.replace("\n", " "))[0]
+
+
+def code(text: str) -> str:
+    """Text as inline code in Markdown, whatever backticks are in it."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"

@@ -1,6 +1,9 @@
-"""The documents: the site builds, what they show works, and every refusal is in them."""
+"""The documents: the site builds, its links work, and so do the configs and commands in it.
 
-import ast
+Commands of the application are run in tests/mnist/test_commands.py, those of docs/own_project.md
+in tests/examples/test_template.py.
+"""
+
 import re
 import shlex
 import shutil
@@ -12,93 +15,120 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag
 
+import apps
 import pytest
+from documents import BLOCKS, INSTALL, OTHERS, OWN_APP, PAGES, REPOSITORY, TRAIN, Block
+from documents import commands as all_commands
 from examples.foreign import Project
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
-from omegaconf import OmegaConf
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf
 
-from hydrasweep.settings import SweeperConf
+from hydrasweep.settings import SweeperConf, check_settings
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PAGES = {path.stem: path.read_text() for path in sorted(REPOSITORY.glob("docs/*.md"))}
-FENCE = re.compile(r"^```(\w*)(?: title=\"([^\n]*)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-BLOCKS = [(page, *found) for page, text in PAGES.items() for found in FENCE.findall(text)]
-# What nothing here can run says why in its title; examples/test_template.py runs own_project.md.
-SHELL = [
-    line.partition("  #")[0].rstrip()
-    for page, language, title, text in BLOCKS
-    if language in ("sh", "") and not title.startswith(("Needs", "Serves"))
-    for line in text.splitlines()
-    if language or line.startswith("python src/train.py ")
-]
-TRAINING = [line for line in SHELL if line.startswith("python src/train.py ")]
-OWN_APP = [line for line in SHELL if line.startswith("python app.py")]
+CONF = REPOSITORY / "conf"
+# test_template.py applies the one of own_project.md to the project that the page describes.
+CONFIGS = [each for each in BLOCKS if each.language == "yaml" and each.page != "own_project"]
 
 
-def blocks(language: str) -> list[Any]:
-    found = [pytest.param(text, id=page) for page, given, _, text in BLOCKS if given == language]
-    assert found
-    return found
-
-
-@pytest.mark.parametrize("text", blocks("yaml"))
-def test_every_config_can_be_read(text: str) -> None:
-    assert OmegaConf.create(text)
-
-
-@pytest.mark.parametrize("text", blocks("python"))
-def test_every_piece_of_code_can_be_read(text: str) -> None:
-    assert ast.parse(text).body
-
-
-def test_every_command_is_tried_or_says_what_it_needs() -> None:
-    assert len(TRAINING) > 10
-    assert len(OWN_APP) > 5
-    assert not {*SHELL} - {*TRAINING, *OWN_APP}
+def test_every_command_is_run_by_a_test_or_says_what_it_needs() -> None:
+    assert len(TRAIN) > 15
+    assert len(OTHERS) > 10
+    serve = "mlflow ui --host 127.0.0.1"
+    assert {*all_commands()} - {*INSTALL, *TRAIN, *OTHERS, *OWN_APP} == {serve}
 
 
 def first_value(override: Override) -> str:
-    """An override as it stands, of a sweep with its first value."""
+    """The override itself, or the first value of one that searches."""
     if not override.is_sweep_override():
         return str(override.input_line)
     value = override.value()
-    is_choice = isinstance(value, ChoiceSweep)
-    return f"{override.key_or_group}={value.list[0] if is_choice else value.start}"
+    first = value.list[0] if isinstance(value, ChoiceSweep) else value.start
+    return f"{override.key_or_group}={first}"
 
 
-@pytest.mark.parametrize("line", dict.fromkeys(TRAINING))
-def test_every_training_command_composes(line: str) -> None:
+@pytest.mark.parametrize("line", [line for line in TRAIN if "--config-dir" not in line])
+def test_every_training_command_composes_with_the_first_values_of_its_space(line: str) -> None:
     words = [word for word in shlex.split(line)[2:] if word != "-m"]
-    given = OverridesParser.create().parse_overrides(words)
-    with initialize_config_dir(str(REPOSITORY / "conf")):
-        config = compose("train", list(map(first_value, given)), return_hydra_config=True)
-    is_sweep = str(config.hydra.sweeper._target_).startswith("hydrasweep.")
+    overrides = OverridesParser.create().parse_overrides(words)
+    with initialize_config_dir(str(CONF)):
+        config = compose("train", list(map(first_value, overrides)), return_hydra_config=True)
+    is_sweep = config.hydra.sweeper._target_.startswith("hydrasweep.")
     assert is_sweep == ("hparams_search" in line)
     assert not is_sweep or "-m" in line
 
 
-def titled(name: str) -> str:
-    (text,) = (text for _, _, title, text in BLOCKS if title == name)
-    return str(text)
+def composed(block: Block, folder: Path) -> DictConfig:
+    """The application's config with a file that contains the block, or an app's config."""
+    if block.page == "application":
+        group = "hparams_search" if "_global_" in block.text else "model"
+        (folder / group).mkdir()
+        (folder / group / "mine.yaml").write_text(block.text)
+        words = [f"hydra.searchpath=[file://{folder}]", f"{group}=mine"]
+        with initialize_config_dir(str(CONF)):
+            return compose("train", words, return_hydra_config=True)
+    text = block.text
+    if "defaults:" not in text:
+        text = f"defaults: [override hydra/sweeper: hydrasweep, _self_]\n{text}"
+    (folder / "config.yaml").write_text(text)
+    with initialize_config_dir(str(folder)):
+        return compose("config", ["++seed=0"], return_hydra_config=True)
+
+
+def settings_of(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The values in a config by their full keys, interpolations as they are written."""
+    found = {}
+    for key, value in OmegaConf.to_container(config, resolve=False).items():
+        if isinstance(value, dict) and value:
+            found |= settings_of(OmegaConf.create(value), f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+@pytest.mark.parametrize("block", CONFIGS, ids=lambda block: block.page)
+def test_every_config_composes_and_sets_what_it_says(block: Block, tmp_path: Path) -> None:
+    if block.page == "from_hydra_optuna_sweeper":  # the line that has to go
+        with pytest.raises(ConfigCompositionException, match=re.escape("hydra.sweeper._target_")):
+            composed(block, tmp_path)
+        return
+    config = composed(block, tmp_path)
+    wanted = OmegaConf.create(block.text)
+    wanted.pop("defaults", None)
+    prefix = "model." if "MyModel" in block.text else ""
+    assert settings_of(wanted, prefix).items() <= settings_of(config).items()
+    if not prefix:
+        assert config.hydra.sweeper._target_.startswith("hydrasweep.")
+        check_settings(config.hydra.sweeper, config)
 
 
 @pytest.mark.slow
 def test_getting_started_does_as_it_says(tmp_path: Path) -> None:
-    for name in ("app.py", "config.yaml"):
-        (tmp_path / name).write_text(titled(name))
-    app = Project(tmp_path)
-    printed = {line: app.run(*shlex.split(line)[2:]) for line in OWN_APP}
-    plan, end = (
-        text.splitlines() for page, language, _, text in BLOCKS
-        if (page, language) == ("getting_started", "text")
-    )  # fmt: skip
-    told = printed["python app.py -m hydra.sweeper.dry_run=true"].splitlines()
-    assert told[0] == plan[0]
-    assert [line for line in plan if line not in told] == [line for line in plan if "/home" in line]
-    told = printed["python app.py -m"].splitlines()
-    assert {line for line in end if not re.search(r"[\d…]", line)} <= {*told}
+    page = [each for each in BLOCKS if each.page == "getting_started"]
+    for block in page:
+        if block.title in ("app.py", "config.yaml"):
+            (tmp_path / block.title).write_text(block.text)
+    app, printed = Project(tmp_path), {}
+    for line in OWN_APP:
+        _, _, *words = shlex.split(line)
+        if words[:1] == ["-m"] and "joblib" not in line:
+            sweep = apps.run(tmp_path, tuple(words[1:]))
+            assert sweep.code == 0, sweep.err
+            printed[line] = sweep.out.splitlines()
+        else:
+            printed[line] = app.run(*words).splitlines()
+    plan, end = (block.text.splitlines() for block in page if block.language == "text")
+    shown = printed["python app.py -m hydra.sweeper.dry_run=true"]
+    assert shown[0] == plan[0]
+    assert [line for line in plan if line not in shown] == [
+        line for line in plan if "/home" in line
+    ]
+    assert {line for line in end if not re.search(r"[\d…]", line)} <= {*printed["python app.py -m"]}
+    # The study can be opened with Optuna, as the page about results shows.
+    (read,) = (e.text for e in BLOCKS if (e.page, e.language) == ("results", "python"))
+    assert "'lr'" in app.run(read, app="-c")
 
 
 def test_every_page_is_in_the_navigation() -> None:
@@ -107,23 +137,44 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 class Page(HTMLParser):
-    """The anchors of a page, and what it leads to or loads, by tags."""
+    """The anchors of a page, its links and what it loads, by tags, and its inline code."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.anchors: set[str] = set()
         self.links: list[tuple[str, str]] = []
+        self.code: list[str] = []
+        self.is_code = False
         self.feed(path.read_text())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.is_code = tag == "code"
         for name, value in attrs:
             if name == "id":
                 self.anchors.add(str(value))
             elif name in ("href", "src"):
                 self.links.append((tag, str(value)))
 
+    def handle_endtag(self, tag: str) -> None:
+        del tag
+        self.is_code = False
 
-def test_the_site_builds_and_no_link_of_it_is_broken(tmp_path: Path) -> None:
+    def handle_data(self, data: str) -> None:
+        if self.is_code:
+            self.code.append(data)
+
+
+@pytest.fixture(scope="module")
+def macros() -> Any:
+    """docs/macros.py, which is not on the path of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(REPOSITORY / "docs"))
+        import macros
+
+        return macros
+
+
+def test_the_site_builds_and_no_link_of_it_is_broken(tmp_path: Path, macros: Any) -> None:
     for name in ("docs", "conf"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     for name in ("zensical.toml", "tests/benchmarks/README.md"):
@@ -150,27 +201,17 @@ def test_the_site_builds_and_no_link_of_it_is_broken(tmp_path: Path) -> None:
             assert not anchor or anchor in pages[found].anchors, f"{path}: {link}"
     fields = {*OmegaConf.structured(SweeperConf)} - {"_target_", "defaults"}
     assert fields <= pages[site / "settings" / "index.html"].anchors
+    messages = {text for each in macros.find_messages().values() for text in each}
+    assert messages <= {*pages[site / "troubleshooting" / "index.html"].code}
 
 
-def literal(node: ast.AST) -> str:
-    """The longest part of a message that is the same each time."""
-    parts = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant)]
-    return max((part.strip() for part in parts if isinstance(part, str)), key=len, default="")
-
-
-def refusals() -> list[str]:
-    """What is the same each time in every sentence that refuses something."""
-    found = set()
-    for path in (REPOSITORY / "src").rglob("*.py"):
-        nodes = [*ast.walk(ast.parse(path.read_text()))]
-        calls = (node for node in nodes if isinstance(node, ast.Call))
-        found |= {literal(c) for c in calls if ast.unparse(c.func) in ("UserError", "Outage")}
-        if path.name == "slips.py":
-            told = (node.value for node in nodes if isinstance(node, ast.Return) and node.value)
-            found |= {literal(value) for value in told if not isinstance(value, ast.Attribute)}
-    return sorted(each for each in found if len(each) > 5)
-
-
-@pytest.mark.parametrize("words", refusals())
-def test_every_refusal_is_explained(words: str) -> None:
-    assert words in PAGES["troubleshooting"]
+def test_messages_of_all_errors_are_found_and_say_something(macros: Any) -> None:
+    found = macros.find_messages()
+    messages = [text for each in found.values() for text in each]
+    sources = [path.read_text() for path in macros.SOURCE.rglob("*.py")]
+    made = re.compile(r"(?<!class )\b(?:UserError|Outage)\(")
+    assert len(messages) >= sum(len(made.findall(source)) for source in sources) > 100
+    assert [text for text in found["hydrasweep.settings"] if "hydra.sweeper.n_trials=…" in text]
+    assert [text for text in found["hydrasweep.slips"] if "--cfg job" in text]
+    assert [text for text in found["mnist.data"] if text.startswith("data.n_train=…")]
+    assert not [text for text in messages if not macros.LITERAL.search(text)]
