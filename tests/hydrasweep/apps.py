@@ -1,8 +1,10 @@
-"""Tiny apps that the tests sweep, each run as a process of its own through Hydra's command line."""
+"""Tiny apps that the tests sweep through Hydra's command line."""
 
+import contextlib
 import csv
 import gc
 import importlib
+import io
 import multiprocessing
 import os
 import runpy
@@ -15,18 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from omegaconf import DictConfig
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from sqlalchemy import NullPool
 
+from hydrasweep import plain_exit
 from hydrasweep.stratum import FOLLOWS, N_TRIALS
 
 fork = multiprocessing.get_context("fork")
 
-# What sweeps import on their way: apps inherit it, and would each take seconds for it.
+# Modules that sweeps import. Forked apps inherit them, which saves each of them seconds.
 for name in ("hydrasweep.sweep", "alembic.command", "joblib", "numpy.random", "psutil"):
     importlib.import_module(name)
 importlib.import_module("optuna.storages._rdb.models")
@@ -77,7 +83,7 @@ seed: 0
 
 @dataclass
 class Ended:
-    """How a command ended, and the folder that it ran in."""
+    """The exit code and the output of a command, and the folder that it ran in."""
 
     code: int | None
     out: str
@@ -85,7 +91,7 @@ class Ended:
     folder: Path
 
     def names(self) -> list[str]:
-        """Of the studies that there are."""
+        """Return the names of all studies."""
         return optuna.get_all_study_names(self._storage())
 
     def study(self, name: str = "s", folder: str = "*") -> Study:
@@ -99,18 +105,18 @@ class Ended:
         return RDBStorage(f"sqlite:///{path}", engine_kwargs={"poolclass": NullPool})
 
     def trials(self, name: str = "s") -> list[FrozenTrial]:
-        """Those that count."""
+        """Return the trials that no later trial repeats or continues."""
         trials = self.study(name).trials
         followed = {t.user_attrs[key] for t in trials for key in FOLLOWS if key in t.user_attrs}
         return [trial for trial in trials if trial.number not in followed]
 
     def lost(self, name: str = "s") -> list[FrozenTrial]:
-        """Those that were tried again or gone on with."""
+        """Return the trials that a later trial repeats or continues."""
         kept = self.trials(name)
         return [trial for trial in self.study(name).trials if trial not in kept]
 
     def states(self, name: str = "s") -> list[str]:
-        """Of the trials that count, those still to begin as WAITING."""
+        """Return the states of ``trials``, and WAITING for each trial that has not begun."""
         states = [trial.state.name for trial in self.trials(name)]
         return states + ["WAITING"] * (self.study(name).user_attrs.get(N_TRIALS, 0) - len(states))
 
@@ -128,35 +134,49 @@ App = Callable[..., Ended]
 def write(
     folder: Path, body: str, config: str = CONFIG, more: str = "", main: str = "task()"
 ) -> App:
-    """Write an app with that task function; give the command that runs it."""
+    """Write an app with that task function. Return the function that runs it: ``run`` with the
+    app's folder filled in, called as ``task("x=1", "y=2", fresh=True)``."""
     (folder / "conf").mkdir()
     (folder / "conf" / "config.yaml").write_text(config)
     text = APP.format(body=textwrap.indent(textwrap.dedent(body), "    "), more=more, main=main)
     (folder / "app.py").write_text(text)
-    return lambda *arguments, fresh=False: run(folder, arguments, fresh)
+    return lambda *arguments, **how: run(folder, arguments, **how)
 
 
-def run(folder: Path, arguments: tuple[str, ...], fresh: bool = False) -> Ended:
-    """``python app.py -m ARGUMENTS``.
+def run(
+    folder: Path,
+    arguments: tuple[str, ...],
+    *,
+    fresh: bool = False,
+    in_process: bool = False,
+    multirun: bool = True,
+) -> Ended:
+    """Run ``python app.py -m ARGUMENTS`` in a fork of this process, which saves the imports.
 
-    But for the time that imports take, unless ``fresh``, which joblib's workers need.
+    Args:
+        fresh: Start a Python interpreter instead, which joblib's workers need.
+        in_process: Start no process at all. This is for sweeps that are refused before their
+            first trial: the app's module is not imported, and its task function never runs.
+        multirun: Whether to pass ``-m``.
     """
-    out, err = folder / "out.txt", folder / "err.txt"
+    words = ["app.py", *(["-m"] if multirun else []), *arguments]
+    if in_process:
+        return _run_in_process(folder, arguments)
     if fresh:
-        done = subprocess.run(
-            [sys.executable, "app.py", "-m", *arguments], cwd=folder, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
         return Ended(done.returncode, done.stdout, done.stderr, folder)
+    out, err = folder / "out.txt", folder / "err.txt"
 
     def body() -> None:
-        gc.freeze()  # else it looks through all that the tests have made, again and again
+        gc.freeze()  # or each collection would scan all objects of the test process
+        os.fsync = lambda _: None  # tests kill processes only, and a journal syncs each line
         for path, fd in ((out, 1), (err, 2)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         warnings.simplefilter("default")
         os.chdir(folder)
         sys.path.insert(0, str(folder))
-        sys.argv = ["app.py", "-m", *arguments]
+        sys.argv = words
         try:
             runpy.run_path("app.py", run_name="__main__")
         finally:
@@ -166,3 +186,23 @@ def run(folder: Path, arguments: tuple[str, ...], fresh: bool = False) -> Ended:
     process.start()
     process.join()
     return Ended(process.exitcode, out.read_text(), err.read_text(), folder)
+
+
+def _run_in_process(folder: Path, arguments: tuple[str, ...]) -> Ended:
+    def task(cfg: DictConfig) -> None:
+        raise AssertionError(f"the sweep began a trial: {cfg}")
+
+    out, error = io.StringIO(), ""
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        initialize_config_dir(str(folder / "conf"), job_name="app"),
+    ):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        try:
+            with plain_exit():
+                hydra.multirun("config", task, list(arguments), with_log_configuration=False)
+        except SystemExit as end:
+            error = str(end.code)
+    return Ended(int(bool(error)), out.getvalue(), error, folder)
