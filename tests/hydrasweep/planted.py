@@ -1,5 +1,6 @@
-"""Sweeps that nobody ran: their storages and files, filled by hand."""
+"""Sweeps that were never run: their storages and files are filled by hand."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hydrasweep import page
 from hydrasweep.liveness import OWNER
 from hydrasweep.plots import Sweep
+from hydrasweep.stratum import Stratum
+from hydrasweep.studies import Studies
 
 BEGAN = datetime(2026, 1, 2, 3, 4)
 SPACE = {
@@ -40,10 +43,10 @@ def trial(
     attrs: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> FrozenTrial:
-    """A trial of one minute, begun ``minute`` minutes after the sweep; ``lr`` and so on name
-    parameters by the end of their names."""
-    named = {name: params[name.rpartition(".")[2]] for name in space
-             if name.rpartition(".")[2] in params}  # fmt: skip
+    """A trial of one minute that began ``minute`` minutes after the sweep. ``lr`` and so on name
+    parameters by the last part of their names."""
+    last_parts = {name: name.rpartition(".")[2] for name in space}
+    named = {name: params[last] for name, last in last_parts.items() if last in params}
     made = create_trial(
         state=state,
         values=list(values) or None,
@@ -59,6 +62,17 @@ def trial(
     return made
 
 
+def studies(directions: Sequence[str] = ("maximize",), **strata: Sequence[FrozenTrial]) -> Studies:
+    """A search in memory, with a stratum for each keyword."""
+    storage = optuna.storages.InMemoryStorage()
+    made = []
+    for value, trials in strata.items():
+        study = optuna.create_study(study_name=value, storage=storage, directions=list(directions))
+        study.add_trials(trials)
+        made.append(Stratum(value, study))
+    return Studies("s", made, threading.RLock())
+
+
 def journal(folder: Path) -> optuna.storages.JournalStorage:
     """The storage of a planted sweep."""
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal"))
@@ -72,9 +86,9 @@ def plant(
     sweeper: Mapping[str, Any] | None = None,
     app: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A sweep's folder with a study for each key: what follows the sweep's name in its name.
+    """A sweep's folder with a study for each key, which follows the sweep's name in the study's.
 
-    ``sweeper`` are settings of hydra.sweeper, ``app`` the application's.
+    ``sweeper`` are settings of hydra.sweeper, ``app`` those of the application.
     """
     folder.mkdir(parents=True)
     chosen = {"study_name": folder.name, "storage": JOURNAL, "objective": "val/accuracy"}
@@ -94,9 +108,9 @@ def plant(
 
 
 def sweep_of(folder: Path, *strata: Sequence[FrozenTrial], direction: str = "maximize") -> Sweep:
-    """A planted sweep with a stratum for each list of trials, as it is read."""
-    studies = {f"/{i}": trials for i, trials in enumerate(strata)}
-    return page.read(plant(folder / "s", studies, [direction]))
+    """A planted sweep with a stratum for each list of trials, as ``page.read`` returns it."""
+    named = {f"/{i}": trials for i, trials in enumerate(strata)}
+    return page.read(plant(folder / "s", named, [direction]))
 
 
 def searched(n: int = 8) -> list[FrozenTrial]:
@@ -121,7 +135,7 @@ def searched(n: int = 8) -> list[FrozenTrial]:
 
 
 def with_seeds(winner: FrozenTrial, values: Sequence[float], minute: float) -> list[FrozenTrial]:
-    """``winner`` trained again on fresh seeds."""
+    """The trials that train ``winner`` again on fresh seeds."""
     params = {name.rpartition(".")[2]: value for name, value in winner.params.items()}
     return [
         trial(value, minute=minute + i, seed=100 + i, **params) for i, value in enumerate(values)
