@@ -22,6 +22,7 @@ from application import (
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
+from sweeps import Sweep, run_whole
 
 torch.set_num_threads(1)
 
@@ -34,6 +35,12 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with chdir(folder):
         assert client_of(folder)  # its first use creates the database
     return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sweep:
+    """A finished sweep of the application, which tests only read."""
+    return run_whole(tmp_path_factory, empty_store)
 
 
 @pytest.fixture
