@@ -1,7 +1,8 @@
-"""Figures of parameters compare trials after the same step."""
+"""Figures of parameters, which compare trials after the same step."""
 
 import math
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import stdev
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
-from planted import SPACE, plant, searched, sweep_of, trial
+from planted import plant, searched, sweep_of, trial
 
 from hydrasweep import budgets, page, storage
 from hydrasweep.budgets import Budget
@@ -29,10 +30,6 @@ def values(budget: Budget) -> list[float | None]:
     return sorted(trial.value for trial in budget.study.trials)
 
 
-def steps_of(folder: Path, *trials: FrozenTrial) -> list[int | None]:
-    return budgets.steps(sweep_of(folder, trials))
-
-
 def test_trials_are_compared_after_the_first_step_that_all_of_them_have(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, searched(9), searched(3))
     assert budgets.steps(sweep) == [1, 3]
@@ -41,14 +38,14 @@ def test_trials_are_compared_after_the_first_step_that_all_of_them_have(tmp_path
     assert values(first) == sorted(t.intermediate_values[1] for t in trials)
     complete = [t for t in trials if t.state == COMPLETE]
     assert values(last) == sorted(t.values[0] for t in complete)
-    assert first.label == "After step 1, which 12 trials reached"
-    assert last.label == "After step 3, which 8 trials reached"
+    assert re.search(r"\b1\b.*\b12\b", first.label)
+    assert re.search(r"\b3\b.*\b8\b", last.label)
     assert first.target == "val/accuracy after step 1"
     assert [t.params["model"] for t in first.study.trials].count("1") == 3
 
 
-def test_going_on_does_not_make_a_setting_look_better(tmp_path: Path) -> None:
-    """A pruner that lets large batches go on, though dropout alone decides the value."""
+def test_long_trials_do_not_make_their_setting_look_better(tmp_path: Path) -> None:
+    """The pruner continues trials with large batches, though dropout alone decides the value."""
     rng, trials = random.Random(0), []
     for i in range(40):
         dropout, lr = rng.uniform(0, 0.5), 10 ** rng.uniform(-4, -1)
@@ -66,7 +63,7 @@ def test_going_on_does_not_make_a_setting_look_better(tmp_path: Path) -> None:
     assert {round(y, 3) for ys in seen for y in ys} <= {round(0.1 - i / 1000, 3) for i in range(26)}
 
 
-def test_trial_is_shown_where_it_has_a_value_and_did_not_fail(tmp_path: Path) -> None:
+def test_budget_has_trials_with_a_value_that_did_not_fail(tmp_path: Path) -> None:
     some = {"lr": 0.1, "dropout": 0.1}
     sweep = sweep_of(
         tmp_path,
@@ -84,7 +81,7 @@ def test_trial_is_shown_where_it_has_a_value_and_did_not_fail(tmp_path: Path) ->
     assert shown == [[0.1, 0.15, 0.4], [0.2, 0.3], [0.5]]
 
 
-def test_without_a_step_that_all_have_it_is_the_end_of_complete_trials(tmp_path: Path) -> None:
+def test_without_a_common_step_final_values_are_compared(tmp_path: Path) -> None:
     ended = [trial(0.5, lr=0.1), trial(0.7, lr=0.01), trial(0.6, state=PRUNED, lr=0.1)]
     apart = [trial(0.5, reports=[0.4, 0.5], lr=0.1), trial(0.7, lr=0.01)]
     apart[1].intermediate_values = {10: 0.7}
@@ -96,8 +93,7 @@ def test_without_a_step_that_all_have_it_is_the_end_of_complete_trials(tmp_path:
         budget = Budget(sweep, 0, step)
         assert values(budget) == [0.5, 0.7]
         assert budget.target == "val/accuracy"
-        told = "Final values of 2 complete trials, as there is no step that all trials reported"
-        assert budget.label == told
+        assert re.search(r"[Ff]inal\b.*\b2\b", budget.label)
 
 
 def test_several_objectives_are_compared_by_their_final_values(tmp_path: Path) -> None:
@@ -109,11 +105,11 @@ def test_several_objectives_are_compared_by_their_final_values(tmp_path: Path) -
     assert (two.step, two.target, values(two)) == (None, "seconds", [3.0, 4.0])
 
 
-def test_steps_to_choose_from_are_few_and_reach_to_the_end(tmp_path: Path) -> None:
+def test_steps_to_choose_from_are_few_and_include_the_last(tmp_path: Path) -> None:
     trials = [
         trial(0.5, state=PRUNED, reports=[0.5] * n, lr=0.1 / n, minute=n) for n in range(2, 40)
     ]
-    first, *others = steps_of(tmp_path, *trials)
+    first, *others = budgets.steps(sweep_of(tmp_path, trials))
     assert first == 2
     assert len(others) == budgets.MAX_STEPS - 1
     assert others == sorted(others, key=int)
@@ -121,7 +117,7 @@ def test_steps_to_choose_from_are_few_and_reach_to_the_end(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
-def test_trial_that_diverged_leaves_room_for_the_others(
+def test_trial_that_diverged_does_not_flatten_the_others(
     tmp_path: Path, direction: str, sign: int
 ) -> None:
     ends = [sign * value for value in (0.90, 0.91, 0.92, 0.93, 0.94, -1e6)]
@@ -139,7 +135,7 @@ def test_trial_that_diverged_leaves_room_for_the_others(
 
 
 def drawn(rng: random.Random, n: int) -> list[FrozenTrial]:
-    """Of a search at random in which the learning rate matters, and noise."""
+    """A random search in which the learning rate matters, with noise."""
     trials = []
     for i in range(n):
         lr, dropout = 10 ** rng.uniform(-4, -1), rng.uniform(0, 0.5)
@@ -149,28 +145,30 @@ def drawn(rng: random.Random, n: int) -> list[FrozenTrial]:
     return trials
 
 
-def test_importance_is_given_with_its_standard_error(tmp_path: Path) -> None:
-    """Which is what it differs by from one search to the next."""
-    found, errors = [], []
-    for i in range(12):
-        sweep = sweep_of(tmp_path / str(i), drawn(random.Random(i), 30))
-        (figure,) = Budget(sweep, 0, None).figures["importances"]
-        (bars,) = figure.data
+def importances(folder: Path, seed: int) -> Any:
+    (figure,) = Budget(sweep_of(folder, drawn(random.Random(seed), 30)), 0, None).figures[
+        "importances"
+    ]
+    return figure
+
+
+def test_importance_has_a_standard_error(tmp_path: Path) -> None:
+    """The standard error is how much importance differs between searches."""
+    found, errors, figures = [], [], []
+    for i in range(4):
+        figures.append(importances(tmp_path / str(i), i))
+        (bars,) = figures[i].data
         assert sum(bars.x) == pytest.approx(1)
-        assert all("±" in text for text in figure.layout.yaxis.ticktext)
-        i = bars.y.index("optimizer.lr")
-        found.append(bars.x[i])
-        errors.append(bars.error_x.array[i])
+        assert all("±" in text for text in figures[i].layout.yaxis.ticktext)
+        row = bars.y.index("optimizer.lr")
+        found.append(bars.x[row])
+        errors.append(bars.error_x.array[row])
     assert stdev(found) == pytest.approx(sum(errors) / len(errors), rel=0.5)
+    same = importances(tmp_path / "same", 0)
+    assert same.to_json() == figures[0].to_json()
 
 
-def test_same_trials_have_the_same_importance(tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path, drawn(random.Random(0), 30))
-    one, two = (Budget(sweep, 0, None).figures["importances"][0].to_json() for _ in range(2))
-    assert one == two
-
-
-def test_importance_and_contours_take_enough_trials(tmp_path: Path) -> None:
+def test_importance_and_contours_need_enough_trials(tmp_path: Path) -> None:
     few = sweep_of(tmp_path / "few", searched(9), searched(8))
     enough = sweep_of(tmp_path / "enough", searched(12), searched(10))
     assert set(Budget(few, 0, 1).figures) == {"parallel", "slices"}
@@ -213,27 +211,23 @@ def test_strata_may_search_different_things(tmp_path: Path) -> None:
     assert all(isinstance(t.params["width"], str) for t in budget.study.trials)
 
 
-def test_contours_are_of_what_all_trials_have_and_of_few_trials(tmp_path: Path) -> None:
+def test_contours_show_the_most_important_parameters_and_few_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budgets, "MAX_CONTOUR_TRIALS", 25)
     space = {f"p{i}": FloatDistribution(0, 1) for i in range(7)}
     trials = [
         trial(
-            i / 300,
+            i / 60,
             space=space,
             minute=i,
-            **{name: (i * (7 + k) % 300) / 300 for k, name in enumerate(space)},
+            **{name: (i * (7 + k) % 60) / 60 for k, name in enumerate(space)},
         )
-        for i in range(300)
+        for i in range(60)
     ]
     figures = Budget(page.read(plant(tmp_path / "many", {"": trials})), 0, None).figures
     (contours,) = figures["contours"]
     points = [trace for trace in contours.data if trace.type == "scatter" and trace.x]
     assert len(points) == budgets.MAX_PARAMS * (budgets.MAX_PARAMS - 1)
-    assert all(len(trace.x) <= budgets.MAX_CONTOUR_TRIALS for trace in points)
+    assert all(0 < len(trace.x) <= 25 for trace in points)
     assert len(figures["slices"]) == 2
-
-
-def test_space_of_planted_sweeps_is_drawn_whole(tmp_path: Path) -> None:
-    (parallel,) = Budget(sweep_of(tmp_path, searched(), searched(4)), 0, 1).figures["parallel"]
-    names = parallel.layout.xaxis.ticktext
-    assert names[0] == "val/accuracy after step 1"
-    assert set(names[1:]) == {"model", *SPACE} - {"seed"}

@@ -1,5 +1,6 @@
-"""In what two sweeps are said to differ."""
+"""How two sweeps are compared."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -14,13 +15,13 @@ from hydrasweep.differences import compare
 from hydrasweep.errors import UserError
 
 
-def rows(told: str) -> dict[str, list[str]]:
-    """The cells of each row, by its first."""
-    cells = [[c.strip() for c in line.split("  ") if c.strip()] for line in told.splitlines()]
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of each row, by the first."""
+    cells = [[c.strip() for c in line.split("  ") if c.strip()] for line in text.splitlines()]
     return {line[0]: line[1:] for line in cells if len(line) == 3}
 
 
-def test_settings_that_differ_are_told_and_no_others(tmp_path: Path) -> None:
+def test_only_settings_that_differ_are_shown(tmp_path: Path) -> None:
     wider = {**SPACE, "optimizer.lr": FloatDistribution(1e-5, 1e-1, log=True)}
     one = plant(
         tmp_path / "one", {"": searched()}, sweeper={"n_trials": 8, "sampler": {"seed": 1}},
@@ -34,8 +35,8 @@ def test_settings_that_differ_are_told_and_no_others(tmp_path: Path) -> None:
     )  # fmt: skip
     OmegaConf.save({"optuna": "5.0", "command": "a"}, one / "environment.yaml")
     OmegaConf.save({"optuna": "5.1", "command": "b"}, two / "environment.yaml")
-    told = compare(page.read(one), page.read(two))
-    found = rows(told.partition("result")[0])
+    text = compare(page.read(one), page.read(two))
+    found = rows(text.partition("result")[0])
     assert found == {
         "setting": ["one", "two"],
         "data.size": ["1", "2"],
@@ -46,23 +47,32 @@ def test_settings_that_differ_are_told_and_no_others(tmp_path: Path) -> None:
         "searched: data.batch_size": ["one of 32, 64, 128", "—"],
         "optuna": ["5.0", "5.1"],
     }
-    assert "secret" not in told
+    assert "secret" not in text
 
 
-def test_results_are_compared_by_stratum_and_winners_by_their_errors(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scores", "confirmed", "lead"),
+    [
+        ([0.93, 0.94, 0.95], "0.9400 ± 0.0100 (n=3)", r"0\.0300\b.* more than .*0\.0082"),
+        ([0.88, 0.95, 0.96], "0.9300 ± 0.0436 (n=3)", r"0\.0200\b.* less than .*0\.0258"),
+        ([0.95], "0.9500 (n=1)", r"0\.0400\b.* single "),
+    ],
+)
+def test_winners_are_compared_by_their_standard_errors(
+    tmp_path: Path, scores: list[float], confirmed: str, lead: str
+) -> None:
     best = max(searched(), key=lambda t: (t.state == TrialState.COMPLETE, t.values[0]))
-    for name, scores in (("one", [0.90, 0.91, 0.92]), ("two", [0.93, 0.94, 0.95])):
-        plant(tmp_path / name, {"/cnn": searched(), "@confirm/cnn": with_seeds(best, scores, 20)})
-    told = compare(page.read(tmp_path / "one"), page.read(tmp_path / "two"))
-    assert rows(told) == {
-        "result": ["one", "two"],
-        "cnn: confirmed": ["0.9100 ± 0.0100 (n=3)", "0.9400 ± 0.0100 (n=3)"],
-    }
-    assert "No setting differs." in told
-    assert "two wins: it leads one by 0.0300, more than two standard errors" in told
+    for name, values in (("one", [0.90, 0.91, 0.92]), ("two", scores)):
+        plant(tmp_path / name, {"/cnn": searched(), "@confirm/cnn": with_seeds(best, values, 20)})
+    text = compare(page.read(tmp_path / "one"), page.read(tmp_path / "two"))
+    found = rows(text)
+    assert found["result"] == ["one", "two"]
+    assert found["cnn: confirmed"] == ["0.9100 ± 0.0100 (n=3)", confirmed]
+    assert "cnn: in the search" not in found
+    assert re.search(rf"^two .* one .*{lead}", text, re.MULTILINE)
 
 
-def test_unconfirmed_sweeps_are_compared_by_what_they_found(tmp_path: Path) -> None:
+def test_unconfirmed_sweeps_are_compared_by_their_best_trials(tmp_path: Path) -> None:
     one = plant(tmp_path / "a" / "s", {"": [trial(0.5, lr=0.1)]})
     two = plant(
         tmp_path / "b" / "s",
@@ -80,22 +90,23 @@ def test_unconfirmed_sweeps_are_compared_by_what_they_found(tmp_path: Path) -> N
     }
 
 
-def test_sweeps_that_search_for_different_things_are_said_to(tmp_path: Path) -> None:
-    one = plant(tmp_path / "one", {"": searched()})
-    for name, directions in (("less", ["minimize"]), ("many", ["maximize", "minimize"])):
-        values = [1.0] * len(directions)
-        other = plant(tmp_path / name, {"": [trial(*values, lr=0.1)]}, directions)
-        told = compare(page.read(one), page.read(other))
-        assert "their values can't be compared" in told
-    assert "trials on the front" in told
+def test_sweeps_with_different_objectives_have_no_leader(tmp_path: Path) -> None:
+    best = max(searched(), key=lambda t: (t.state == TrialState.COMPLETE, t.values[0]))
+    confirmed = {"/cnn": searched(), "@confirm/cnn": with_seeds(best, [0.9, 0.91], 20)}
+    one = page.read(plant(tmp_path / "one", confirmed))
+    less = compare(one, page.read(plant(tmp_path / "less", confirmed, ["minimize"])))
+    assert "standard error" not in less
+    two = {"": [trial(1.0, 1.0, lr=0.1)]}
+    many = compare(one, page.read(plant(tmp_path / "many", two, ["maximize", "minimize"])))
+    assert rows(many)["trials on the front"] == ["—", "1"]
 
 
-def test_sweep_differs_from_its_copy_in_nothing_and_is_not_compared_with_itself(
+def test_sweep_equals_its_copy_and_is_not_compared_with_itself(
     tmp_path: Path,
 ) -> None:
     sweep = page.read(plant(tmp_path / "s", {"": searched()}))
     shutil.copytree(tmp_path / "s", tmp_path / "copy")
     copy = page.read(tmp_path / "copy")
-    assert compare(sweep, copy) == "No setting differs.\nNo result differs."
-    with pytest.raises(UserError, match="s: is compared with itself"):
+    assert rows(compare(sweep, copy)) == {}
+    with pytest.raises(UserError, match=f"{tmp_path / 's'}:"):
         compare(sweep, sweep)

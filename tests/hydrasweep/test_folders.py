@@ -1,4 +1,4 @@
-"""The sweeps below a folder, as they are listed and found."""
+"""How sweeps below a folder are listed and found."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from hydrasweep.folders import below, find, listing
 
 
 def made(folder: Path, name: str, when: float = 1e9, **results: Any) -> Path:
-    """A sweep's folder as far as it is read here."""
+    """A sweep's folder with the files that listing and finding read."""
     folder.mkdir(parents=True)
     (folder / starts.CLAIM).write_text("id")
     with starts.recorded(folder, 0, name, "python app.py -m"):
@@ -34,7 +34,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_sweeps_are_listed_by_time_with_how_they_stand(tmp_path: Path) -> None:
+def test_sweeps_are_listed_by_time_with_state_and_best_values(tmp_path: Path) -> None:
     made(
         tmp_path / "a" / "late", "late", 2e9, directions=["maximize"],
         trials={"COMPLETE": 3, "FAIL": 2, "PRUNED": 1, "WAITING": 3, "RUNNING": 1},
@@ -61,19 +61,18 @@ def test_sweeps_are_listed_by_time_with_how_they_stand(tmp_path: Path) -> None:
     assert rows[3].endswith(" a/late")
 
 
-def test_a_column_that_nothing_has_is_left_out(tmp_path: Path) -> None:
+def test_column_without_any_cell_is_left_out(tmp_path: Path) -> None:
     made(tmp_path / "s", "s", directions=["minimize"], trials={"COMPLETE": 1},
          best={"all": found(0.5)})  # fmt: skip
     assert "confirmed" not in listing(tmp_path)
     assert listing(tmp_path / "s") == listing(tmp_path)
 
 
-def test_folder_without_sweeps_is_said_to_be_so(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert listing(tmp_path / "empty") == f"There is no sweep below {tmp_path / 'empty'}"
+def test_folder_without_sweeps_is_named(tmp_path: Path) -> None:
+    assert str(tmp_path) in listing(tmp_path)
 
 
-def test_results_that_cannot_be_read_hide_no_other_sweep(tmp_path: Path) -> None:
+def test_damaged_results_hide_no_other_sweep(tmp_path: Path) -> None:
     folder = made(tmp_path / "s", "broken", trials={})
     (folder / "results.yaml").write_text("a: [")
     made(tmp_path / "t", "whole", directions=["minimize"], trials={"COMPLETE": 1},
@@ -83,7 +82,7 @@ def test_results_that_cannot_be_read_hide_no_other_sweep(tmp_path: Path) -> None
     assert " 0.5000 " in shown
 
 
-def test_trials_environments_and_hidden_folders_are_not_looked_into(tmp_path: Path) -> None:
+def test_trials_virtual_environments_and_hidden_folders_are_not_searched(tmp_path: Path) -> None:
     made(tmp_path / "s", "s")
     made(tmp_path / "s" / "000" / "inner", "inner")
     made(tmp_path / ".cache" / "hidden", "hidden")
@@ -98,11 +97,13 @@ def test_sweep_is_found_by_its_folder_or_by_its_name(tmp_path: Path) -> None:
     assert find(str(folder)) == folder
     assert find("lr").resolve() == folder
     for name in ("2026-01-02", "l"):
-        with pytest.raises(UserError, match="is no folder, and no sweep below"):
+        with pytest.raises(UserError, match=f"{name}:.*{tmp_path}.*python -m hydrasweep list"):
             find(name)
+    with pytest.raises(UserError, match=r"runs:.* 2026-01-02"):  # the sweeps below it
+        find("runs")
 
 
-def test_name_of_an_earlier_versions_sweep_is_its_folders(tmp_path: Path) -> None:
+def test_sweep_of_an_earlier_version_has_the_name_of_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "old"
     folder.mkdir(parents=True)
     (folder / starts.CLAIM).write_text("id")
@@ -110,8 +111,8 @@ def test_name_of_an_earlier_versions_sweep_is_its_folders(tmp_path: Path) -> Non
     assert " unknown " in listing(tmp_path)
 
 
-def test_name_of_several_is_refused(tmp_path: Path) -> None:
+def test_name_of_several_sweeps_is_refused_with_their_folders(tmp_path: Path) -> None:
     for name in ("a", "b"):
         made(tmp_path / name / "x", "lr")
-    with pytest.raises(UserError, match=r"several sweeps have that name; .*: a/x, b/x"):
+    with pytest.raises(UserError, match=r"lr:.*a/x, b/x"):
         find("lr")

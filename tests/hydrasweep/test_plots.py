@@ -1,4 +1,4 @@
-"""What the figures show."""
+"""The figures of a report that show trials."""
 
 import math
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def test_history_has_complete_values_and_the_best_so_far(tmp_path: Path) -> None
     assert max(best) == best[-1] == max(complete)
 
 
-def test_pruned_curves_are_pale_and_strata_have_colours(tmp_path: Path) -> None:
+def test_pruned_curves_are_pale_and_each_stratum_has_a_colour(tmp_path: Path) -> None:
     running = trial(state=TrialState.RUNNING, reports=[0.5, 0.6], lr=0.1, minute=50)
     sweep = sweep_of(tmp_path, [*searched(), running], searched(3))
     (figure,) = sweep.views[0].figures["curves"]

@@ -1,11 +1,11 @@
-"""Tables and numbers as a person reads them."""
+"""Tables, numbers and durations as text."""
 
 import pytest
 
 from hydrasweep.tables import as_duration, number, short, table
 
 
-def test_a_table_has_a_column_for_each_name_and_takes_no_cell_for_markup() -> None:
+def test_table_has_a_column_for_each_name_and_interprets_no_markup() -> None:
     rows = [{"": "a", "layers": "[relu,/x]"}, {"": "b", "lr": ":smile:"}]
     head, _, *shown = table("trial", rows).strip().splitlines()
     assert head.split() == ["trial", "layers", "lr"]
@@ -13,18 +13,18 @@ def test_a_table_has_a_column_for_each_name_and_takes_no_cell_for_markup() -> No
 
 
 @pytest.mark.parametrize(
-    ("value", "of", "words"),
+    ("value", "of", "text"),
     [(0.98351, None, "0.9835"), (0, None, "0.0000"), (-150.25, None, "-150.2500"),
      (2.71828e-10, None, "2.718e-10"), (4.2e-4, None, "0.00042"), (4.2e-4, 0.98, "0.0004"),
      (3e-12, 2.7e-10, "3e-12"), (12345678.9, None, "1.235e+07"), (float("inf"), None, "inf")],
 )  # fmt: skip
 def test_values_have_four_decimals_or_four_digits(
-    value: float, of: float | None, words: str
+    value: float, of: float | None, text: str
 ) -> None:
-    assert number(value, of) == words
+    assert number(value, of) == text
 
 
-def test_on_a_narrow_terminal_each_row_is_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_become_columns_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"": "a", "lr": "0.1", "dropout": "0.5"}, {"": "b", "lr": "0.2"}]
     wide = table("trial", rows)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
@@ -36,18 +36,18 @@ def test_on_a_narrow_terminal_each_row_is_a_column(monkeypatch: pytest.MonkeyPat
         ["trial", "a", "b"], ["lr", "0.1", "0.2"], ["dropout", "0.5"],
     ]  # fmt: skip
     many = [{"": f"setting {i}", "first": "1", "second": "2"} for i in range(9)]
-    assert len(table("setting", many).strip().splitlines()) == 2 + 9  # it would be wider
+    assert len(table("setting", many).strip().splitlines()) == 2 + 9  # columns would be wider
 
 
 @pytest.mark.parametrize(
-    ("value", "word"), [(0.0012345, "0.00123"), (64, "64"), (True, "True"), ("adam", "adam")]
+    ("value", "text"), [(0.0012345, "0.00123"), (64, "64"), (True, "True"), ("adam", "adam")]
 )
-def test_settings_are_short(value: object, word: str) -> None:
-    assert short(value) == word
+def test_settings_are_short(value: object, text: str) -> None:
+    assert short(value) == text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [
         (0, "0.0 s"),
         (9.94, "9.9 s"),
@@ -58,5 +58,5 @@ def test_settings_are_short(value: object, word: str) -> None:
         (7265, "2 h 01 min"),
     ],
 )
-def test_durations_are_such_as_a_person_says(seconds: float, words: str) -> None:
-    assert as_duration(seconds) == words
+def test_durations_have_the_unit_of_their_size(seconds: float, text: str) -> None:
+    assert as_duration(seconds) == text
