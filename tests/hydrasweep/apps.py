@@ -169,7 +169,8 @@ def run(
 
     def body() -> None:
         gc.freeze()  # or each collection would scan all objects of the test process
-        os.fsync = lambda _: None  # type: ignore[assignment]  # tests kill processes only, and a journal syncs each line
+        # Killed processes lose nothing by this, and journals call it for each line.
+        os.fsync = lambda _: None  # type: ignore[assignment]
         for path, fd in ((out, 1), (err, 2)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")

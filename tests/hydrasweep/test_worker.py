@@ -1,4 +1,4 @@
-"""What a worker makes of a trial's return value, and of failures."""
+"""What workers do with return values, failures and output of task functions."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from apps import CONFIG, App, Ended
+from apps import CONFIG, SQLITE, App, Ended
 from omegaconf import OmegaConf
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
@@ -23,48 +23,111 @@ from hydrasweep.worker import as_values, too_many_failures
 
 MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
 
+# Return values
+
+
+@pytest.mark.parametrize(
+    ("value", "n", "values"),
+    [
+        (1, 1, [1.0]),
+        (0.5, 1, [0.5]),
+        (np.float32(0.5), 1, [0.5]),
+        ("2", 1, [2.0]),
+        ([0.5], 1, [0.5]),
+        ((1, 2.5), 2, [1.0, 2.5]),
+    ],
+)
+def test_numbers_are_objectives(value: Any, n: int, values: list[float]) -> None:
+    assert as_values(value, [MINIMIZE] * n) == values
+
+
+@pytest.mark.parametrize(
+    ("value", "n"),
+    [
+        (None, 1),
+        ("abc", 1),
+        (float("nan"), 1),
+        ([1, 2], 1),
+        (1.0, 2),
+        ([1, float("nan")], 2),
+        ([], 1),
+        ({"a": 1}, 1),
+    ],
+)
+def test_other_values_are_refused_with_what_was_expected(value: Any, n: int) -> None:
+    with pytest.raises(ValueError, match=f"{n} number") as error:
+        as_values(value, [MINIMIZE] * n)
+    assert repr(value) in str(error.value)
+
+
+def test_objective_may_be_infinitely_bad_but_not_infinitely_good() -> None:
+    inf = math.inf
+    assert as_values(inf, [MINIMIZE]) == [inf]
+    assert as_values(-inf, [MAXIMIZE]) == [-inf]
+    assert as_values([inf, -inf], [MINIMIZE, MAXIMIZE]) == [inf, -inf]
+    for value, directions in ((-inf, [MINIMIZE]), (inf, [MAXIMIZE]), ([1, inf], [MAXIMIZE] * 2)):
+        with pytest.raises(ValueError, match="inf") as error:
+            as_values(value, directions)
+        assert repr(value) in str(error.value)
+
+
+def test_diverged_trial_is_the_worst_one_also_in_the_report(app: Callable[..., App]) -> None:
+    task = app("return math.inf if cfg.x > 0.7 else -math.inf if cfg.x < -0.5 else cfg.x")
+    done = task("hydra.sweeper.report=true")
+    assert done.code == 0, done.err
+    (failed,) = (t for t in done.trials() if t.state == TrialState.FAIL)
+    assert "-inf" in failed.user_attrs[WHY]
+    assert next(trial.value for trial in done.trials() if trial.values) == math.inf
+    assert math.isfinite(done.study().best_value)
+    assert (done.folder / "sweep" / "report.html").exists()
+
+
+# The number of failures that a sweep accepts
+
+Limited = Callable[..., Plan]
+Ran = Callable[..., Studies]
+
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Iterator[Plan]:
-    backend = {"_target_": "optuna.storages.journal.JournalFileBackend"}
-    settings = {
-        "direction": "maximize",
-        "sampler": {"_target_": "optuna.samplers.RandomSampler", "seed": 0},
-        "pruner": None,
-        "heartbeat": 15.0,
-        "max_failures": None,
-        "max_failure_rate": None,
-        "resumable": False,
-        "confirm": None,
-    }
+def plan(tmp_path: Path) -> Iterator[Limited]:
+    """``plan(max_failures=1)`` is the plan of a sweep with that limit."""
+    settings = OmegaConf.create(
+        {
+            "direction": "maximize",
+            "sampler": {"_target_": "optuna.samplers.RandomSampler", "seed": 0},
+            "pruner": None,
+            "heartbeat": 15.0,
+            "max_failures": None,
+            "max_failure_rate": None,
+            "resumable": False,
+            "confirm": None,
+        }
+    )
     storage = {
         "_target_": "optuna.storages.JournalStorage",
-        "log_storage": {**backend, "file_path": f"{tmp_path}/journal"},
+        "log_storage": {
+            "_target_": "optuna.storages.journal.JournalFileBackend",
+            "file_path": f"{tmp_path}/journal",
+        },
     }
-    yield Plan(
+    made = Plan(
         name="s",
-        settings=OmegaConf.create(settings),
+        settings=settings,
         space=Space.parse(["model=cnn,lenet5", "x=interval(0,1)"], "model"),
         storage=OmegaConf.create(storage),
         parent={},
     )
+    yield lambda **limits: replace(made, settings=OmegaConf.merge(settings, limits))  # type: ignore[arg-type]
     close_storages()
 
 
-def bearing(plan: Plan, **limits: Any) -> Plan:
-    settings = OmegaConf.merge(plan.settings, limits)
-    return replace(plan, settings=settings)  # type: ignore[arg-type]
-
-
-Tried = Callable[..., Studies]
-
-
 @pytest.fixture
-def tried(plan: Plan) -> Tried:
-    """``tried(1.0, None, "some error")`` gives studies of a COMPLETE, a PRUNED, a FAIL trial."""
+def ran(plan: Limited) -> Ran:
+    """``ran(1.0, None, "Boom: 1")`` returns studies with a complete, a pruned and a failed trial,
+    whose error is a Boom that line 1 raised."""
 
     def made(*ends: Any) -> Studies:
-        studies = plan.open()
+        studies = plan().open()
         studies.fill(len(ends))
         for end in ends:
             taken = studies.take({})
@@ -83,225 +146,112 @@ def tried(plan: Plan) -> Tried:
     return made
 
 
-# What is returned
-
-
 @pytest.mark.parametrize(
-    ("value", "n", "values"),
+    ("ends", "is_too_many"),
     [
-        (1, 1, [1.0]),
-        (0.5, 1, [0.5]),
-        (np.float32(0.5), 1, [0.5]),
-        ("2", 1, [2.0]),
-        ([0.5], 1, [0.5]),
-        ((1, 2.5), 2, [1.0, 2.5]),
+        (("E: 1", "E: 1", "E: 1"), True),
+        (("E: 1", "E: 1", "E: 2"), False),
+        (("E: 1", "E: 1", "F: 1"), False),
+        (("E: 1", "E: 1", "E: 1", 0.5), False),
+        (("E: 1", "E: 1", "E: 1", None), False),
+        (("E: 1", "E: 1"), False),
     ],
 )
-def test_numbers_are_taken_as_objectives(value: Any, n: int, values: list[float]) -> None:
-    assert as_values(value, [MINIMIZE] * n) == values
-
-
-@pytest.mark.parametrize(
-    ("value", "n"),
-    [
-        (None, 1),
-        ("abc", 1),
-        (float("nan"), 1),
-        ([1, 2], 1),
-        (1.0, 2),
-        ([1, float("nan")], 2),
-        ([], 1),
-        ({"a": 1}, 1),
-    ],
-)
-def test_anything_else_is_refused_with_what_it_was(value: Any, n: int) -> None:
-    with pytest.raises(ValueError, match=rf"must return {n} number\(s\)") as error:
-        as_values(value, [MINIMIZE] * n)
-    assert repr(value) in str(error.value)
-
-
-def test_objective_may_be_infinitely_bad_and_not_infinitely_good() -> None:
-    inf = math.inf
-    assert as_values(inf, [MINIMIZE]) == [inf]
-    assert as_values(-inf, [MAXIMIZE]) == [-inf]
-    assert as_values([inf, -inf], [MINIMIZE, MAXIMIZE]) == [inf, -inf]
-    for value, directions in ((-inf, [MINIMIZE]), (inf, [MAXIMIZE]), ([1, inf], [MAXIMIZE] * 2)):
-        with pytest.raises(ValueError, match="no trial can beat") as error:
-            as_values(value, directions)
-        assert repr(value) in str(error.value)
-
-
-def test_what_is_no_result_is_a_failure(app: Callable[..., App]) -> None:
-    body = """
-        if cfg.kind == "exit":
-            sys.exit("no more")
-        return {"no_number": math.nan, "nothing": None, "two": [1.0, 2.0], "a": 1}[cfg.kind]
-    """
-    words = {
-        "no_number": "not nan",
-        "nothing": "not None",
-        "two": "1 number",
-        "exit": "SystemExit: no more",
-    }
-    enqueue = ",".join(f"{{kind: {kind}}}" for kind in ("a", *words))
-    done = app(body)(
-        "kind=choice(a,no_number,nothing,two,exit)",
-        f"hydra.sweeper.enqueue=[{enqueue}]",
-        "hydra.sweeper.n_trials=5",
-    )
-    assert done.code == 0, done.err
-    for trial in done.trials():
-        kind = trial.params["kind"]
-        assert trial.state == (TrialState.COMPLETE if kind == "a" else TrialState.FAIL)
-        assert words.get(kind, "") in trial.user_attrs.get(ERROR, "")
-    assert {trial.params["kind"] for trial in done.trials()} == {"a", *words}
-
-
-# How many failures are borne
-
-
-def test_first_three_failing_alike_are_too_many(plan: Plan, tried: Tried) -> None:
-    assert "the first 3 trials failed alike: Boom: 1" in too_many_failures(
-        tried("Boom: 1", "Boom: 1", "Boom: 1"), plan
-    )
-
-
-@pytest.mark.parametrize(
-    "ends",
-    [
-        ("E: 1", "E: 1", "E: 2"),
-        ("E: 1", "E: 1", "F: 1"),
-        ("E: 1", "E: 1", "E: 1", 0.5),
-        ("E: 1", "E: 1", "E: 1", None),
-        ("E: 1", "E: 1"),
-    ],
-)
-def test_failures_among_others_or_of_several_kinds_are_borne(
-    plan: Plan, tried: Tried, ends: tuple[Any, ...]
+def test_three_equal_failures_before_any_other_end_are_too_many(
+    plan: Limited, ran: Ran, ends: tuple[Any, ...], is_too_many: bool
 ) -> None:
-    assert too_many_failures(tried(*ends), plan) == ""
+    reason = too_many_failures(ran(*ends), plan())
+    assert bool(reason) == is_too_many
+    assert "E: 1" in reason or not is_too_many
 
 
-def test_max_failures_are_borne_and_one_more_is_not(plan: Plan, tried: Tried) -> None:
-    studies = tried(0.5, "E: 1", "E: 2", 0.5)
-    assert too_many_failures(studies, bearing(plan, max_failures=2)) == ""
-    assert "2 trials failed, and max_failures=1" in too_many_failures(
-        studies, bearing(plan, max_failures=1)
-    )
-    assert too_many_failures(studies, bearing(plan, max_failures=0))
+def test_max_failures_is_the_largest_number_that_is_accepted(plan: Limited, ran: Ran) -> None:
+    studies = ran(0.5, "E: 1", "E: 2", 0.5)
+    assert too_many_failures(studies, plan(max_failures=2)) == ""
+    assert "max_failures=1" in too_many_failures(studies, plan(max_failures=1))
+    assert too_many_failures(studies, plan(max_failures=0))
 
 
-def test_max_failure_rate_is_a_share_of_the_finished(plan: Plan, tried: Tried) -> None:
-    studies = tried(0.5, "E: 1", "E: 2", None)
+def test_max_failure_rate_is_a_share_of_the_finished_trials(plan: Limited, ran: Ran) -> None:
+    studies = ran(0.5, "E: 1", "E: 2", None)
     studies.fill(100)
-    assert too_many_failures(studies, bearing(plan, max_failure_rate=0.5)) == ""
-    reason = too_many_failures(studies, bearing(plan, max_failure_rate=0.4))
-    assert "2 of 4 trials failed" in reason
+    assert too_many_failures(studies, plan(max_failure_rate=0.5)) == ""
+    reason = too_many_failures(studies, plan(max_failure_rate=0.4))
+    assert "2 of 4" in reason
+    assert "max_failure_rate=0.4" in reason
 
 
 @pytest.mark.parametrize("limit", [{"max_failures": 3}, {"max_failure_rate": 1.0}])
-def test_limit_that_was_set_is_the_only_one(
-    plan: Plan, tried: Tried, limit: dict[str, float]
+def test_limit_that_is_set_is_the_only_one(
+    plan: Limited, ran: Ran, limit: dict[str, float]
 ) -> None:
-    studies = tried("Boom: 1", "Boom: 1", "Boom: 1")
-    assert too_many_failures(studies, plan)
-    assert too_many_failures(studies, bearing(plan, **limit)) == ""
+    studies = ran("Boom: 1", "Boom: 1", "Boom: 1")
+    assert too_many_failures(studies, plan())
+    assert too_many_failures(studies, plan(**limit)) == ""
 
 
-def test_trials_that_are_tried_again_are_no_failures(plan: Plan, tried: Tried) -> None:
-    studies = tried(0.5, "E: 1")
+def test_requeued_trials_do_not_count_as_failures(plan: Limited, ran: Ran) -> None:
+    studies = ran(0.5, "E: 1")
     studies.fill(3)
     taken = studies.take({})
     assert taken is not None
     studies.requeue(taken[0], taken[1].number, "it was interrupted", counts=False)
-    assert too_many_failures(studies, bearing(plan, max_failures=1)) == ""
-    assert "1 trials failed" in too_many_failures(studies, bearing(plan, max_failures=0))
+    assert too_many_failures(studies, plan(max_failures=1)) == ""
+    assert "max_failures=0" in too_many_failures(studies, plan(max_failures=0))
 
 
 # Failures in whole sweeps
 
 
-def test_failing_trial_fails_alone_with_its_traceback(app: Callable[..., App]) -> None:
+def test_failing_trials_fail_alone_and_keep_the_error(app: Callable[..., App]) -> None:
+    """A trial fails by any error, and by a return value that is not a number."""
     body = """
-        if cfg.x < 0:
-            raise RuntimeError(f"{cfg.x} is negative")
-        return cfg.x
+        if cfg.kind in ("RuntimeError", "GeneratorExit", "Own"):
+            raise {**vars(builtins), "Own": Own}[cfg.kind](f"{cfg.x} is wrong")
+        if cfg.kind == "SystemExit":
+            sys.exit(f"{cfg.x} is wrong")
+        return {"nan": math.nan, "None": None, "list": [1.0, 2.0], "a": 1}[cfg.kind]
     """
-    done = app(body)()
+    errors = ("RuntimeError", "GeneratorExit", "Own", "SystemExit")
+    values = {"nan": "nan", "None": "None", "list": "[1.0, 2.0]"}
+    kinds = [f"'{kind}'" for kind in ("a", *errors, *values)]
+    done = app(body, more="import builtins\nclass Own(BaseException): pass")(
+        f"kind=choice({','.join(kinds)})",
+        f"hydra.sweeper.enqueue=[{','.join(f'{{kind: {kind}}}' for kind in kinds)}]",
+        f"hydra.sweeper.n_trials={len(kinds)}",
+    )
     assert done.code == 0, done.err
-    for trial in done.trials():
-        if trial.params["x"] < 0:
-            assert trial.state == TrialState.FAIL
-            assert "in task" in trial.user_attrs[ERROR]
-            assert f"RuntimeError: {trial.params['x']} is negative" in trial.user_attrs[ERROR]
-            assert "is negative" in done.log(f"{trial.number:03d}")
-        else:
-            assert trial.state == TrialState.COMPLETE
-            assert trial.value == trial.params["x"]
-    assert done.states().count("FAIL") == 2
     assert "Traceback" not in done.out + done.err
+    assert done.states() == ["COMPLETE"] + ["FAIL"] * len(kinds[1:])
+    for trial in done.trials()[1:]:
+        kind, kept = trial.params["kind"], [trial.user_attrs[ERROR]]
+        if kind in errors:
+            kept.append(done.log(f"{trial.number:03d}"))
+        for text in kept:
+            assert values.get(kind, f"{kind}: {trial.params['x']} is wrong") in text
+            assert kind in values or "in task" in text
+    assert {trial.params["kind"] for trial in done.trials()} == {"a", *errors, *values}
 
 
-@pytest.mark.parametrize("error", ["RuntimeError('no such thing')", "RuntimeError(f'no {cfg.x}')"])
-def test_first_three_failing_alike_end_the_sweep(app: Callable[..., App], error: str) -> None:
-    """By the line that raises them; what they say may hold a number."""
-    done = app(f"raise {error}")()
+def test_first_three_equal_failures_end_the_sweep(app: Callable[..., App]) -> None:
+    """Failures are equal if the same line raises them: their messages may hold numbers."""
+    done = app("raise RuntimeError(f'no {cfg.x}')")()
     assert done.code == 1
     assert sorted(done.states()) == ["FAIL"] * 3 + ["WAITING"]
-    assert "the first 3 trials failed alike: RuntimeError: no " in done.err
+    assert "RuntimeError: no " in done.err
     assert len(done.err.splitlines()) == 1
     assert "Traceback" not in done.out + done.err
 
 
-@pytest.mark.parametrize("limit", ["max_failures=4", "max_failure_rate=1.0"])
-def test_failures_alike_within_the_limit_that_was_set_end_nothing(
-    app: Callable[..., App], limit: str
-) -> None:
-    done = app("raise RuntimeError('no such thing')")(f"hydra.sweeper.{limit}")
-    assert done.states() == ["FAIL"] * 4
-    assert "failed alike" not in done.err
-
-
-@pytest.mark.parametrize("error", ["GeneratorExit", "Own"])
-def test_error_that_is_no_exception_of_pythons_fails_its_trial_alone(
-    app: Callable[..., App], error: str
-) -> None:
-    body = f"""
-        if cfg.x < 0:
-            raise {error}("it ends here")
-        return cfg.x
-    """
-    done = app(body, more="class Own(BaseException): pass")()
-    assert done.code == 0, done.err
-    assert done.states() == ["COMPLETE", "FAIL"] * 2
-    assert done.err == ""
-    assert f"{error}: it ends here" in done.log("001")
-    assert "in task" in done.log("001")
-
-
-@pytest.mark.parametrize(("direction", "good"), [("minimize", "-"), ("maximize", "")])
-def test_trial_that_diverged_is_the_worst_and_none_is_infinitely_good(
-    app: Callable[..., App], direction: str, good: str
-) -> None:
-    task = app("return math.inf if cfg.x > 0.7 else -math.inf if cfg.x < -0.5 else cfg.x")
-    done = task(f"hydra.sweeper.direction={direction}", "hydra.sweeper.report=true")
-    assert done.code == 0, done.err
-    (failed,) = (t for t in done.trials() if t.state == TrialState.FAIL)
-    assert f"returned {good}inf, which no trial can beat" in failed.user_attrs[WHY]
-    assert sum(math.isinf(trial.value) for trial in done.trials() if trial.values) == 1
-    assert math.isfinite(done.study().best_value)
-
-
-def test_max_failures_end_the_sweep(app: Callable[..., App]) -> None:
+def test_more_failures_than_max_failures_end_the_sweep(app: Callable[..., App]) -> None:
     done = app('raise RuntimeError(f"{cfg.x}")')("hydra.sweeper.max_failures=1")
     assert done.code == 1
-    assert "2 trials failed, and max_failures=1; the last with RuntimeError: " in done.err
+    for text in ("max_failures=1", "RuntimeError: "):
+        assert text in done.err
     assert sorted(done.states()) == ["FAIL"] * 2 + ["WAITING"] * 2
 
 
-def test_outage_stops_the_sweep_and_blames_no_trial(
-    app: Callable[..., App], tmp_path: Path
-) -> None:
+def test_outage_stops_the_sweep_and_fails_no_trial(app: Callable[..., App], tmp_path: Path) -> None:
     body = """
         if cfg.x < 0 and not os.path.exists("repaired"):
             raise OSError(28, "No space left")
@@ -310,22 +260,21 @@ def test_outage_stops_the_sweep_and_blames_no_trial(
     task = app(body)
     done = task()
     assert done.code == 1
-    assert "Error: the sweep was stopped: " in done.err
-    assert ". To resume: python app.py -m hydra.sweeper.study_name=s" in done.err
+    assert done.err.startswith("Error: ")
+    assert "No space left" in done.err
+    assert "python app.py -m hydra.sweeper.study_name=s" in done.err
     assert "Traceback" not in done.out + done.err
-    n_done = done.states().count("COMPLETE")
-    assert done.states().count("WAITING") == 4 - n_done
-    assert n_done < 4
+    assert done.states() == ["COMPLETE"] + ["WAITING"] * 3
     (tmp_path / "repaired").touch()
     done = task()
     assert done.code == 0, done.err
     assert done.states() == ["COMPLETE"] * 4
 
 
-def test_clock_that_is_set_back_ends_nothing(app: Callable[..., App]) -> None:
+def test_clock_that_is_set_back_does_no_harm(app: Callable[..., App]) -> None:
     body = """
         import psutil
-        from optuna.storages._rdb import storage
+        from optuna.storages.journal import _storage as storage
         if cfg.x < 0:
             psutil._psplatform.boot_time = lambda: 0.0
             storage.datetime = Earlier
@@ -346,52 +295,53 @@ class Earlier(datetime):
     assert any(t.duration.total_seconds() < 0 for t in done.trials() if t.duration)
 
 
-@pytest.mark.parametrize("call", ["storage.set_trial_intermediate_value", "study.tell"])
-def test_storage_that_fails_for_a_moment_blames_no_trial(
-    app: Callable[..., App], call: str
-) -> None:
-    owner, _, name = call.partition(".")
-    body = f"""
-        owner = hydrasweep.trial().{owner}
+FAST_RETRIES = """
+import hydrasweep.launch
+import hydrasweep.worker
+
+hydrasweep.launch.MAX_BARREN_LAUNCHES = 2
+hydrasweep.worker.OUTAGE_SECONDS = 0.01
+"""
+
+
+def test_trials_are_requeued_when_the_storage_fails_for_a_moment(app: Callable[..., App]) -> None:
+    body = """
+        trial = hydrasweep.trial()
+        calls = {0: (trial.storage, "set_trial_intermediate_value"), 1: (trial.study, "tell")}
+        owner, name = calls.get(trial.number, (None, ""))
         def fail(*args, **kwargs):
-            del owner.{name}
+            delattr(owner, name)
             raise optuna.exceptions.StorageInternalError("no answer")
-        if cfg.x < 0 and not os.path.exists("failed"):
-            open("failed", "w").close()
-            owner.{name} = fail
+        if owner:
+            setattr(owner, name, fail)
         hydrasweep.report(cfg.x, 1)
         return cfg.x
     """
-    done = app(body)()
+    done = app(body, more=FAST_RETRIES)()
     assert done.code == 0, done.err
     assert done.states() == ["COMPLETE"] * 4
-    (lost,) = done.lost()
-    assert lost.params in [trial.params for trial in done.trials()]
+    assert [trial.number for trial in done.lost()] == [0, 1]
+    assert all(t.params in [trial.params for trial in done.trials()] for t in done.lost())
 
 
-def test_storage_that_refuses_to_write_for_good_ends_the_sweep(app: Callable[..., App]) -> None:
+def test_storage_that_cannot_be_written_ends_the_sweep(app: Callable[..., App]) -> None:
     body = """
         def fail(*args, **kwargs):
             raise optuna.exceptions.StorageInternalError("no room")
         hydrasweep.trial().storage.set_trial_intermediate_value = fail
         hydrasweep.report(cfg.x, 1)
     """
-    more = """
-import hydrasweep.launch
-import hydrasweep.worker
-
-hydrasweep.launch.MAX_BARREN_LAUNCHES = 2
-hydrasweep.worker.OUTAGE_SECONDS = 0.1
-"""
-    done = app(body, more=more)()
+    done = app(body, more=FAST_RETRIES)()
     assert done.code == 1
     assert "no room" in done.err
     assert "Traceback" not in done.err
 
 
-def test_worker_goes_on_after_a_trial_that_others_took_for_lost(app: Callable[..., App]) -> None:
+def test_worker_continues_after_another_process_ended_its_trial(app: Callable[..., App]) -> None:
     body = """
-        study = optuna.load_study(study_name="s", storage="sqlite:///sweep/study.db")
+        from optuna.storages import JournalStorage, journal
+        storage = JournalStorage(journal.JournalFileBackend("sweep/study.journal"))
+        study = optuna.load_study(study_name="s", storage=storage)
         if len(study.trials) == 3:
             study.tell(2, state=optuna.trial.TrialState.FAIL)
         return cfg.x
@@ -403,7 +353,7 @@ def test_worker_goes_on_after_a_trial_that_others_took_for_lost(app: Callable[..
 
 
 @pytest.mark.slow
-def test_storage_that_fails_for_a_while_hangs_nothing(
+def test_storage_that_is_locked_for_long_stops_the_sweep(
     app: Callable[..., App], tmp_path: Path
 ) -> None:
     body = """
@@ -422,79 +372,33 @@ def test_storage_that_fails_for_a_while_hangs_nothing(
         "while not pathlib.Path('let_go').exists():\n"
         "    time.sleep(0.1)\n"
     )
-    task = app(body)
-    storage = "hydra.sweeper.storage='sqlite:///sweep/study.db?timeout=0.1'"
-    done = task(storage)
+    task = app(body, more=FAST_RETRIES)
+    storage = (SQLITE, "hydra.sweeper.storage.url='sqlite:///sweep/study.db?timeout=0.1'")
+    done = task(*storage)
     assert done.code == 1
-    assert done.err.startswith("Error: hydra.sweeper.storage failed (OperationalError: database is")
+    assert done.err.startswith("Error: hydra.sweeper.storage")
+    assert "OperationalError: database is locked" in done.err
     assert len(done.err.splitlines()) == 1
     assert done.states().count("COMPLETE") < 4
     (tmp_path / "let_go").touch()
     time.sleep(1)
-    done = task(storage)
+    done = task(*storage)
     assert done.code == 0, done.err
     assert done.states() == ["COMPLETE"] * 4
 
 
-# What a trial prints and logs
+# Output, child processes and logs of trials
 
 
-def test_output_of_a_trial_goes_to_its_log_and_not_to_the_screen(app: Callable[..., App]) -> None:
-    body = """
-        import logging
-        logging.getLogger(__name__).info("logs %s", cfg.x)
-        print("prints", cfg.x)
-        print("complains", cfg.x, file=sys.stderr)
-        return cfg.x
-    """
-    done = app(body)()
-    assert done.code == 0, done.err
-    shown = done.out + done.err
-    assert not {word for word in ("logs", "prints", "complains") if f"{word} " in shown}
-    for trial in done.trials():
-        log = done.log(f"{trial.number:03d}")
-        for word in ("logs", "prints", "complains"):
-            assert log.count(f"{word} {trial.params['x']}") == 1, log
-
-
-OTHER_OUTPUT = """
+WRITES = """
     import ctypes
+    import logging
+    logging.getLogger(__name__).info("logs %s", cfg.x)
+    print("prints", cfg.x)
+    print("complains", cfg.x, file=sys.stderr)
     os.write(1, b"by its number\\n")
-    os.system("echo by a shell; echo complains >&2")
+    os.system("echo by a shell; echo a shell complains >&2")
     ctypes.CDLL(None).printf(b"in C\\n")
-    print("prints")
-    return cfg.x
-"""
-
-
-def check_other_output(done: Ended) -> None:
-    assert done.code == 0, done.err
-    events = [line for line in done.out.splitlines() if " 0 steps " in line]
-    assert [line.split()[2] for line in events] == ["COMPLETE"] * 2
-    for trial in done.trials():
-        log = done.log(f"{trial.number:03d}")
-        for word in ("by its number", "by a shell", "complains", "in C", "prints"):
-            assert log.count(word) == 1, log
-            assert word not in done.out + done.err
-
-
-def test_output_of_subprocesses_and_c_goes_to_the_trials_log(app: Callable[..., App]) -> None:
-    """The plan comes before the trials, and what is said of them comes to the screen."""
-    done = app(OTHER_OUTPUT, main="task(); print('after')")("hydra.sweeper.n_trials=2")
-    check_other_output(done)
-    assert done.out.startswith("Study s: 2 trials")
-    assert done.out.endswith("after\n")
-
-
-@pytest.mark.slow
-def test_output_of_subprocesses_and_c_in_a_worker_goes_to_the_trials_log(
-    app: Callable[..., App],
-) -> None:
-    words = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2", "hydra.sweeper.n_trials=2")
-    check_other_output(app(OTHER_OUTPUT)(*words, fresh=True))
-
-
-FORK = """
     if os.fork() == 0:
         if cfg.x < 0:
             raise RuntimeError("the child's")
@@ -504,30 +408,43 @@ FORK = """
 """
 
 
-def check_children_that_return(done: Ended) -> None:
+def check_logs(done: Ended) -> None:
+    """Output of trials is in their logs and not on the screen, which has a line for each trial.
+    Child processes that return from the task function have ended there."""
     assert done.code == 0, done.err
-    assert [trial.value for trial in done.trials()] == [t.params["x"] for t in done.trials()]
     assert len(done.study().trials) == 4
-    assert done.out.count("Trials: 4 COMPLETE") == 1
+    assert done.out.count("4 COMPLETE") == 1
+    events = [line for line in done.out.splitlines() if " 0 steps " in line]
+    assert [line.split()[2] for line in events] == ["COMPLETE"] * 4
     for trial in done.trials():
-        told = "RuntimeError: the child's" in done.log(f"{trial.number:03d}")
-        assert told == (trial.params["x"] < 0)
+        log, x = done.log(f"{trial.number:03d}"), trial.params["x"]
+        assert trial.value == x
+        assert ("RuntimeError: the child's" in log) == (x < 0)
+        for text in ("by its number", "by a shell", "a shell complains", "in C"):
+            assert log.count(text) == 1, log
+            assert text not in done.out + done.err
+        for text in (f"logs {x}", f"prints {x}", f"complains {x}"):
+            assert log.count(text) == 1, log
+            assert text not in done.out + done.err
 
 
-def test_child_that_comes_back_from_the_task_function_ends(app: Callable[..., App]) -> None:
-    check_children_that_return(app(FORK)())
+def test_output_of_trials_and_their_children_goes_to_the_trials_logs(
+    app: Callable[..., App],
+) -> None:
+    done = app(WRITES, main="task(); print('after')")()
+    check_logs(done)
+    assert done.out.startswith("Study s: 4 trials")
+    assert done.out.endswith("after\n")
 
 
 @pytest.mark.slow
-def test_child_of_a_worker_that_comes_back_from_the_task_function_ends(
-    app: Callable[..., App],
-) -> None:
-    words = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2")
-    check_children_that_return(app(FORK)(*words, fresh=True))
+def test_output_of_trials_in_workers_goes_to_the_trials_logs(app: Callable[..., App]) -> None:
+    workers = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2")
+    check_logs(app(WRITES)(*workers, fresh=True))
 
 
-def test_apps_own_logging_is_left_as_it_set_it(app: Callable[..., App]) -> None:
-    """A file of another name beside the console, as in templates with a logging of their own."""
+def test_logging_that_an_app_configures_stays_as_it_is(app: Callable[..., App]) -> None:
+    """Here to a file of another name beside the console, as in many templates."""
     body = """
         import logging
         logging.getLogger(__name__).info("logs %s", cfg.x)
