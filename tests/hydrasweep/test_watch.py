@@ -1,13 +1,13 @@
-"""A report that is kept fresh: while its sweep runs, and no longer."""
+"""A report that is rewritten while its sweep runs, and no longer."""
 
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from apps import fork
 from planted import plant, searched
 
 from hydrasweep import page, starts, storage, watch
@@ -15,70 +15,58 @@ from hydrasweep import page, starts, storage, watch
 RELOADS = "location.reload()"
 
 
-@pytest.fixture
-def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """``running(end)`` watches a sweep until its page was written three times, then ends it, or
-    the watch, by ``end(process)``; gives the pages that were seen, the last one as it stays."""
-
-    def watched(end: Callable[[Any], object]) -> list[str]:
-        folder, seen = plant(tmp_path / "s", {"": searched()}), []
-        (folder / starts.FOLDER).mkdir()
-        code = (
-            "import sys; from pathlib import Path; from hydrasweep import starts\n"
-            f"with starts.recorded(Path({str(folder)!r}), 0, 's', 'python app.py'):\n"
-            "    print('begun', flush=True); sys.stdin.read()"
-        )
-        write, pipe = page.write, subprocess.PIPE
-        with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"begun\n"
-
-            def noted(*arguments: Any) -> Path:
-                path = write(*arguments)
-                seen.append(path.read_text())
-                if len(seen) == 3:
-                    end(process)
-                return path
-
-            monkeypatch.setattr(page, "write", noted)
-            monkeypatch.setattr(watch, "SECONDS", 0.01)
-            monkeypatch.setattr(watch, "REST", 0.0)
-            assert watch.watch([folder]) == folder / "report.html"
-            process.kill()
-        storage.close_storages()
-        return seen
-
-    return watched
+def run_sweep(folder: Path, events: Any) -> None:
+    """A process that is a sweep until it is told to end."""
+    begun, ended = events
+    with starts.recorded(folder, 0, "s", "python app.py"):
+        begun.set()
+        ended.wait(60)
 
 
-def test_page_reloads_itself_until_the_sweep_has_ended(
-    running: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("end", ["finished", "killed", "interrupted"])
+def test_page_reloads_itself_until_the_sweep_or_the_watch_ends(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    end: str,
 ) -> None:
-    *before, last = running(lambda process: process.communicate(b""))
+    folder, pages = plant(tmp_path / "s", {"": searched(2)}), []
+    events = begun, ended = fork.Event(), fork.Event()
+    process = fork.Process(target=run_sweep, args=(folder, events), daemon=True)
+    process.start()
+    assert begun.wait(60)
+    ends: dict[str, Callable[[], object]] = {
+        "finished": ended.set,
+        "killed": process.kill,
+        "interrupted": lambda: os.kill(os.getpid(), signal.SIGINT),  # of the watch
+    }
+    write = page.write
+
+    def noted(*arguments: Any) -> Path:
+        path = write(*arguments)
+        pages.append(path.read_text())
+        if len(pages) == 3:
+            ends[end]()
+            if end != "interrupted":
+                process.join(60)
+        return path
+
+    monkeypatch.setattr(page, "write", noted)
+    for name, seconds in (("SECONDS", 0.01), ("REST", 0.0), ("POLL_SECONDS", 0.01)):
+        monkeypatch.setattr(watch, name, seconds)
+    assert watch.watch([folder]) == folder / "report.html"
+    storage.close_storages()
+    *before, last = pages
     assert len(before) == 3
     assert all(RELOADS in text for text in before)
     assert RELOADS not in last
-    assert capsys.readouterr().out.count("kept fresh until the sweep ends") == 1
-
-
-def test_sweep_that_is_killed_ends_its_watch(running: Callable[..., list[str]]) -> None:
-    def kill(process: Any) -> None:
-        process.kill()
-        process.wait()
-
-    *before, last = running(kill)
-    assert RELOADS in before[-1]
-    assert RELOADS not in last
-
-
-def test_ctrl_c_leaves_a_page_that_reloads_no_more(running: Callable[..., list[str]]) -> None:
-    *before, last = running(lambda _: signal.raise_signal(signal.SIGINT))
-    assert RELOADS in before[-1]
-    assert RELOADS not in last
+    assert capsys.readouterr().out.count(str(folder / "report.html")) == 1
+    process.kill()
+    process.join()
 
 
 def test_sweep_that_does_not_run_is_reported_once(tmp_path: Path) -> None:
-    one, two = (plant(tmp_path / name, {"": searched()}) for name in ("one", "two"))
+    one, two = (plant(tmp_path / name, {"": searched(2)}) for name in ("one", "two"))
     assert RELOADS not in watch.watch([one]).read_text()
     assert watch.watch([one, two]) == tmp_path / "compare-one-two.html"
     storage.close_storages()
