@@ -24,13 +24,6 @@ SPACE = {
     "data.batch_size": CategoricalDistribution([32, 64, 128]),
     "seed": IntDistribution(0, 1000),
 }
-JOURNAL = {
-    "_target_": "optuna.storages.JournalStorage",
-    "log_storage": {
-        "_target_": "optuna.storages.journal.JournalFileBackend",
-        "file_path": "${hydra.sweep.dir}/journal",
-    },
-}
 
 
 def trial(
@@ -75,7 +68,7 @@ def studies(directions: Sequence[str] = ("maximize",), **strata: Sequence[Frozen
 
 def journal(folder: Path) -> optuna.storages.JournalStorage:
     """The storage of a planted sweep."""
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal"))
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
     return optuna.storages.JournalStorage(backend)
 
 
@@ -91,7 +84,7 @@ def plant(
     ``sweeper`` are settings of hydra.sweeper, ``app`` those of the application.
     """
     folder.mkdir(parents=True)
-    chosen = {"study_name": folder.name, "storage": JOURNAL, "objective": "val/accuracy"}
+    chosen = {"study_name": folder.name, "objective": "val/accuracy"}
     if any(key.startswith("/") for key in studies):
         chosen |= {"stratify": "model", "confirm": {"seed": "seed"}}
     chosen |= sweeper or {}

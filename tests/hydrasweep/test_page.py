@@ -311,8 +311,7 @@ def test_database_in_the_folder_is_read_without_any_other_file(tmp_path: Path) -
 )
 def test_nothing_that_a_folder_names_is_called(tmp_path: Path, kept: Any) -> None:
     folder = plant(tmp_path / "s", {"": searched(2)}, sweeper={"storage": kept})
-    (folder / "journal").unlink()
-    (folder / "journal.lock").unlink(missing_ok=True)
+    (folder / "study.journal").unlink()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=r"hydra\.sweeper\.storage"):
         page.write(folder)
