@@ -55,14 +55,15 @@ def sweep(
     *overrides: str,
     body: str = BODY,
     files: Sequence[Path] = (),
+    **kwargs: str,
 ) -> apps.Ended:
     """A finished sweep of two strata and all phases: study ``s`` in the folder ``sweep``, beside
-    copies of ``files``."""
+    copies of ``files``. ``kwargs`` are those of ``apps.write``."""
 
     def run(path: Path) -> None:
         for file in files:
             shutil.copy(file, path)
-        done = apps.write(path, body)(*OVERRIDES, *overrides)
+        done = apps.write(path, body, **kwargs)(*OVERRIDES, *overrides)
         assert done.code == 0, done.err
 
     path = folder(factory, name, run)

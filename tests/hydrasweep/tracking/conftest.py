@@ -13,13 +13,27 @@ from mlflow import MlflowClient
 
 from hydrasweep.trial_runs import NAME, URI
 
-# Trials of stratum a close their run, those of b leave that to the sweeper.
+MORE = """
+import mlflow
+
+os.environ["MLFLOW_RUN_CONTEXT"] = '{"team": "blue"}'
+
+class Adds(mlflow.pyfunc.PythonModel):
+    def __init__(self, x):
+        self.x = x
+
+    def predict(self, context, model_input):
+        return [value + self.x for value in model_input]
+"""
+# Trials of stratum a close their run, those of b leave that to the sweeper. One logs a model.
 TRACKED = f"""
 import contextlib
-import mlflow
 run = mlflow.start_run()
 with run if cfg.kind == "a" else contextlib.nullcontext():
     mlflow.log_metric("loss", cfg.x)
+    assert hydrasweep.trial().parent_run_id == run.data.tags["mlflow.parentRunId"]
+    if hydrasweep.trial().name == "a-final-000":
+        mlflow.pyfunc.log_model(name="model", python_model=Adds(cfg.x), pip_requirements=[])
 {textwrap.indent(shared.BODY, "    ")}
 """
 
@@ -59,6 +73,16 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Path) -> app
             tmp_path_factory,
             "tracked",
             "hydra.sweeper.mlflow=true",
+            "hydra.sweeper.registered_model=adds",
+            "hydra.sweeper.objective=x",
             body=TRACKED,
             files=[mlflow_store],
+            more=MORE,
+            main="task(); print('kept', os.environ['MLFLOW_RUN_CONTEXT'], mlflow.active_run())",
         )
+
+
+@pytest.fixture
+def store(tracked: apps.Ended) -> MlflowClient:
+    """A client of the store of ``tracked``."""
+    return MlflowClient(f"sqlite:///{tracked.folder}/./mlflow.db")
