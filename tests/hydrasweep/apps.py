@@ -165,28 +165,34 @@ def run(
     if fresh:
         done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
         return Ended(done.returncode, done.stdout, done.stderr, folder)
-    out, err = folder / "out.txt", folder / "err.txt"
+    process = start(folder, words)
+    process.join()
+    out, err = ((folder / name).read_text() for name in ("out.txt", "err.txt"))
+    return Ended(process.exitcode, out, err, folder)
+
+
+def start(folder: Path, words: list[str]) -> multiprocessing.process.BaseProcess:
+    """Start a Python script of a folder in a fork. Its output goes to out.txt and err.txt."""
 
     def body() -> None:
         gc.freeze()  # or each collection would scan all objects of the test process
         # Killed processes lose nothing by this, and journals call it for each line.
         os.fsync = lambda _: None  # type: ignore[assignment]
-        for path, fd in ((out, 1), (err, 2)):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
+        for name, fd in (("out.txt", 1), ("err.txt", 2)):
+            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         warnings.simplefilter("default")
         os.chdir(folder)
         sys.path.insert(0, str(folder))
         sys.argv = words
         try:
-            runpy.run_path("app.py", run_name="__main__")
+            runpy.run_path(words[0], run_name="__main__")
         finally:
             sys.stdout.flush()
 
     process = fork.Process(target=body)
     process.start()
-    process.join()
-    return Ended(process.exitcode, out.read_text(), err.read_text(), folder)
+    return process
 
 
 def _run_in_process(folder: Path, arguments: tuple[str, ...]) -> Ended:

@@ -1,8 +1,7 @@
-"""Trials that pause at rungs, and go on when they are among the best there."""
+"""Trials that pause at rungs and continue if they are among the best there."""
 
 import math
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import apps
 import optuna
 import pytest
 from apps import App
@@ -25,16 +25,14 @@ from hydrasweep.pruners import PromotionPruner
 from hydrasweep.trials import GAVE_UP
 
 MAXIMIZE, MINIMIZE = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
-# Trains up to nine steps, the state in a file; each step that it does is a line of "done".
+# Runs up to nine steps and saves its state after each of them. The file "done" lists all steps.
 BODY = """
     folder = hydra.core.hydra_config.HydraConfig.get().runtime.output_dir
     state, n = os.path.join(folder, "state"), 0
     if os.path.exists(state):
         n = int(open(state).read())
     while True:
-        if n and hydrasweep.report(cfg.x, n) and n < 9:
-            return cfg.x
-        if n == 9:
+        if n and hydrasweep.report(cfg.x, n) or n == 9:
             return cfg.x
         n += 1
         with open(os.path.join(folder, "done"), "a") as file:
@@ -72,23 +70,6 @@ def promotable(
     return [trial.number for trial in found]
 
 
-def test_app_that_begins_anew_after_a_pause_is_told_what_it_promised(
-    app: Callable[..., App],
-) -> None:
-    task = app("""
-        for step in range(1, 10):
-            if hydrasweep.report(cfg.x, step):
-                break
-        return cfg.x
-    """)
-    done = task(*RESUMABLE, "hydra.sweeper.max_steps=9", "hydra.sweeper.n_trials=9")
-    assert done.code == 0, done.err
-    # Who begins anew after the rung at 1 reports what a task that goes on reports.
-    assert re.search(r"Note of \d trials?: repeated steps that were done before", done.out)
-    done = task(*PROMOTION, "hydra.sweep.dir=other", "hydra.sweeper.study_name=t")
-    assert "Note" not in done.out
-
-
 # Rungs
 
 
@@ -121,35 +102,35 @@ def test_rungs_follow_the_settings() -> None:
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     (name,) = settings
-    with pytest.raises(UserError, match=f"{name}={settings[name]}: must be"):
+    with pytest.raises(UserError, match=f"{name}={settings[name]}"):
         PromotionPruner(**settings)
 
 
-def test_a_third_of_a_rung_goes_on_the_furthest_first() -> None:
+def test_best_third_of_a_rung_is_promoted_the_highest_rung_first() -> None:
     trials = paused({1: 0.1}, {1: 0.5}, {1: 0.3})
     assert promotable(trials[:2]) == []
     assert promotable(trials) == [1]
     assert promotable(trials, direction=MINIMIZE) == [0]
-    # The best of the first rung is still the best of it when it has gone on.
+    # A promoted trial still counts at the rungs below.
     further = paused({1: 0.1}, {1: 0.5, 2: 0.0, 3: 0.4}, {1: 0.3})
     assert promotable(further) == []
     higher = paused(*({1: 0.1 * i, 3: 0.1 * i} for i in range(3)), *({1: 0.5},) * 6)
     assert promotable(higher) == [2, 3, 4, 5]
 
 
-def test_where_none_is_to_come_a_share_is_rounded_up() -> None:
+def test_share_of_a_rung_is_rounded_up_when_no_trial_is_to_come() -> None:
     assert promotable(paused({1: 0.1}), is_full=True) == [0]
     assert promotable(paused(*({1: i / 9} for i in range(4))), is_full=True) == [3, 2]
     assert promotable([], is_full=True) == []
 
 
-def test_what_is_not_a_number_is_the_worst() -> None:
+def test_nan_is_the_worst_value() -> None:
     trials = paused({1: math.nan}, {1: 0.1}, {1: math.nan})
     assert promotable(trials) == [1]
     assert promotable(trials, direction=MINIMIZE) == [1]
 
 
-def test_who_gave_up_or_failed_does_not_go_on() -> None:
+def test_trials_that_gave_up_or_failed_are_not_promoted() -> None:
     gave_up = paused({1: 0.9}, **{GAVE_UP: True})
     others = paused({1: 0.1}, {1: 0.5}, {1: 0.3})[1:]
     assert promotable([*gave_up, *others]) == []
@@ -159,7 +140,7 @@ def test_who_gave_up_or_failed_does_not_go_on() -> None:
 
 
 @pytest.mark.parametrize(("n", "last", "total"), [(9, 9, 21), (15, 9, 37), (1, 5, 5), (4, 1, 4)])
-def test_steps_of_a_search_are_told_beforehand(n: int, last: int, total: int) -> None:
+def test_number_of_steps_of_a_search_is_known_beforehand(n: int, last: int, total: int) -> None:
     assert PromotionPruner().n_steps(n, last) == total
 
 
@@ -167,80 +148,68 @@ def test_steps_of_a_search_are_told_beforehand(n: int, last: int, total: int) ->
 
 
 def steps_done(folder: Path) -> dict[str, list[int]]:
-    """The steps that each trial did, in order."""
+    """The steps that each trial ran, in order."""
     paths = folder.glob("sweep/*/done")
     return {path.parent.name: [int(n) for n in path.read_text().split()] for path in paths}
 
 
-def assert_whole(folder: Path, n_trials: int) -> None:
-    """Every setting did each step once, and as many went on as had to."""
-    done = steps_done(folder)
-    assert len(done) == n_trials
-    assert all(steps == list(range(1, len(steps) + 1)) for steps in done.values()), done
-    far = Counter(len(steps) for steps in done.values())
-    assert set(far) == {1, 3, 9}
-    assert far[3] + far[9] >= math.ceil(n_trials / 3)
-
-
-def test_best_of_each_rung_go_on_where_they_paused(app: Callable[..., App]) -> None:
-    done = app(BODY)(*RESUMABLE, "hydra.sweeper.n_trials=9")
+def test_best_of_each_rung_continue_where_they_paused(app: Callable[..., App]) -> None:
+    """Also when the sweep is resumed with more trials."""
+    notes = 'open(os.path.join(folder, "notes"), "a").write(f"{cfg.x!r} {cfg.y!r};")'
+    sweep = app(BODY.replace("while True:", f"{notes}\n    while True:"))
+    overrides = (*RESUMABLE, "y=choice(32,64)", "hydra.sweeper.enqueue=[{x: 1, y: 64.0}]")
+    first = sweep(*overrides, "hydra.sweeper.n_trials=3")
+    assert first.code == 0, first.err
+    n_complete = first.states().count("COMPLETE")
+    done = sweep(*overrides, "hydra.sweeper.n_trials=12")
     assert done.code == 0, done.err
-    assert_whole(done.folder, 9)
-    trials = done.trials()
-    assert len(trials) == 9
+
+    steps, trials = steps_done(done.folder), done.trials()
+    assert len(steps) == len(trials) == 12
+    assert all(each == list(range(1, len(each) + 1)) for each in steps.values()), steps
+    lengths = Counter(map(len, steps.values()))
+    assert set(lengths) == {1, 3, 9}
+    assert lengths[3] + lengths[9] >= 4
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert len(complete) == lengths[9] >= n_complete
     assert max(trials, key=lambda trial: trial.params["x"]) in complete
     assert all(list(t.intermediate_values) == list(range(1, 10)) for t in complete)
-    rows = done.table()
-    assert len({int(row["number"]) for row in rows}) == 9
-    for row in rows:
-        assert len(steps_done(done.folder)[f"{int(row['number']):03d}"]) == int(row["steps"])
+    rows = {f"{int(row['number']):03d}": int(row["steps"]) for row in done.table()}
+    assert rows == {name: len(each) for name, each in steps.items()}
+    # A trial has the same settings before and after a pause.
+    notes = (done.folder / "sweep" / "000" / "notes").read_text()
+    assert notes.count(";") >= 3
+    assert set(notes.split(";")) == {"1.0 64", ""}
 
 
-def test_settings_to_try_first_are_the_same_before_and_after_a_pause(
-    app: Callable[..., App],
-) -> None:
-    tells = 'open(os.path.join(folder, "told"), "a").write(f"{cfg.x!r} {cfg.y!r};")'
-    body = BODY.replace("while True:", f"{tells}\n    while True:")
-    first = "hydra.sweeper.enqueue=[{x: 1, y: 64.0}]"
-    space = "y=choice(32,64)"
-    done = app(body)(*RESUMABLE, space, first, "hydra.sweeper.n_trials=3")
-    assert done.code == 0, done.err
-    told = (done.folder / "sweep" / "000" / "told").read_text()
-    assert set(re.findall("(.+?);", told)) == {"1.0 64"}
-
-
-def test_steps_from_zero_and_a_pruned_exception_do_as_well(app: Callable[..., App]) -> None:
-    body = BODY.replace("hydrasweep.report(cfg.x, n) and n < 9", "hydrasweep.report(cfg.x, n - 1)")
-    body = body.replace(
-        "            return", "            raise optuna.TrialPruned()\n            return"
-    )
-    done = app(body)(*RESUMABLE, "hydra.sweeper.n_trials=5")
-    assert done.code == 0, done.err
-    far = Counter(len(steps) for steps in steps_done(done.folder).values())
-    assert far == {1: 3, 3: 1, 9: 1}
-    assert all(s == [*range(1, len(s) + 1)] for s in steps_done(done.folder).values())
-
-
-@pytest.mark.parametrize("first", [0, 1])
-def test_callbacks_that_ask_the_trial_itself_pause_and_go_on(
-    app: Callable[..., App], first: int
-) -> None:
-    own = f"""trial = hydrasweep.trial()
+@pytest.mark.parametrize(
+    "pause",
+    [
+        """if n and hydrasweep.report(cfg.x, n - 1) and n < 9:
+            raise optuna.TrialPruned()""",
+        """trial = hydrasweep.trial()
         if n:
-            trial.report(cfg.x, n - 1 + {first})
+            trial.report(cfg.x, n - 1)
         if n and trial.should_prune():
-            raise optuna.TrialPruned()"""
+            raise optuna.TrialPruned()""",
+    ],
+    ids=["report", "callback"],
+)
+def test_steps_may_begin_at_zero_and_pauses_may_be_exceptions(
+    app: Callable[..., App], pause: str
+) -> None:
+    """Pruning callbacks use the methods of Optuna's trial."""
     body = BODY.replace(
-        "if n and hydrasweep.report(cfg.x, n) and n < 9:\n            return cfg.x", own
+        "if n and hydrasweep.report(cfg.x, n) or n == 9:", f"{pause}\n        if n == 9:"
     )
     done = app(body)(*RESUMABLE, "hydra.sweeper.n_trials=5", "hydra.sweeper.max_steps=9")
     assert done.code == 0, done.err
-    assert Counter(len(steps) for steps in steps_done(done.folder).values()) == {1: 3, 3: 1, 9: 1}
-    assert all(s == [*range(1, len(s) + 1)] for s in steps_done(done.folder).values())
+    steps = steps_done(done.folder).values()
+    assert Counter(map(len, steps)) == {1: 3, 3: 1, 9: 1}
+    assert all(each == list(range(1, len(each) + 1)) for each in steps)
 
 
-def test_who_gives_up_by_itself_is_not_gone_on_with(app: Callable[..., App]) -> None:
+def test_trial_that_gives_up_is_not_continued(app: Callable[..., App]) -> None:
     body = """
         hydrasweep.report(1.0, 1)
         hydrasweep.report(1.0, 2)
@@ -251,107 +220,64 @@ def test_who_gives_up_by_itself_is_not_gone_on_with(app: Callable[..., App]) -> 
     assert not done.lost()
 
 
-def test_task_function_that_can_not_go_on_is_stopped(app: Callable[..., App]) -> None:
+def test_task_function_that_is_not_resumable_is_stopped_instead(app: Callable[..., App]) -> None:
     done = app(BODY)(*PROMOTION, "hydra.sweeper.n_trials=6")
     assert done.code == 0, done.err
     assert "SuccessiveHalvingPruner" in done.out
     assert "hydra.sweeper.resumable" in done.out
+    assert "Note" not in done.out
     assert not done.lost()
     assert {"COMPLETE", "PRUNED"} == set(done.states())
 
 
-def test_sweep_that_is_given_more_trials_goes_on_with_paused_ones(app: Callable[..., App]) -> None:
-    sweep = app(BODY)
-    first = sweep(*RESUMABLE, "hydra.sweeper.n_trials=3")
-    assert first.code == 0, first.err
-    n_complete = first.states().count("COMPLETE")
-    more = sweep(*RESUMABLE, "hydra.sweeper.n_trials=12")
-    assert more.code == 0, more.err
-    assert_whole(more.folder, 12)
-    assert more.states().count("COMPLETE") >= n_complete
-
-
-def test_paused_trial_goes_on_in_its_own_mlflow_run(app: Callable[..., App], client: Any) -> None:
-    body = BODY.replace("    while True", "    mlflow.start_run()\n    while True", 1)
-    body = body.replace(
-        "        n += 1", "        n += 1\n        mlflow.log_metric('x', cfg.x, n)"
-    )
-    done = app(body, more="import mlflow\n")(
-        *RESUMABLE, "hydra.sweeper.n_trials=5", "hydra.sweeper.mlflow=true"
-    )
-    assert done.code == 0, done.err
-    (experiment,) = (e for e in client.search_experiments() if e.name == "tests")
-    runs = client.search_runs([experiment.experiment_id])
-    children = {r.info.run_name: r for r in runs if "mlflow.parentRunId" in r.data.tags}
-    assert len(runs) == 6
-    assert len(children) == 5
-    for name, steps in steps_done(done.folder).items():
-        run = children[name]
-        history = client.get_metric_history(run.info.run_id, "x")
-        assert [metric.step for metric in history] == steps
-        assert run.info.status == "FINISHED"
-        assert run.data.tags.get("state") == (None if len(steps) == 9 else "PRUNED")
-
-
-def test_killed_where_it_pauses_it_is_paused_and_its_run_closed(
-    app: Callable[..., App], client: Any
+def test_task_function_that_repeats_steps_although_resumable_is_noted(
+    app: Callable[..., App],
 ) -> None:
     body = """
-        mlflow.start_run()
-        stops = hydrasweep.report(cfg.x, 1)
-        if stops and not os.path.exists("killed"):
-            open("killed", "w").close()
-            os.kill(os.getpid(), signal.SIGKILL)
+        for step in range(1, 10):
+            if hydrasweep.report(cfg.x, step):
+                break
         return cfg.x
     """
-    run = app(body, more="import mlflow\n")
-    command = (*RESUMABLE, "hydra.sweeper.mlflow=true", "hydra.sweeper.n_trials=3")
-    assert run(*command).code == -signal.SIGKILL
-    done = run(*command)
+    done = app(body)(*RESUMABLE, "hydra.sweeper.max_steps=9")
     assert done.code == 0, done.err
-    assert {trial.state for trial in done.lost()} == {TrialState.PRUNED}
-    (experiment,) = (e for e in client.search_experiments() if e.name == "tests")
-    runs = client.search_runs([experiment.experiment_id])
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    assert sum(run.data.tags.get("state") == "PRUNED" for run in runs) == 2
+    (note,) = (line for line in done.out.splitlines() if line.startswith("Note"))
+    assert "hydra.sweeper.resumable=true" in note
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_workers", [1, 2])
-def test_killed_at_any_moment_it_ends_as_undisturbed(
+def test_sweep_that_is_killed_at_any_moment_ends_like_an_undisturbed_one(
     app: Callable[..., App], tmp_path: Path, n_workers: int
 ) -> None:
-    body = BODY.replace("        n += 1", "        n += 1\n        time.sleep(0.02)", 1)
-    run = app(body)
-    command = [*RESUMABLE, *GRID, "hydra/launcher=joblib", f"hydra.sweeper.n_workers={n_workers}"]
-    undisturbed = run(*command, fresh=True)
+    task = app(BODY.replace("        n += 1", "        n += 1\n        time.sleep(0.02)", 1))
+    overrides, fresh = [*RESUMABLE, *GRID], n_workers > 1
+    if fresh:
+        overrides += ["hydra/launcher=joblib", f"hydra.sweeper.n_workers={n_workers}"]
+    undisturbed = task(*overrides, fresh=fresh)
     assert undisturbed.code == 0, undisturbed.err
     expected = {row["x"]: row["steps"] for row in undisturbed.table()}
     shutil.rmtree(tmp_path / "sweep")
-    for n_steps in (2, 12, 20, 27, 35, 45):
-        process = subprocess.Popen(
-            [sys.executable, "app.py", "-m", *command],
-            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
+    for n_steps in (12, 35) if fresh else (2, 20, 27, 45):
+        words = ["app.py", "-m", *overrides]
+        process: Any = (
+            subprocess.Popen([sys.executable, *words], cwd=tmp_path, start_new_session=True)
+            if fresh
+            else apps.start(tmp_path, words)
+        )
         while sum(map(len, steps_done(tmp_path).values())) < n_steps:
-            assert process.poll() is None
             time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    ended = run(*command, fresh=True)
+        (os.killpg if fresh else os.kill)(process.pid, signal.SIGKILL)
+        (process.wait if fresh else process.join)()
+    ended = task(*overrides, fresh=fresh)
     assert ended.code == 0, ended.err
-    assert_done_once(tmp_path)
+    for name, steps in steps_done(tmp_path).items():
+        assert sorted(set(steps)) == list(range(1, max(steps) + 1)), name
+        # Only steps that were killed before they were saved run again.
+        assert len(steps) - len(set(steps)) <= 6, name
     assert not {"RUNNING", "WAITING", "FAIL"} & set(ended.states())
     found = {row["x"]: row["steps"] for row in ended.table()}
     assert found.keys() == expected.keys()
-    if n_workers == 1:  # of two, who is first is chance
-        assert found == expected
     assert found["0.19"] == "9"
-
-
-def assert_done_once(folder: Path) -> None:
-    """A step that was killed before it was saved is done again, and no other is."""
-    for name, steps in steps_done(folder).items():
-        assert sorted(set(steps)) == list(range(1, max(steps) + 1)), name
-        assert len(steps) - len(set(steps)) <= 6, name
+    if n_workers == 1:  # the order of two workers is random
+        assert found == expected
