@@ -1,15 +1,20 @@
-"""A digit was cut out of a sudoku or a form, with its frame left on.
+"""Users predict digits that they cut out of pictures, and draw many classes."""
 
-They: cut cells out of a picture; a line of the grid stays at the border, and the model is wrong.
-Source: datascience.stackexchange.com/questions/131687, the same /questions/114424
-Right: the line is dropped and the digit read as if it had none; strokes that touch the border stay.
-"""
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from strokes import difference, draw, seen
 
 import digits
+from mnist import figures
+
+# A user cuts digits out of the grid of a sudoku or a form. A line of the grid stays at the border.
+# What happened: the prediction was wrong.
+# Sources: datascience.stackexchange.com/questions/131687 and /questions/114424
+# Expected: the line is removed. Strokes of the digit that touch the border stay.
+each_digit = pytest.mark.parametrize("digit", range(10))
 
 
 def lined(image: Image.Image, sides: str, width: int, at: int = 0, ink: int = 0) -> Image.Image:
@@ -28,24 +33,24 @@ def lined(image: Image.Image, sides: str, width: int, at: int = 0, ink: int = 0)
     return image
 
 
-@pytest.mark.parametrize("digit", range(10))
+@each_digit
 @pytest.mark.parametrize("width", [1, 2, 3])
-def test_frame_is_dropped(digit: int, width: int) -> None:
+def test_frame_is_removed(digit: int, width: int) -> None:
     plain = draw(digit)
     framed = ImageOps.expand(plain, width, 0)
     assert difference(seen(framed), seen(plain)) < 3
     assert difference(seen(ImageOps.invert(framed)), seen(plain)) < 3
 
 
-@pytest.mark.parametrize("digit", range(10))
+@each_digit
 @pytest.mark.parametrize("sides", ["l", "r", "t", "b", "lt", "rb", "lrt"])
-def test_line_at_some_sides_is_dropped(digit: int, sides: str) -> None:
+def test_line_at_some_sides_is_removed(digit: int, sides: str) -> None:
     plain = draw(digit)
     assert difference(seen(lined(plain, sides, 3)), seen(plain)) < 3
     assert difference(seen(lined(plain, sides, 2, at=3, ink=90)), seen(plain)) < 3
 
 
-@pytest.mark.parametrize("digit", range(10))
+@each_digit
 def test_small_cell_with_soft_lines_is_read(digit: int) -> None:
     plain = draw(digit, canvas=(64, 64), at=(17, 12), height=40, pen=4)
     soft = ImageFilter.GaussianBlur(0.7)
@@ -57,8 +62,8 @@ def test_empty_cell_is_empty() -> None:
     assert digits.as_mnist(cell) is None
 
 
+@each_digit
 @pytest.mark.parametrize("pen", [10, 20, 50])
-@pytest.mark.parametrize("digit", range(10))
 def test_strokes_that_touch_the_border_stay(digit: int, pen: int) -> None:
     plain = draw(digit, pen=pen)
     tight = plain.crop(ImageOps.invert(plain).getbbox())
@@ -68,7 +73,22 @@ def test_strokes_that_touch_the_border_stay(digit: int, pen: int) -> None:
 def test_printed_seven_keeps_its_bar() -> None:
     image = Image.new("L", (100, 160), 255)
     pencil = ImageDraw.Draw(image)
-    pencil.rectangle((0, 0, 99, 13), fill=0)  # of its whole width
+    pencil.rectangle((0, 0, 99, 13), fill=0)  # as wide as the image
     pencil.polygon([(84, 13), (99, 13), (45, 159), (30, 159)], fill=0)
     wide = ImageOps.expand(image, 40, 255)
     assert difference(seen(image), seen(wide)) < 12
+
+
+@pytest.mark.parametrize(("n_classes", "side"), [(1000, 3000), (10, 600)])
+def test_confusion_matrix_of_a_thousand_classes_has_a_bounded_size(
+    tmp_path: Path, n_classes: int, side: int
+) -> None:
+    """A data set has 1,000 classes.
+
+    What happened: drawing the confusion matrix used 15 GB of memory.
+    Sources: github.com/rasbt/mlxtend/issues/152, github.com/mlflow/mlflow/pull/5273
+    """
+    logits = torch.randn(4000, n_classes, generator=torch.Generator().manual_seed(0))
+    figures.draw_confusion(logits, torch.arange(4000) % n_classes, "test", tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as image:
+        assert max(image.size) <= side
