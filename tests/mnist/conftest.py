@@ -19,8 +19,7 @@ from application import (
     environment,
     run,
 )
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
+from composing import composed
 from omegaconf import DictConfig
 from sweeps import Sweep, run_whole
 
@@ -64,19 +63,16 @@ def compose(tmp_path: Path) -> Compose:
     """``compose(*overrides)`` returns the config of a small run whose outputs stay in
     ``tmp_path``."""
 
-    def composed(*overrides: str, small: bool = True, **kwargs: Any) -> DictConfig:
-        paths = (
-            f"paths.root={tmp_path / 'root'}",
-            f"paths.data={REPOSITORY / 'data'}",
-            f"paths.outputs={tmp_path / 'outputs'}",
-        )
-        with initialize_config_dir(str(REPOSITORY / "conf")):
-            kwargs = {"config_name": "train", **kwargs}
-            return hydra_compose(
-                overrides=[*paths, *(SMALL if small else ()), *overrides], **kwargs
-            )
+    paths = {
+        "root": str(tmp_path / "root"),
+        "data": str(REPOSITORY / "data"),
+        "outputs": str(tmp_path / "outputs"),
+    }
 
-    return composed
+    def compose_small(*overrides: str, small: bool = True, **kwargs: Any) -> DictConfig:
+        return composed([*(SMALL if small else ()), *overrides], paths, **kwargs)
+
+    return compose_small
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""``accelerate``: what it makes faster, what it leaves alone, and that nothing else changes."""
+"""``accelerate`` gives modules faster classes, which compute the same as torch's."""
 
 import functools
 from collections.abc import Callable
@@ -22,8 +22,8 @@ IMAGES = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
 
 class Users(nn.Module):
-    """A user's own model: modules as attributes, in lists and in sequences of sequences, one used
-    twice, one sequence in parts."""
+    """A user's model: modules as attributes, in lists and in nested sequences; ``hidden`` is called
+    twice, and parts of ``pool`` are called alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,18 +61,18 @@ def times(model: nn.Module, inputs: Tensor = IMAGES[:16]) -> Times:
 
 @functools.cache
 def known(name: str) -> Times:
-    """The classes that there are for the modules of a model."""
+    """The faster classes of each module of a model, and their times."""
     return times(MODELS[name]())
 
 
 def fastest(model: nn.Module, which: int = -1, measured: Times | None = None) -> nn.Module:
-    """The model with classes for all modules that have some, as if they were faster."""
+    """The model, each of its modules with the last (or another) of its faster classes."""
     measured = times(model) if measured is None else measured
     return accelerate(model, {name: [*each][which % len(each)] for name, each in measured.items()})
 
 
 def pair(name: str, which: int = -1) -> tuple[nn.Module, nn.Module]:
-    """A model, and the same one accelerated."""
+    """A model, and an accelerated copy."""
     torch.manual_seed(0)
     plain = MODELS[name]()
     fast = fastest(deepcopy(plain), which, known(name))
@@ -81,25 +81,29 @@ def pair(name: str, which: int = -1) -> tuple[nn.Module, nn.Module]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_modules_parameters_and_names_stay(name: str) -> None:
+def test_modules_parameters_and_names_stay_the_same(name: str) -> None:
     model = MODELS[name]()
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     weights = deepcopy(model.state_dict())
-    assert fastest(model) is model
+    assert fastest(model, measured=known(name)) is model
     assert all(modules[key] is module for key, module in model.named_modules())
     assert all(parameters[key] is each for key, each in model.named_parameters())
     assert str(model) == str(MODELS[name]())
     MODELS[name]().load_state_dict(model.state_dict())
-    fastest(MODELS[name]()).load_state_dict(weights)
+    fastest(MODELS[name](), measured=known(name)).load_state_dict(weights)
 
 
-@pytest.mark.parametrize("which", range(4))
-@pytest.mark.parametrize("name", MODELS)
-def test_hundred_steps_equal_those_of_the_plain_model(name: str, which: int) -> None:
+# A convolution has 2 faster classes, and 4 if tanh and pooling follow it.
+CLASSES = [("baseline", 0), ("cnn", 0), ("cnn", 1)]
+CLASSES += [(name, which) for name in ("lenet5", "a user's own") for which in range(4)]
+
+
+@pytest.mark.parametrize(("name", "which"), CLASSES)
+def test_training_steps_equal_those_of_the_plain_model(name: str, which: int) -> None:
     labels, losses = torch.randint(0, 10, (64,)), []
     for model in pair(name, which):
         optimizer, seen = torch.optim.SGD(model.parameters(), lr=0.05), []
-        for step in range(100):
+        for step in range(24):
             batch = slice(16 * (step % 4), 16 * (step % 4) + 16)
             loss = F.cross_entropy(model(IMAGES[batch]), labels[batch])
             optimizer.zero_grad()
@@ -108,14 +112,14 @@ def test_hundred_steps_equal_those_of_the_plain_model(name: str, which: int) -> 
             seen.append(loss.detach())
         losses.append(torch.stack(seen))
     torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
-    assert losses[0][-20:].mean() < losses[0][:20].mean()
+    assert losses[0][-4:].mean() < losses[0][:4].mean()
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_copies_and_evaluation_equal_the_plain_model(name: str) -> None:
     plain, fast = (model.eval() for model in pair(name))
     expected = plain(IMAGES)
-    for model in (fast, deepcopy(fast), fastest(fast)):
+    for model in (fast, deepcopy(fast), fastest(fast, measured=known(name))):
         torch.testing.assert_close(model(IMAGES), expected)
         with torch.inference_mode():
             torch.testing.assert_close(model(IMAGES.mT), plain(IMAGES.mT))
@@ -123,7 +127,7 @@ def test_copies_and_evaluation_equal_the_plain_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["baseline", "cnn", "lenet5"])
-def test_exported_model_is_the_plain_one(name: str) -> None:
+def test_exported_graph_equals_that_of_the_plain_model(name: str) -> None:
     graphs = []
     for model in pair(name):
         dynamic = ({0: torch.export.Dim("n", min=1)},)
@@ -132,13 +136,13 @@ def test_exported_model_is_the_plain_one(name: str) -> None:
     assert graphs[0] == graphs[1]
 
 
-def test_compiled_model_is_the_plain_one() -> None:
+def test_compiled_model_equals_the_plain_model() -> None:
     plain, fast = (model.eval() for model in pair("lenet5"))
     compiled = torch.compile(fast, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(IMAGES), plain(IMAGES))
 
 
-def test_pool_with_dropout_drops_its_share_of_what_the_plain_pool_gives() -> None:
+def test_dropout_after_a_fast_pool_drops_its_share() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.MaxPool2d(2, stride=1), nn.ReLU())
     fast = fastest(nn.Sequential(*plain, nn.Dropout(0.3)))
@@ -168,12 +172,12 @@ ODD: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_what_is_odd_stays_as_it_is(name: str) -> None:
+def test_unknown_kinds_of_modules_stay_as_they_are(name: str) -> None:
     module = ODD[name]()
     kinds = [*map(type, module.modules())]
-    with suppress(Exception):  # it may not take images
+    with suppress(Exception):  # some take no images
         assert times(module, IMAGES) == {}
-    with pytest.raises(UserError, match=r"fast_layers=.*classes for model: none"):
+    with pytest.raises(UserError, match=r"fast_layers=.*Conv2d.* none"):
         accelerate(module, {"model": "Conv2d"})
     assert [*map(type, accelerate(module, {}).modules())] == kinds
 
@@ -203,7 +207,7 @@ RUNS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_runs_are_one_operation_only_where_their_settings_are_known(
+def test_modules_are_fused_only_with_the_expected_settings(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, is_known = RUNS[name]
@@ -226,7 +230,7 @@ def watched(operation: Callable[..., Tensor], calls: list[object]) -> Callable[.
 
 
 @pytest.mark.parametrize("n", range(3))
-def test_hooks_are_called_with_what_torch_would_give_them(n: int) -> None:
+def test_hooks_get_the_same_outputs_as_in_the_plain_model(n: int) -> None:
     plain, seen = conv_tanh_pool(), []
     for model in (plain, fastest(deepcopy(plain))):
         model[n].register_forward_hook(lambda *event: seen.append(event[-1]))
@@ -234,13 +238,13 @@ def test_hooks_are_called_with_what_torch_would_give_them(n: int) -> None:
     torch.testing.assert_close(*seen)
 
 
-def test_forward_of_one_module_alone_is_called() -> None:
+def test_replaced_forward_of_a_module_is_called() -> None:
     fast = fastest(max_pool_relu())
     fast[1].forward = lambda x: -x
     torch.testing.assert_close(fast(IMAGES), -fast[0](IMAGES))
 
 
-def test_what_is_parametrized_afterwards_is_as_without() -> None:
+def test_later_parametrization_has_the_same_effect_as_in_the_plain_model() -> None:
     torch.manual_seed(0)
     plain = conv_tanh_pool()
     fast = fastest(deepcopy(plain))
@@ -250,18 +254,18 @@ def test_what_is_parametrized_afterwards_is_as_without() -> None:
     torch.testing.assert_close(fast(IMAGES), plain(IMAGES))
 
 
-def test_layers_are_taken_only_where_they_are_faster_in_all_that_was_measured() -> None:
+def test_classes_are_chosen_only_if_they_are_faster_in_all_measurements() -> None:
     small = {"a": {"Linear": 0.5}, "b": {"Conv2d": 0.7, "ChannelsLastConv2d": 0.4}, "c": {"X": 0.1}}
     large = {"a": {"Linear": 1.1}, "b": {"Conv2d": 0.8, "ChannelsLastConv2d": 0.9}, "c": {"X": 0.9}}
     assert choose(small) == {"a": "Linear", "b": "ChannelsLastConv2d", "c": "X"}
     assert choose(small, large) == {"b": "Conv2d", "c": "X"}
-    assert choose({"a": {"Linear": 0.99}}) == {}  # as fast as torch's own, but for the noise
+    assert choose({"a": {"Linear": 0.99}}) == {}  # the difference may be noise
     assert choose(small, {"a": {"Linear": 0.6}}) == {"a": "Linear"}  # a model with fewer layers
     assert choose({}, {}) == {}
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_measuring_changes_nothing_and_is_done_once(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["lenet5", "a user's own"])
+def test_measuring_changes_nothing_and_results_are_kept(name: str, tmp_path: Path) -> None:
     model, kept = MODELS[name](), tmp_path / "cache" / "fast_layers.pt"
     before, state = deepcopy(model.state_dict()), torch.get_rng_state()
     measured = measure(model, IMAGES[:8], kept)
@@ -277,23 +281,22 @@ def test_measuring_changes_nothing_and_is_done_once(name: str, tmp_path: Path) -
     assert measure(model, IMAGES[:8], kept).keys() == measured.keys()
 
 
-def test_share_of_what_is_dropped_is_no_matter(tmp_path: Path) -> None:
-    of = [
-        measure(Baseline(1, (28, 28), 10, dropout=p), IMAGES, tmp_path / "kept.pt")
-        for p in (0.0, 0.5)
-    ]
-    assert of[0] == of[1]
+def test_dropout_probability_does_not_change_what_is_measured(tmp_path: Path) -> None:
+    models = (Baseline(1, (28, 28), 10, dropout=p) for p in (0.0, 0.5))
+    first, second = (measure(model, IMAGES[:8], tmp_path / "kept.pt") for model in models)
+    assert first == second
 
 
-def test_measured_without_a_place_to_keep_it(tmp_path: Path) -> None:
+def test_layers_are_measured_even_if_the_results_cannot_be_saved(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert measure(nn.Linear(28, 4), IMAGES[:, 0, 0], tmp_path / "file" / "kept.pt").keys() == {
-        "model"
-    }
+    measured = measure(nn.Linear(28, 4), IMAGES[:, 0, 0], tmp_path / "file" / "kept.pt")
+    assert measured.keys() == {"model"}
 
 
-def test_layers_that_a_model_has_not_are_refused() -> None:
-    with pytest.raises(UserError, match=r"classes for model\.classifier\.9: none"):
-        accelerate(Baseline(1, (28, 28), 10, dropout=0.0), {"model.classifier.9": "Linear"})
-    with pytest.raises(UserError, match=r"classes for model\.classifier\.1: Linear"):
-        accelerate(Baseline(1, (28, 28), 10, dropout=0.0), {"model.classifier.1": "Dropout"})
+@pytest.mark.parametrize(
+    ("layer", "name", "known"), [(9, "Linear", "none"), (1, "Dropout", "Linear")]
+)
+def test_classes_that_a_layer_does_not_have_are_refused(layer: int, name: str, known: str) -> None:
+    model, layer_name = MODELS["baseline"](), f"model.classifier.{layer}"
+    with pytest.raises(UserError, match=rf"{layer_name}:{name}.* {known}$"):
+        accelerate(model, {layer_name: name})

@@ -1,5 +1,4 @@
-"""The loop: a generator of one flat dict per epoch, equal to plain PyTorch, bit by bit the
-same for one seed, and able to go on where it stopped."""
+"""The training loop equals plain PyTorch, repeats bit by bit with one seed, and can be resumed."""
 
 import math
 from pathlib import Path
@@ -30,8 +29,8 @@ METRICS = {
     "time/train_seconds",
     "time/samples_per_second",
 }
-# Dropout, augmentation and momentum: everything that draws numbers or keeps a state.
-LIVELY = ("model.dropout=0.3", "augmentation=affine", "epochs=4", "data.n_train=200")
+# Dropout and augmentation draw random numbers; the optimizer and the scheduler keep a state.
+LIVELY = ("model.dropout=0.3", "augmentation=affine", "epochs=4", "data.n_train=128")
 
 History = list[dict[str, float]]
 
@@ -52,7 +51,7 @@ def same_weights(one: Training, other: Training) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_same_seed_same_bits_other_seed_others(compose: Compose) -> None:
+def test_same_seed_gives_the_same_bits_and_another_seed_others(compose: Compose) -> None:
     one, history = trained(compose, *LIVELY)
     same, same_history = trained(compose, *LIVELY)
     other, other_history = trained(compose, *LIVELY, "seed=1")
@@ -63,7 +62,7 @@ def test_same_seed_same_bits_other_seed_others(compose: Compose) -> None:
 
 
 class WaitsForDevice(TorchDispatchMode):
-    """Counts the operations for which a host would have to wait for its GPU."""
+    """Counts the operations that would make the host wait for its GPU."""
 
     NAMES = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"})
 
@@ -77,57 +76,63 @@ class WaitsForDevice(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("augmentation", ["none", "affine"])
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize("model", ["baseline", "cnn", "lenet5"])
-def test_no_batch_waits_for_the_device(
-    compose: Compose, model: str, optimizer: str, augmentation: str
-) -> None:
-    groups = f"model={model}", f"optimizer={optimizer}", f"augmentation={augmentation}"
+@pytest.mark.parametrize(
+    "groups",
+    [
+        ("model=baseline", "optimizer=adam", "augmentation=none", "scheduler=cosine"),
+        ("model=cnn", "optimizer=sgd", "augmentation=affine", "scheduler=constant"),
+        ("model=lenet5", "optimizer=adamw", "augmentation=elastic", "scheduler=linear"),
+    ],
+    ids="-".join,
+)
+def test_no_batch_waits_for_the_device(compose: Compose, groups: tuple[str, ...]) -> None:
     counts = []
-    for n_train in (32, 320):
+    for n_train in (32, 96):
         sizes = "epochs=2", "data.batch_size=16", f"data.n_train={n_train}"
         training, train, val = parts(compose(*groups, *sizes))
         epochs = fit(training, train, val, epochs=2, batch_size=16)
-        next(epochs)  # the first makes the optimizer's state
+        next(epochs)  # the first epoch initializes the optimizer's state
         with WaitsForDevice() as waits:
             next(epochs)
         counts.append(waits.n)
-    assert 0 < counts[0] == counts[1], "waits in an epoch of 2 and of 20 batches"
+    assert 0 < counts[0] == counts[1], "waits in an epoch of 2 and of 6 batches"
 
 
-def test_each_epoch_gives_one_dict_of_the_same_metrics(compose: Compose) -> None:
+def test_each_epoch_yields_one_dict_of_the_same_metrics(compose: Compose) -> None:
     _, history = trained(compose, "epochs=2")
+    first, second = history
     assert [set(metrics) for metrics in history] == [METRICS, METRICS]
     assert all(math.isfinite(value) for metrics in history for value in metrics.values())
-    assert history[1]["train/loss"] < history[0]["train/loss"]
+    assert second["train/loss"] < first["train/loss"]
+    assert 0 < first["time/train_seconds"] < first["time/epoch_seconds"]
+    seconds = second["time/train_seconds"] - first["time/train_seconds"]
+    assert second["time/samples_per_second"] == pytest.approx(600 / seconds)
     _, (metrics,) = trained(compose, "epochs=1", "data.n_val=0")
     assert set(metrics) == {name for name in METRICS if not name.startswith("val/")}
     assert trained(compose, "epochs=0")[1] == []
 
 
 def test_equals_a_plain_pytorch_loop(compose: Compose) -> None:
-    overrides = ("optimizer=adam", "scheduler=cosine", "data.n_train=600", "data.batch_size=50")
-    overrides = (*overrides, "average_weights=0")
-    _, history = trained(compose, *overrides, "epochs=4", "task.label_smoothing=0.1")
+    groups = ("optimizer=adam", "scheduler=cosine", "average_weights=0")
+    overrides = (*groups, "epochs=2", "data.n_train=300", "data.batch_size=50")
+    _, history = trained(compose, *overrides, "task.label_smoothing=0.1")
 
-    cfg = compose(*overrides, "epochs=4")
-    ours, train, val = parts(cfg)
+    ours, train, val = parts(compose(*overrides))
     model = ours.model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=48)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
 
     def inputs(images: Tensor) -> Tensor:
         return (images / 255 - 0.1307) / 0.3081
 
     for metrics in history:
-        order = torch.randperm(600).tolist()
+        order = torch.randperm(300).tolist()
         loader = DataLoader(
             TensorDataset(train.inputs, train.targets),
             batch_size=50,
             sampler=order,
-            generator=torch.Generator(),  # without its own it would draw from the global one
+            generator=torch.Generator(),  # otherwise it draws from the global generator
         )
         losses = []
         for images, labels in loader:
@@ -137,7 +142,7 @@ def test_equals_a_plain_pytorch_loop(compose: Compose) -> None:
             optimizer.step()
             scheduler.step()
             losses.append(loss.item())
-        assert metrics["train/loss"] == pytest.approx(sum(losses) / 12, rel=1e-4)
+        assert metrics["train/loss"] == pytest.approx(sum(losses) / 6, rel=1e-4)
         with torch.no_grad():
             logits = model(inputs(val.inputs))
         assert metrics["val/loss"] == pytest.approx(
@@ -148,7 +153,7 @@ def test_equals_a_plain_pytorch_loop(compose: Compose) -> None:
         )
 
 
-def test_training_metrics_weigh_the_short_last_batch_by_its_size(compose: Compose) -> None:
+def test_training_metrics_weight_the_short_last_batch_by_its_size(compose: Compose) -> None:
     cfg = compose("data.n_train=70", "optimizer=sgd", "optimizer.lr=1e-30", "scheduler=constant")
     training, train, val = parts(cfg)
     expected = evaluate("train", training, train)
@@ -162,16 +167,9 @@ def test_evaluation_counts_every_row_in_evaluation_mode() -> None:
         torch.randint(0, 256, (2345, 1, 2, 2), dtype=torch.uint8), torch.randint(0, 2, (2345,))
     )
     normalize, task = Normalize([0.5], [0.5]), Classification({}, 2, 0.1)
-    average, nothing = WeightAverage(model, 0), Any
-    training = Training(
-        model,
-        normalize,
-        nn.Identity(),
-        task,
-        nothing,
-        nothing,
-        average,  # type: ignore[arg-type]
-    )
+    unused: Any = None
+    average = WeightAverage(model, 0)
+    training = Training(model, normalize, nn.Identity(), task, unused, unused, average)
     logits = predict(training, split)
     assert model.training
     model.eval()
@@ -183,14 +181,7 @@ def test_evaluation_counts_every_row_in_evaluation_mode() -> None:
     assert metrics == {"test/loss": pytest.approx(loss), "test/accuracy": n_right / 2345}
 
 
-def test_time_of_training_adds_up_without_validation(compose: Compose) -> None:
-    _, (first, second) = trained(compose, "epochs=2")
-    assert 0 < first["time/train_seconds"] < first["time/epoch_seconds"]
-    seconds = second["time/train_seconds"] - first["time/train_seconds"]
-    assert second["time/samples_per_second"] == pytest.approx(600 / seconds)
-
-
-def test_batches_pass_by_whoever_watches(compose: Compose) -> None:
+def test_watch_sees_every_batch(compose: Compose) -> None:
     training, train, val = parts(compose("data.n_train=70"))
     seen = []
 
@@ -203,9 +194,9 @@ def test_batches_pass_by_whoever_watches(compose: Compose) -> None:
     assert seen == [32, 32, 6] * 2
 
 
-def test_loss_that_is_not_finite_names_epoch_and_step(compose: Compose) -> None:
+def test_loss_that_is_not_finite_is_refused_with_its_epoch_and_step(compose: Compose) -> None:
     class TurnsBad(nn.Module):
-        """Gives infinite logits from the given call on."""
+        """Its logits are infinite from the sixth training step on."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -221,17 +212,17 @@ def test_loss_that_is_not_finite_names_epoch_and_step(compose: Compose) -> None:
     training.model = TurnsBad()
     epochs = fit(training, train, val, epochs=3, batch_size=16)
     next(epochs)
-    with pytest.raises(NonFiniteLossError, match="nan at step 2 of epoch 2"):
+    with pytest.raises(NonFiniteLossError, match=r"step 2 .*epoch 2"):
         next(epochs)
 
 
-def test_divergence_is_found_with_real_optimizers(compose: Compose) -> None:
-    with pytest.raises(NonFiniteLossError, match="of epoch 1"):
+def test_divergence_is_found_with_a_real_optimizer(compose: Compose) -> None:
+    with pytest.raises(NonFiniteLossError, match="epoch 1"):
         trained(compose, "model=baseline", "optimizer=sgd", "optimizer.lr=1e20", "epochs=2")
 
 
 @pytest.mark.parametrize("group", ["optimizer=adamw", "optimizer=sgd_momentum"])
-def test_stopped_training_goes_on_to_the_same_bits(
+def test_resumed_training_ends_with_the_same_bits(
     compose: Compose, tmp_path: Path, group: str
 ) -> None:
     whole, history = trained(compose, *LIVELY, group)
@@ -251,15 +242,16 @@ def test_stopped_training_goes_on_to_the_same_bits(
     assert without_times(rest) == without_times(history[2:])
 
 
-DAMAGES = ["cut short", "empty", "other bytes", "other model", "no state", "half a state"]
+DAMAGES = ["cut short", "empty", "other bytes", "other model", "no state", "half a state", "code"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_checkpoint_that_does_not_fit_is_named(
+def test_checkpoint_that_cannot_be_loaded_is_refused(
     compose: Compose, tmp_path: Path, damage: str
 ) -> None:
     path = tmp_path / "last.pt"
-    parts(compose("model=baseline"))[0].save(path)
+    training, _, _ = parts(compose("model=lenet5"))
+    training.save(path)
     whole = path.read_bytes()
     contents = {"cut short": whole[:-1000], "empty": b"", "other bytes": b"no checkpoint"}
     path.write_bytes(contents.get(damage, whole))
@@ -269,26 +261,21 @@ def test_checkpoint_that_does_not_fit_is_named(
         state = torch.load(path, weights_only=True)
         del state["generator"]
         torch.save(state, path)
-    model = "lenet5" if damage == "other model" else "baseline"
-    training, _, _ = parts(compose(f"model={model}"))
+    if damage == "other model":
+        training, _, _ = parts(compose("model=baseline"))
+    if damage == "code":
+        torch.save({"model": MakesFolder(tmp_path / "made")}, path)
     with pytest.raises(UserError, match=r"last\.pt"):
         training.load(path)
-
-
-def test_checkpoint_is_read_without_running_code(compose: Compose, tmp_path: Path) -> None:
-    training, _, _ = parts(compose("model=baseline"))
-    torch.save({"model": MakesFolder(tmp_path / "made")}, tmp_path / "last.pt")
-    with pytest.raises(UserError, match=r"last\.pt"):
-        training.load(tmp_path / "last.pt")
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("scheduler", ["constant", "cosine", "linear", "onecycle"])
-@pytest.mark.parametrize("epochs", [1, 3])
-def test_scheduler_lasts_to_the_last_step(compose: Compose, scheduler: str, epochs: int) -> None:
-    overrides = (f"scheduler={scheduler}", f"epochs={epochs}", "data.n_train=70")
-    training, history = trained(compose, *overrides)
-    assert len(history) == epochs
+SCHEDULERS = ["constant", "cosine", "linear", "onecycle"]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_scheduler_lasts_to_the_last_step(compose: Compose, scheduler: str) -> None:
+    training, history = trained(compose, f"scheduler={scheduler}", "epochs=3", "data.n_train=70")
     last = {
         "constant": history[0]["lr"],
         "cosine": training.optimizer.param_groups[0]["lr"],  # zero comes after the last step
@@ -296,12 +283,14 @@ def test_scheduler_lasts_to_the_last_step(compose: Compose, scheduler: str, epoc
         "onecycle": history[-1]["lr"],
     }[scheduler]
     assert last == pytest.approx(3e-3 if scheduler == "constant" else 0, abs=1e-7)
+    _, history = trained(compose, f"scheduler={scheduler}", "epochs=1", "data.n_train=20")
+    assert len(history) == 1, "a training of a single batch"
 
 
-@pytest.mark.parametrize("scheduler", ["constant", "cosine", "linear", "onecycle"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_schedulers_work_for_any_number_of_steps(compose: Compose, scheduler: str) -> None:
     cfg = compose(f"scheduler={scheduler}")
-    for n_steps in range(1, 120):
+    for n_steps in (*range(1, 40), 50, 51, 67, 100, 117):
         cfg.n_steps = n_steps
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
         made = config.build(cfg.scheduler, optimizer)
@@ -309,9 +298,3 @@ def test_schedulers_work_for_any_number_of_steps(compose: Compose, scheduler: st
             optimizer.step()
             made.step()
         assert 0 <= optimizer.param_groups[0]["lr"] <= 0.1
-
-
-@pytest.mark.parametrize("scheduler", ["constant", "cosine", "linear", "onecycle"])
-def test_training_of_a_single_batch_works(compose: Compose, scheduler: str) -> None:
-    _, history = trained(compose, f"scheduler={scheduler}", "epochs=1", "data.n_train=20")
-    assert len(history) == 1
