@@ -8,6 +8,7 @@ import io
 import multiprocessing
 import os
 import runpy
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -25,7 +26,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial
-from sqlalchemy import NullPool
+from sqlalchemy import NullPool, event
+from sqlalchemy.pool import Pool
 
 from hydrasweep import plain_exit
 from hydrasweep.stratum import FOLLOWS, N_TRIALS
@@ -176,8 +178,7 @@ def start(folder: Path, words: list[str]) -> multiprocessing.process.BaseProcess
 
     def body() -> None:
         gc.freeze()  # or each collection would scan all objects of the test process
-        # Killed processes lose nothing by this, and journals call it for each line.
-        os.fsync = lambda _: None  # type: ignore[assignment]
+        _never_sync()
         for name, fd in (("out.txt", 1), ("err.txt", 2)):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
@@ -193,6 +194,17 @@ def start(folder: Path, words: list[str]) -> multiprocessing.process.BaseProcess
     process = fork.Process(target=body)
     process.start()
     return process
+
+
+def _never_sync() -> None:
+    """Let the system write files when it likes, which takes most of a sweep's time on a busy disk.
+    Processes that are killed lose nothing by this."""
+    os.fsync = lambda _: None  # type: ignore[assignment]
+
+    @event.listens_for(Pool, "connect")
+    def connected(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
 
 
 def _run_in_process(folder: Path, arguments: tuple[str, ...]) -> Ended:
