@@ -1,7 +1,7 @@
 """Fixtures of the sweeper's tests. They need neither torch nor MLflow nor the application."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apps
@@ -9,6 +9,13 @@ import pytest
 import shared
 
 from hydrasweep import __main__ as command
+from hydrasweep.storage import close_storages
+
+
+@pytest.fixture(autouse=True)
+def close_opened_storages() -> Iterator[None]:
+    yield
+    close_storages()
 
 
 @pytest.fixture

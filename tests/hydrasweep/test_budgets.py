@@ -3,7 +3,6 @@
 import math
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -13,17 +12,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState
 from planted import plant, searched, sweep_of, trial
 
-from hydrasweep import budgets, page, storage
+from hydrasweep import budgets, page
 from hydrasweep.budgets import Budget
 
 DRAWN = {"parallel", "slices", "importances", "contours"}
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    storage.close_storages()
 
 
 def values(budget: Budget) -> list[float | None]:

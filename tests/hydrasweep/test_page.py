@@ -3,9 +3,8 @@
 import re
 import shutil
 import sqlite3
-import subprocess
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from html import unescape
 from pathlib import Path
@@ -21,25 +20,15 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 from planted import SPACE, journal, plant, searched, trial, with_seeds
 
-from hydrasweep import UserError, page, storage
+from hydrasweep import UserError, page
 from hydrasweep.stratum import N_TRIALS
 from hydrasweep.trials import MARK
 
-SECTIONS = [
-    "Result",
-    "Optimization history",
-    "Learning curves",
-    "Hyperparameter importance",
-    "Parallel coordinates",
-    "Slices",
-    "Contours",
-    "Timeline of workers",
-    "Saved by pruning",
-    "Trials",
-    "Pictures",
-    "Configuration",
-    "Versions",
-]
+SECTIONS = (
+    "Result, Optimization history, Learning curves, Hyperparameter importance, "
+    "Parallel coordinates, Slices, Contours, Timeline of workers, Saved by pruning, Trials, "
+    "Pictures, Configuration, Versions"
+)
 # One pixel.
 PNG = b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -47,12 +36,6 @@ PNG = b64decode(
 TESTED = [0.9312, 0.9356, 0.9287]
 CONFIRMED = [0.93, 0.94, 0.92]
 FIGURE = "plotly-graph-div"
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    storage.close_storages()
 
 
 def parts(path: Path) -> dict[str, str]:
@@ -155,7 +138,7 @@ def test_result_has_failed_seeds_and_the_command_of_the_winner(tmp_path: Path) -
 
 def test_one_file_holds_every_section_and_loads_nothing(reported: Path) -> None:
     path = reported / "report.html"
-    assert list(parts(path)) == SECTIONS
+    assert ", ".join(parts(path)) == SECTIONS
     html = path.read_text()
     assert html.count("plotly.js v") == 1
     without_plotly = re.sub(r"<script>/\*\*.*?</script>", "", html, count=1, flags=re.DOTALL)
@@ -163,8 +146,8 @@ def test_one_file_holds_every_section_and_loads_nothing(reported: Path) -> None:
     assert not re.findall(
         r"""(?:src|href)=["']?(?!data:|#)[^"'> ]+|@import|url\(""", without_plotly
     )
-    for title, part in parts(path).items():
-        assert (FIGURE in part) == (title in SECTIONS[1:8]), title
+    drawn = [title for title, part in parts(path).items() if FIGURE in part]
+    assert drawn == SECTIONS.split(", ")[1:8]
 
 
 def test_figures_of_parameters_name_the_step_that_they_show(reported: Path) -> None:
@@ -208,7 +191,7 @@ def test_section_without_a_figure_says_why(
 ) -> None:
     folder = plant(tmp_path / "early", {"/cnn": trials, "/lenet5": []})
     sections = parts(page.write(folder))
-    assert list(sections) == SECTIONS
+    assert ", ".join(sections) == SECTIONS
     assert "environment.yaml" in sections["Versions"]
     for title in ("Contours", "Hyperparameter importance"):
         assert FIGURE not in sections[title]
@@ -385,40 +368,3 @@ def test_sweeps_with_different_objectives_have_no_common_figure(tmp_path: Path) 
     sections = parts(page.compare([many, one]))
     assert re.search(r"many\b.* several objectives", sections["Results"])
     assert FIGURE in sections["Best so far"]
-
-
-WATCH = """<script>
-  const seen = document.documentElement.dataset;
-  addEventListener("error", e => seen.error = e.message || e.target.outerHTML, true);
-  addEventListener("load", () => seen.loaded = performance.getEntriesByType("resource")
-    .filter(entry => !entry.name.startsWith("data:")).length);
-</script>"""
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
-def test_all_figures_are_drawn_without_a_network(reported: Path, tmp_path: Path) -> None:
-    done = shutil.copytree(reported, tmp_path / "done", symlinks=True)
-    compared, report = page.compare([done, done]), done / "report.html"
-    for path, details, n_figures in (
-        (report, "<details", 7),
-        (report, "<details open", 11),
-        (compared, "", 1),
-    ):
-        watched = tmp_path / f"watched-{path.name}"
-        text = path.read_text().replace("<head>", f"<head>{WATCH}")
-        watched.write_text(text.replace("<details", details))
-        words = "--headless --no-sandbox --disable-gpu --no-first-run --disable-sync"
-        words += " --disable-background-networking --disable-component-update"
-        words += f" --user-data-dir={tmp_path / 'profile'} --window-size=1600,1200"
-        words += f" --virtual-time-budget=60000 --dump-dom file://{watched}"
-        shown = subprocess.run(
-            ["chromium", *words.split()], text=True, capture_output=True, timeout=180
-        ).stdout
-        (root,) = re.findall(r"<html[^>]*>", shown)
-        assert 'data-loaded="0"' in root
-        assert "data-error" not in root, root
-        shown = re.sub("<template>.*?</template>", "", shown, flags=re.DOTALL)
-        assert shown.count(f'class="{FIGURE}') == n_figures
-        drawn = rf'class="{FIGURE}.*?class="main-svg.*?class="infolayer'
-        assert len(re.findall(drawn, shown, re.DOTALL)) == n_figures

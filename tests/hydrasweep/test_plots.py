@@ -1,21 +1,13 @@
 """The figures of a report that show trials."""
 
 import math
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import pytest
 from optuna.trial import TrialState
 from planted import BEGAN, searched, sweep_of, trial
 
-from hydrasweep import plots, storage
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    storage.close_storages()
+from hydrasweep import plots
 
 
 def test_history_has_complete_values_and_the_best_so_far(tmp_path: Path) -> None:

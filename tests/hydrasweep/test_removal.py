@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -11,16 +10,10 @@ from apps import Ended
 from optuna.trial import TrialState
 from planted import journal, plant, searched, trial
 
-from hydrasweep import starts, storage
+from hydrasweep import starts
 from hydrasweep.errors import UserError
 from hydrasweep.liveness import OWNER, identity
 from hydrasweep.removal import Removal
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    storage.close_storages()
 
 
 def claimed(folder: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from apps import fork
 from planted import plant, searched
 
-from hydrasweep import page, starts, storage, watch
+from hydrasweep import page, starts, watch
 
 RELOADS = "location.reload()"
 
@@ -55,7 +55,6 @@ def test_page_reloads_itself_until_the_sweep_or_the_watch_ends(
     for name, seconds in (("SECONDS", 0.01), ("REST", 0.0), ("POLL_SECONDS", 0.01)):
         monkeypatch.setattr(watch, name, seconds)
     assert watch.watch([folder]) == folder / "report.html"
-    storage.close_storages()
     *before, last = pages
     assert len(before) == 3
     assert all(RELOADS in text for text in before)
@@ -69,4 +68,3 @@ def test_sweep_that_does_not_run_is_reported_once(tmp_path: Path) -> None:
     one, two = (plant(tmp_path / name, {"": searched(2)}) for name in ("one", "two"))
     assert RELOADS not in watch.watch([one]).read_text()
     assert watch.watch([one, two]) == tmp_path / "compare-one-two.html"
-    storage.close_storages()

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -10,7 +10,6 @@ import pytest
 from apps import App
 from mlflow import MlflowClient
 
-from hydrasweep import storage
 from hydrasweep.errors import Outage
 from hydrasweep.removal import Removal
 from hydrasweep.trial_runs import URI
@@ -20,12 +19,6 @@ BODY = """
     with mlflow.start_run():
         return cfg.x
 """
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    storage.close_storages()
 
 
 def active(client: MlflowClient) -> list[str]:
