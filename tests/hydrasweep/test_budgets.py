@@ -139,10 +139,8 @@ def drawn(rng: random.Random, n: int) -> list[FrozenTrial]:
 
 
 def importances(folder: Path, seed: int) -> Any:
-    (figure,) = Budget(sweep_of(folder, drawn(random.Random(seed), 30)), 0, None).figures[
-        "importances"
-    ]
-    return figure
+    sweep = sweep_of(folder, drawn(random.Random(seed), 30))
+    return Budget(sweep, 0, None).figures["importances"][0]
 
 
 def test_importance_has_a_standard_error(tmp_path: Path) -> None:
@@ -170,37 +168,29 @@ def test_importance_and_contours_need_enough_trials(tmp_path: Path) -> None:
 
 
 def test_strata_may_search_different_things(tmp_path: Path) -> None:
-    spaces: list[dict[str, Any]] = [
-        {
-            "lr": FloatDistribution(1e-4, 1e-1, log=True),
-            "width": CategoricalDistribution([16, 64]),
-            "depth": IntDistribution(1, 8),
-            "only_here": FloatDistribution(0, 1),
-        },
-        {
-            "lr": FloatDistribution(-1.0, 1.0),
-            "width": IntDistribution(8, 64),
-            "depth": CategoricalDistribution([1, 2, "deep"]),
-            "elsewhere": CategoricalDistribution([None, True, "x"]),
-        },
-    ]
-    strata = []
-    for space in spaces:
-        ends = [getattr(d, "choices", None) or (d.low, d.high) for d in space.values()]
-        strata.append(
-            [
-                trial(i / 100 + i % 7, space=space, minute=i, **{
-                    name: end[i % len(end)] for name, end in zip(space, ends, strict=True)
-                })
-                for i in range(15)
-            ]
-        )  # fmt: skip
+    here: dict[str, Any] = {
+        "lr": FloatDistribution(1e-4, 1e-1, log=True),
+        "width": CategoricalDistribution([16, 64]),
+        "only_here": FloatDistribution(0, 1),
+    }
+    there: dict[str, Any] = {
+        "lr": FloatDistribution(-1.0, 1.0),
+        "width": IntDistribution(8, 64),
+        "elsewhere": CategoricalDistribution([None, True, "x"]),
+    }
+    strata: list[list[FrozenTrial]] = [[], []]
+    for i in range(15):
+        value, odd = i / 100 + i % 7, i % 2
+        params = {"lr": (1e-4, 1e-1)[odd], "width": (16, 64)[odd], "only_here": odd}
+        strata[0].append(trial(value, space=here, minute=i, **params))
+        params = {"lr": (-1, 1)[odd], "width": (8, 64)[odd], "elsewhere": (None, True, "x")[i % 3]}
+        strata[1].append(trial(value, space=there, minute=i, **params))
     sweep = sweep_of(tmp_path, *strata)
     assert set(sweep.views[0].figures) == {"history", "curves"}
     budget = Budget(sweep, 0, None)
     assert set(budget.figures) == DRAWN
     names = {name for t in budget.study.trials for name in t.params}
-    assert names == {"model", "lr", "width", "depth", "only_here", "elsewhere"}
+    assert names == {"model", "lr", "width", "only_here", "elsewhere"}
     assert all(isinstance(t.params["width"], str) for t in budget.study.trials)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import planted
@@ -45,20 +46,6 @@ class Clock:
         wait_for(lambda: self.n_calls > n_before + 4)  # two calls each time
 
 
-class Seen:
-    """What a monitor wrote and recorded."""
-
-    def __init__(self) -> None:
-        self.n_written = 0
-        self.recorded: list[tuple[dict[str, float], int]] = []
-
-    def write(self) -> None:
-        self.n_written += 1
-
-    def record(self, metrics: Any, step: int) -> None:
-        self.recorded.append((dict(metrics), step))
-
-
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
@@ -74,8 +61,9 @@ def studies() -> Studies:
     return made
 
 
-def watch(studies: Studies, *more: Any, seen: Seen | None = None, **kwargs: Any) -> Monitor:
-    seen = seen or Seen()
+def watch(studies: Studies, *more: Any, seen: Any = None, **kwargs: Any) -> Monitor:
+    """A monitor of two workers that calls ``seen.write`` and ``seen.record``."""
+    seen = seen or Mock()
     return Monitor(studies, 2, seen.write, seen.record, *more, **kwargs)
 
 
@@ -90,6 +78,13 @@ def take(studies: Studies) -> tuple[Stratum, optuna.Trial]:
     return taken
 
 
+def run(studies: Studies, value: float | None, state: TrialState | None = None) -> None:
+    """Run a trial of one step."""
+    stratum, trial = take(studies)
+    trial.report(0.5, 1)
+    stratum.study.tell(trial, value, state)
+
+
 def wait_for(condition: Callable[[], Any]) -> None:
     until = time.monotonic() + 10
     while not condition() and time.monotonic() < until:
@@ -100,15 +95,12 @@ def wait_for(condition: Callable[[], Any]) -> None:
 def test_each_end_is_a_line_and_the_best_so_far_is_recorded(
     studies: Studies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    screen, seen = redirect(monkeypatch, io.StringIO()), Seen()
-    stratum, trial = take(studies)
-    stratum.study.tell(trial, 0.9)  # before the monitor starts
+    screen, seen = redirect(monkeypatch, io.StringIO()), Mock()
+    run(studies, 0.9)  # before the monitor starts
     with watch(studies, seen=seen) as watching:
-        assert seen.n_written == 1
+        assert seen.write.call_count == 1
         for value, state in ((0.5, None), (None, TrialState.FAIL), (0.25, None), (0.75, None)):
-            stratum, trial = take(studies)
-            trial.report(0.5, 1)
-            stratum.study.tell(trial, value, state)
+            run(studies, value, state)
         watching.say("[red] is no markup")
     lines = screen.getvalue().splitlines()
     events = sorted(line.split()[1:] for line in lines if line[:1].isdigit())
@@ -118,20 +110,16 @@ def test_each_end_is_a_line_and_the_best_so_far_is_recorded(
         assert " ".join(event).startswith(start)
     assert events[1][-1].startswith("x=0.")
     assert "[red] is no markup" in lines
-    assert seen.n_written > 1
-    assert sorted(seen.recorded, key=str) == [
-        ({"best/a": 0.9}, 2),
-        ({"best/b": 0.5}, 0),
-        ({"best/b": 0.5}, 1),
-    ]
+    assert seen.write.call_count > 1
+    expected = [({"best/a": 0.9}, 2), ({"best/b": 0.5}, 0), ({"best/b": 0.5}, 1)]
+    assert sorted((call.args for call in seen.record.call_args_list), key=str) == expected
 
 
 def test_table_has_counts_the_best_and_running_trials(studies: Studies) -> None:
     watching = watch(studies, max_steps=9, since=time.time() - 90)
     assert "2 min" in as_text(watching.table()).splitlines()[-1]
     for value in (0.5, 0.25):
-        stratum, trial = take(studies)
-        stratum.study.tell(trial, value)
+        run(studies, value)
     stratum, trial = take(studies)
     trial.report(0.125, 3)
     lines = [line.split() for line in as_text(watching.table()).splitlines()]
@@ -217,48 +205,35 @@ def test_trial_that_the_end_waits_for_is_named_once(
 
 
 def test_files_that_take_long_are_written_less_often(studies: Studies, clock: Clock) -> None:
-    class Slow(Seen):
-        def write(self) -> None:
-            super().write()
-            clock.now += 1
-
-    seen = Slow()
+    def tick() -> None:
+        clock.now += 1
 
     def tell(n: int) -> None:
-        stratum, trial = take(studies)
-        stratum.study.tell(trial, 0.5)
-        wait_for(lambda: len(seen.recorded) == n)
+        run(studies, 0.5)
+        wait_for(lambda: seen.record.call_count == n)
 
+    seen = Mock(**{"write.side_effect": tick})
     with watch(studies, seen=seen):
         tell(1)
-        wait_for(lambda: seen.n_written == 2)  # at the start and after the first trial
+        wait_for(lambda: seen.write.call_count == 2)  # at the start and after the first trial
         for n in range(2, 7):
             tell(n)
         clock.advance(40)
-        assert seen.n_written == 2
+        assert seen.write.call_count == 2
         clock.advance(20)
-        wait_for(lambda: seen.n_written == 3)
+        wait_for(lambda: seen.write.call_count == 3)
         tell(7)
-        assert seen.n_written == 3
-    assert seen.n_written == 4  # at the end
+        assert seen.write.call_count == 3
+    assert seen.write.call_count == 4  # at the end
 
 
 def test_error_of_the_monitor_stops_the_sweep_and_is_raised(studies: Studies) -> None:
-    calls = []
-
-    def write() -> None:
-        calls.append(1)
-        if len(calls) > 1:
-            raise Outage("the disk is full")
-
-    def watched() -> None:
-        with Monitor(studies, 1, write, lambda *_: None):
-            stratum, trial = take(studies)
-            stratum.study.tell(trial, 0.5)
-            wait_for(studies.stop_reason)
-
+    seen = Mock(**{"write.side_effect": [None, Outage("the disk is full")]})
+    watching = watch(studies, seen=seen).__enter__()
+    run(studies, 0.5)
+    wait_for(studies.stop_reason)
     with pytest.raises(Outage, match="the disk is full"):
-        watched()
+        watching.__exit__()
     assert studies.stop_reason() == "the disk is full"
     assert studies.take(SPACE) is None
 
@@ -274,9 +249,8 @@ def test_terminal_shows_a_live_table_and_lines_of_failures_only(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     with watch(studies):
-        for state, value in ((None, 0.5), (TrialState.FAIL, None)):
-            stratum, trial = take(studies)
-            stratum.study.tell(trial, value, state)
+        run(studies, 0.5)
+        run(studies, None, TrialState.FAIL)
     shown = screen.getvalue()
     assert "b-000 FAIL" in shown
     assert "a-000 COMPLETE" not in shown
