@@ -1,4 +1,4 @@
-"""What a task function tells its sweep and asks of it, inside a sweep and outside."""
+"""The functions that task functions call, inside a sweep and outside."""
 
 import json
 import subprocess
@@ -21,13 +21,13 @@ from hydrasweep.trials import SweepTrial, n_steps
 # Outside a sweep
 
 
-def test_outside_a_sweep_nothing_is_stopped_and_nothing_is_kept() -> None:
+def test_reports_outside_a_sweep_never_stop() -> None:
     for step in range(3):
         assert hydrasweep.report(0.5, step) is False
     hydrasweep.record(size=3)
 
 
-def test_outside_a_sweep_the_trial_knows_of_none_and_takes_what_callbacks_give_it() -> None:
+def test_trial_outside_a_sweep_accepts_reports_and_names_no_sweep() -> None:
     level = optuna.logging.get_verbosity()
     trial = hydrasweep.trial()
     assert isinstance(trial, optuna.Trial)
@@ -42,21 +42,24 @@ def test_outside_a_sweep_the_trial_knows_of_none_and_takes_what_callbacks_give_i
 
 
 @pytest.mark.parametrize("value", ["abc", None, [1.0]])
-def test_what_is_no_number_is_not_recorded(value: Any) -> None:
+def test_only_numbers_are_recorded(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         hydrasweep.record(size=value)
 
 
-def test_api_is_what_the_package_exports_and_costs_nothing() -> None:
+def test_packages_names_and_what_every_app_imports() -> None:
+    """Every Hydra app in the environment imports the plugin at its start: it must be fast."""
     code = (
-        "import json, sys, hydrasweep; hydrasweep.report(0.5, 1); hydrasweep.record(a=1);"
+        "import json, sys, hydrasweep, hydrasweep.plugin;"
+        "hydrasweep.report(0.5, 1); hydrasweep.record(a=1);"
         "print(json.dumps([hydrasweep.__all__, sorted(sys.modules)]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names, modules = json.loads(done.stdout)
     assert names == ["Outage", "UserError", "load", "plain_exit", "record", "report", "trial"]
-    assert "hydrasweep.api" in modules
-    assert not {"optuna", "torch", "mlflow", "plotly", "matplotlib", "pandas"} & set(modules)
+    assert {"hydrasweep.api", "hydrasweep.plugin"} <= set(modules)
+    heavy = {"optuna", "torch", "mlflow", "plotly", "matplotlib", "pandas", "sqlalchemy", "rich"}
+    assert not heavy & set(modules)
 
 
 # Reports
@@ -90,7 +93,9 @@ def current() -> Iterator[Callable[[Study], SweepTrial]]:
     api.set_current(None)
 
 
-def test_current_trial_is_told_and_kept(current: Callable[[Study], SweepTrial]) -> None:
+def test_reports_and_records_go_to_the_current_trial(
+    current: Callable[[Study], SweepTrial],
+) -> None:
     trial = current(optuna.create_study(pruner=StopsAt(2)))
     assert hydrasweep.trial() is trial
     assert [hydrasweep.report(value, step) for step, value in ((1, 0.5), (2, 0.25))] == [
@@ -104,7 +109,7 @@ def test_current_trial_is_told_and_kept(current: Callable[[Study], SweepTrial]) 
 
 
 @pytest.mark.parametrize("by", [hydrasweep.report, lambda v, s: hydrasweep.trial().report(v, s)])
-def test_steps_from_0_are_kept_from_1(
+def test_steps_are_stored_from_1_on(
     current: Callable[[Study], SweepTrial], by: Callable[[float, int], object]
 ) -> None:
     study = optuna.create_study()
@@ -117,7 +122,7 @@ def test_steps_from_0_are_kept_from_1(
         assert n_steps(frozen) == max(1, first) + 2
 
 
-def test_several_objectives_take_no_reports_but_count_their_steps(
+def test_steps_are_counted_although_several_objectives_allow_no_reports(
     current: Callable[[Study], SweepTrial],
 ) -> None:
     for first in (0, 1):
@@ -127,7 +132,7 @@ def test_several_objectives_take_no_reports_but_count_their_steps(
         assert n_steps(study.trials[0]) == 3
 
 
-def test_what_a_stopped_trial_returns_at_the_last_step_of_others_is_its_result() -> None:
+def test_trial_that_is_stopped_at_the_last_step_of_others_is_complete() -> None:
     study = optuna.create_study(pruner=StopsAt(3))
 
     def ended(n: int, value: float | None) -> bool:
@@ -136,13 +141,13 @@ def test_what_a_stopped_trial_returns_at_the_last_step_of_others_is_its_result()
             trial.stops_at(0.5, step)
         return trial.is_pruned(value)
 
-    assert ended(3, 0.5)  # nothing is complete yet
+    assert ended(3, 0.5)  # no trial is complete yet
     whole = trial_of(study)
     for step in range(1, 5):
         whole.report(0.5, step)
     study.tell(whole, 0.5)
     assert ended(3, 0.5)
-    assert not ended(2, 0.5)  # it was not told to stop
+    assert not ended(2, 0.5)  # the pruner did not stop it
     assert not ended(4, 0.5)
     assert ended(4, None)
 
@@ -172,13 +177,13 @@ def test_steps_from_0_and_from_1_prune_equally(app: Callable[..., App], first: i
         ("PRUNED", "1", "1.0"),
         ("PRUNED", "1", "1.0"),
     ]
-    assert "Pruning saved 24 steps" in done.out
+    assert "24 steps" in done.out
 
 
-def test_trial_that_is_told_to_stop_where_complete_ones_end_is_complete(
+def test_trial_that_is_stopped_at_the_last_rung_is_complete(
     app: Callable[..., App],
 ) -> None:
-    """Successive halving stops at its rungs, the last step of all included."""
+    """Successive halving stops at its rungs, also at the last step of a whole trial."""
     body = """
         for epoch in range(1, 4):
             if hydrasweep.report(1.0 if epoch < 3 else cfg.x, epoch):
@@ -193,7 +198,7 @@ def test_trial_that_is_told_to_stop_where_complete_ones_end_is_complete(
     assert [trial.value for trial in done.trials()] == [-0.9, 0.9, -0.8, 0.8]
 
 
-def test_task_function_may_prune_in_optunas_way(app: Callable[..., App]) -> None:
+def test_task_function_may_raise_trial_pruned(app: Callable[..., App]) -> None:
     body = """
         hydrasweep.trial().report(cfg.x, 0)
         if cfg.x < 0:

@@ -1,4 +1,4 @@
-"""Workers that start while the sweep is checked: they have imported, and are the launcher's."""
+"""Workers that start and import while the sweep is checked."""
 
 import time
 from collections.abc import Callable
@@ -22,22 +22,31 @@ def check(cfg):
 """
 
 
-def test_workers_import_while_the_sweep_is_checked_and_work_afterwards(
+def test_workers_import_while_the_sweep_is_checked_and_share_the_trials(
     app: Callable[..., App], tmp_path: Path
 ) -> None:
+    """They also import modules beside the app."""
     (tmp_path / "heavy.py").write_text(HEAVY)
+    (tmp_path / "beside.py").write_text("def double(x):\n    return 2 * x\n")
     body = """
         assert "heavy" in sys.modules
+        import beside
         hydrasweep.record(pid=os.getpid())
         while len(list(pathlib.Path().glob("worker-*"))) < 2:
             pathlib.Path(f"worker-{os.getpid()}").touch()
             time.sleep(0.05)
-        return cfg.x
+        return beside.double(cfg.x)
     """
-    done = app(body, more="import pathlib")(*TWO, fresh=True)
+    main = "before = dict(os.environ); task(); print('same', dict(os.environ) == before)"
+    done = app(body, more="import joblib, pathlib", main=main)(*TWO, fresh=True)
     assert done.code == 0, done.err
-    early = {path.name.partition("-")[2] for path in tmp_path.glob("imported-*")}
-    assert {f"{float(row['pid']):.0f}" for row in done.table()} < early  # the sweep's own is more
+    assert "same True" in done.out
+    assert [trial.value for trial in done.trials()] == [2 * t.params["x"] for t in done.trials()]
+    pids = {f"{float(row['pid']):.0f}" for row in done.table()}
+    assert len(pids) == 2
+    # The sweep's own process has imported the module, too.
+    assert pids < {path.name.partition("-")[2] for path in tmp_path.glob("imported-*")}
+    assert "beside" not in done.out + done.err
 
 
 def test_workers_end_with_a_sweep_that_is_refused(app: Callable[..., App], tmp_path: Path) -> None:
@@ -46,7 +55,8 @@ def test_workers_end_with_a_sweep_that_is_refused(app: Callable[..., App], tmp_p
         *TWO, "kind=bad", fresh=True
     )
     assert done.code == 1
-    assert done.err == "Error: ValueError: it is bad\nThis was found in trying: kind=bad x=1.0\n"
+    assert done.err.startswith("Error: ValueError: it is bad\n")
+    assert "kind=bad x=1.0" in done.err
     pids = [path.name.partition("-")[2] for path in tmp_path.glob("imported-*")]
     running = [Path(f"/proc/{pid}/cmdline") for pid in pids]
     until = time.monotonic() + 10
