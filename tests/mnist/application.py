@@ -5,10 +5,12 @@ imported torch, MLflow and Hydra, but nothing of this project. That saves the se
 imports take. ``run_python`` starts a real interpreter, for tests of the start-up itself.
 """
 
+import json
 import logging
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import socket
 import sqlite3
@@ -17,9 +19,10 @@ import sys
 import tempfile
 import time
 import urllib.request
-import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +71,7 @@ class Started:
     def __init__(self, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
         self.words = list(words)
         folder = Path(tempfile.mkdtemp(prefix="started-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.out, self.err = folder / "out.txt", folder / "err.txt"
         for path in (self.out, self.err):
             path.touch()
@@ -141,8 +145,6 @@ def _execute(words: Sequence[str], cwd: Path, env: Mapping[str, str], out: Path,
     folders = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:0] = [str(Path(words[0]).parent), *folders]
     sys.argv = list(words)
-    warnings.resetwarnings()
-    warnings.simplefilter("default")
     try:
         runpy.run_path(words[0], run_name="__main__")
     finally:
@@ -164,6 +166,39 @@ def run_python(words: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str]
     return subprocess.run(
         [sys.executable, *map(str, words)], cwd=cwd, env=env, text=True, capture_output=True
     )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training of the application: what it printed and the folders that it left."""
+
+    root: Path
+    pid: int
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output_dir(self) -> Path:
+        (file,) = self.root.glob("outputs/*/*/metrics.jsonl")
+        return file.parent
+
+    @property
+    def run(self) -> "RecordedRun":
+        (run,) = runs_of(client_of(self.root))
+        return run
+
+
+def train_once(root: Path, *overrides: str) -> None:
+    """Train below ``root``, which has an MLflow store. ``trained_in`` returns the result."""
+    process = start(command_line("train.py", *overrides), cwd=root, env=environment(root))
+    done = process.done()
+    ended = (process.pid, done.returncode, done.stdout, done.stderr)
+    (root / "ended.json").write_text(json.dumps(ended))
+
+
+def trained_in(root: Path) -> Trained:
+    return Trained(root, *json.loads((root / "ended.json").read_text()))
 
 
 def copy_store(store: Path, folder: Path) -> None:

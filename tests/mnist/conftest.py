@@ -13,11 +13,14 @@ from application import (
     Compose,
     Done,
     Script,
+    Trained,
     client_of,
     command_line,
     copy_store,
     environment,
     run,
+    train_once,
+    trained_in,
 )
 from composing import composed
 from omegaconf import DictConfig
@@ -34,6 +37,18 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with chdir(folder):
         assert client_of(folder)  # its first use creates the database
     return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Trained:
+    """A finished training that is recorded in MLflow, which tests only read."""
+    import shared  # it imports what only the tests of sweeps need
+
+    def fill(root: Path) -> None:
+        copy_store(empty_store, root)
+        train_once(root, "epochs=3", "data.n_val=50", "seed=7", "score_train=all/accuracy")
+
+    return trained_in(shared.folder(tmp_path_factory, "application-run", fill))
 
 
 @pytest.fixture(scope="session")
