@@ -11,7 +11,7 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -160,7 +160,8 @@ def tolerant_output() -> Iterator[None]:
         yield
     finally:
         if not stdout.closed:
-            stdout.reconfigure(errors=before)
+            with suppress(OSError):  # it flushes first, which fails when nobody reads the output
+                stdout.reconfigure(errors=before)
 
 
 def raise_received() -> None:

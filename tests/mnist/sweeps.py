@@ -99,14 +99,14 @@ class Sweep:
     def results(self) -> Any:
         return OmegaConf.load(self.folder / "results.yaml")
 
+    def all_runs(self) -> "list[Run]":
+        return runs_of(client_of(self.root))
+
     def runs(self) -> "tuple[list[Run], list[Run]]":
         """The sweep's own runs in MLflow (there should be one) and those of its trials."""
         runs = self.all_runs()
-        children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-        return [run for run in runs if run not in children], children
-
-    def all_runs(self) -> "list[Run]":
-        return runs_of(client_of(self.root))
+        own = [run for run in runs if run.info.run_name == f"sweep {self.name}"]
+        return own, [run for run in runs if run.data.tags.get("study") == self.name]
 
     def runs_in(self, phase: str) -> "dict[str, Run]":
         """The runs of a phase's trials by their names."""

@@ -1,29 +1,29 @@
-"""Faults of the machine: what was finished is kept, a sentence says what to do, nothing hangs.
+"""Faults of the machine: finished work is kept, the error says how to resume, nothing hangs.
 
-Kills and interruptions of a single training are in test_train.py, those of sweeps in
-test_sweep.py, stores that fail in mnist/test_recording.py, and damaged files beside what reads
-them.
+Kills and interruptions of a single training are in test_train.py, stores that fail in
+test_recording.py, and damaged files beside the tests of what reads them.
 """
 
-import json
 import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import application
 import psutil
 import pytest
 import torch
 from application import (
     REPOSITORY,
+    Done,
     Script,
+    Started,
     client_of,
     command_line,
     environment,
@@ -34,17 +34,20 @@ from application import (
 )
 from mlflow import MlflowClient
 from optuna.trial import TrialState
-from test_sweep import (
+from sweeps import (
     ALONE,
+    MODELS,
     SWEEP,
     TWO,
+    UNCONFIRMED,
     Sweep,
     assert_kept,
     assert_whole,
-    start,
-    wait_until,
-    workers_of,
+    history,
 )
+
+from hydrasweep.stratum import RETRY_OF
+from hydrasweep.trials import CONFIRM, FINAL, PHASES
 
 LEAN = ("artifacts=false", "score_test=false")
 LONG = ("epochs=50", "data.n_train=1000", *LEAN)
@@ -56,12 +59,12 @@ def mount(*arguments: object) -> None:
         [command, *map(str, arguments)], capture_output=True, text=True
     )
     if not done or done.returncode:
-        pytest.skip(f"may not mount file systems: {done.stderr.strip() if done else 'no mount'}")
+        pytest.skip(f"cannot mount file systems: {done.stderr.strip() if done else 'no mount'}")
 
 
 @contextmanager
 def disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
-    """Make ``folder`` a disk of its own; gives what changes its size."""
+    """Make ``folder`` a disk of its own; yield a function that changes its size."""
     folder.mkdir(exist_ok=True)
     mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
     try:
@@ -72,7 +75,7 @@ def disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Let nobody write below ``folder``, root included."""
+    """Forbid everybody, root included, to write below ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     mount("--bind", folder, folder)
     try:
@@ -83,58 +86,66 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 def steps(folder: Path) -> list[int]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["step"] for line in lines]
+    return [epoch["step"] for epoch in history(folder)]
 
 
-Done = subprocess.CompletedProcess[str]
+def start(root: Path, *arguments: str) -> Started:
+    words = command_line("train.py", *arguments)
+    return application.start(words, cwd=root, env=environment(root))
 
 
-def after(
-    line: str, act: Callable[["subprocess.Popen[str]"], object], root: Path, *arguments: str
-) -> Done:
-    """A training or a sweep, for which ``act`` is done when it has printed ``line``."""
-    process = subprocess.Popen(
-        command_line("train.py", *arguments),
-        cwd=root,
-        env=environment(root),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for shown in process.stdout:
-            if re.search(line, shown):
-                act(process)
-                break
-        errors = process.stderr.read()
-    return Done(process.args, process.returncode, "", errors)
+# `python piped.py PIPE SCRIPT …` runs a script whose output goes into a named pipe.
+PIPED = """
+import os
+import runpy
+import sys
+
+_, pipe, *sys.argv = sys.argv
+os.dup2(os.open(pipe, os.O_WRONLY), 1)
+sys.stdout = open(1, "w", closefd=False)
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-def assert_told(done: Done, words: str) -> None:
-    """One sentence says what is wrong and how to resume, and the exit code is 1."""
-    assert re.fullmatch(f"Error: .*{words}.* To resume: python .*\n", done.stderr), done.stderr
+def close_output_after(line: str, root: Path, *arguments: str) -> Done:
+    """Run train.py and stop reading its output after the line, as ``| head`` does."""
+    script, pipe = root / "piped.py", root / "pipe"
+    script.write_text(PIPED)
+    os.mkfifo(pipe)
+    words = [str(script), str(pipe), *command_line("train.py", *arguments)]
+    process = application.start(words, cwd=root, env=environment(root))
+    with pipe.open() as output:
+        assert any(re.search(line, shown) for shown in output), process.done()
+    return process.done()
+
+
+def assert_resumable(done: Done, *named: str) -> None:
+    """The run ended with one error message, which names these and a command that resumes it."""
+    message, found, command = done.stderr.partition("To resume: ")
+    assert message.startswith("Error: "), done.stderr
+    assert found
+    assert command.startswith("python ")
+    assert len(done.stderr.splitlines()) == 1
+    for each in named:
+        assert each in message
     assert "Traceback" not in done.stdout
     assert done.returncode == 1
 
 
-def resume(root: Path, done: Done) -> Done:
-    """Run the command that an ended one gave."""
+def resume(root: Path, done: Done) -> None:
+    """Run the command that an interrupted run has printed."""
     _, *words = shlex.split(done.stderr.partition("To resume: ")[2])
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=REPOSITORY,
-        env=environment(root),
-        capture_output=True,
-        text=True,
-    )
+    words[0] = str(REPOSITORY / words[0])
+    done = application.run(words, cwd=REPOSITORY, env=environment(root))
     assert done.returncode == 0, done.stderr
-    return done
 
 
-# A disk that is full
+def statuses(root: Path) -> list[str]:
+    return [run.info.status for run in runs_of(client_of(root))]
+
+
+# Full disks
 
 
 @pytest.mark.slow
@@ -142,31 +153,29 @@ def test_checkpoint_on_a_full_disk_keeps_the_last_one(
     script: Script, root: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "small"
-    with disk(folder, "1500k") as resize:  # one checkpoint has room, and a second beside it has not
+    with disk(folder, "1500k") as resize:  # room for one checkpoint, not for a second one
         done = script("train.py", "epochs=3", *LEAN, f"hydra.run.dir={folder}")
-        assert_told(done, r"last\.pt can't be written \(No space left on device\)")
+        assert_resumable(done, "last.pt", "No space left on device")
         assert torch.load(folder / "last.pt", weights_only=True)["epoch"] == 1
         assert steps(folder) == [1, 2]
         assert not list(folder.glob(".*.tmp"))
-        client = client_of(root)
-        (run,) = runs_of(client)
-        assert run.info.status == "FAILED"
+        assert statuses(root) == ["FAILED"]
         resize("8m")
         resume(root, done)
         assert steps(folder) == [1, 2, 3]
-    (run,) = runs_of(client)
+    (run,) = runs_of(client_of(root))
     assert run.info.status == "FINISHED"
-    assert epochs_of(client, run) == [1, 2, 3]
+    assert epochs_of(client_of(root), run) == [1, 2, 3]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "place"), [("200k", ".cache"), ("30m", "data")])
-def test_data_on_a_full_disk_are_read_once_there_is_room(
+def test_data_on_a_full_disk_are_read_when_there_is_room(
     script: Script, root: Path, tmp_path: Path, size: str, place: str
 ) -> None:
     folder = tmp_path / "data"
     with disk(folder, size) as resize:
-        if place == "data":  # no room to unpack in
+        if place == "data":  # no room to unpack the archives
             raw = folder / "MNIST" / "raw"
             raw.mkdir(parents=True)
             for archive in (REPOSITORY / "data" / "MNIST" / "raw").glob("*.gz"):
@@ -175,237 +184,186 @@ def test_data_on_a_full_disk_are_read_once_there_is_room(
             write_digits(folder, n_train=150)
         few = (f"paths.data={folder}", "data.n_train=90", "data.n_val=9", "epochs=1", *LEAN)
         done = script("train.py", *few)
-        assert_told(done, f"{folder}.*No space left on device")
+        assert_resumable(done, str(folder), "No space left on device")
         assert not list(folder.rglob("*.tmp"))
         resize("200m")
         resume(root, done)
-    (run,) = runs_of(client_of(root))
-    assert run.info.status == "FINISHED"
+    assert statuses(root) == ["FINISHED"]
 
 
 @pytest.mark.slow
-def test_full_store_keeps_results_until_there_is_room(root: Path, tmp_path: Path) -> None:
+def test_results_are_kept_while_the_store_is_full(root: Path, tmp_path: Path) -> None:
     small, folder = tmp_path / "small", tmp_path / "run"
     with disk(small, "4m") as resize:
         shutil.copy(root / "mlflow.db", small)
-
-        def fill(_: object) -> None:
-            (small / "rest").write_bytes(bytes(shutil.disk_usage(small).free))
-
-        done = after("epoch  2/30", fill, small, "epochs=30", *LEAN, f"hydra.run.dir={folder}")
-        assert_told(done, "full.*Nothing is lost")
+        process = start(small, "epochs=30", *LEAN, f"hydra.run.dir={folder}")
+        process.until_printed("epoch  2/30")
+        (small / "rest").write_bytes(bytes(shutil.disk_usage(small).free))
+        done = process.done()
+        assert_resumable(done, "full", str(folder))
         assert steps(folder) == list(range(1, 31))
         resize("40m")
         resume(small, done)
-        client = client_of(small)
-        (run,) = runs_of(client)
+        (run,) = runs_of(client_of(small))
         assert run.info.status == "FINISHED"
-        assert epochs_of(client, run) == list(range(1, 31))
+        assert epochs_of(client_of(small), run) == list(range(1, 31))
 
 
 @pytest.mark.slow
-def test_sweep_on_a_full_disk_resumes_once_there_is_room(script: Script, root: Path) -> None:
+def test_sweep_on_a_full_disk_resumes_when_there_is_room(script: Script, root: Path) -> None:
     few = ("epochs=1", "checkpoint=false", "hydra.sweeper.n_trials=12")
-    arguments = (*SWEEP, ALONE, "study=full", *few)
     sweep = Sweep(root, "full")
-    with disk(root / "outputs", "1000k") as resize:
-        done = script("train.py", *arguments)
+    with disk(root / "outputs", "900k") as resize:
+        done = script("train.py", *UNCONFIRMED, ALONE, "study=full", *few)
         assert done.returncode == 1
         assert "No space left" in done.stderr or "is full" in done.stderr
+        assert "study=full" in done.stderr.partition("To resume: ")[2]
         assert "Traceback" not in done.stdout + done.stderr
         finished = {k: t for k, t in sweep.trials().items() if t.state == TrialState.COMPLETE}
         assert 0 < len(finished) < 12
         assert {run.info.status for run in sweep.runs()[0]} == {"FAILED"}
         resize("20m")
-        assert "study=full" in done.stderr.partition("To resume: ")[2]
-        done = script("train.py", *arguments)
-        assert done.returncode == 0, done.stderr
+        resume(root, done)
         assert_kept(finished, sweep.trials())
         assert_whole(sweep, 12)
 
 
-# Folders that can't be written
+# Folders that cannot be written
 
 
-@pytest.mark.parametrize("arguments", [("epochs=1",), ("-m", "model=cnn,lenet5"), SWEEP], ids=str)
-def test_read_only_outputs_are_refused_at_once(
+@pytest.mark.parametrize(
+    "arguments", [("epochs=1",), ("-m", "model=cnn,lenet5"), (*UNCONFIRMED, ALONE)], ids=str
+)
+def test_read_only_outputs_are_refused_before_training(
     script: Script, root: Path, arguments: tuple[str, ...]
 ) -> None:
     with read_only(root / "outputs"):
         done = script("train.py", *arguments)
     assert done.returncode == 1
-    assert re.fullmatch(
-        rf"Error: .*Read-only file system: '{root / 'outputs'}.*\n",
-        done.stderr,
-    )
-    assert runs_of(client_of(root)) == []
+    assert done.stderr.startswith("Error: ")
+    assert f"Read-only file system: '{root / 'outputs'}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert statuses(root) == []
 
 
 @pytest.mark.slow
-def test_read_only_mlruns_lose_nothing(script: Script, root: Path) -> None:
+def test_nothing_is_lost_while_mlruns_is_read_only(script: Script, root: Path) -> None:
+    few = ("epochs=1", "model=choice(baseline,cnn)", "study=kept", "hydra.sweeper.n_trials=3")
     with read_only(root / "mlruns"):
-        done = script("train.py", "epochs=2", "score_test=false")
-    assert_told(done, "Read-only.*Nothing is lost")
+        single = script("train.py", "epochs=2", "score_test=false")
+        sweep = script("train.py", *UNCONFIRMED, ALONE, *few)
+    assert_resumable(single, "Read-only", str(root / "outputs"))
+    assert_resumable(sweep, "Read-only")
+    resume(root, single)
     client = client_of(root)
-    (run,) = runs_of(client)
-    assert run.info.status == "FAILED"
-    resume(root, done)
-    (run,) = runs_of(client)
+    (run,) = (run for run in runs_of(client) if run.data.tags.get("architecture") == "lenet5")
     assert run.info.status == "FINISHED"
     assert epochs_of(client, run) == [1, 2]
     assert {"config.yaml", "model.pt"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
-
-
-@pytest.mark.slow
-def test_sweep_on_read_only_mlruns_resumes_once_they_can_be_written(
-    script: Script, root: Path
-) -> None:
-    with read_only(root / "mlruns"):
-        arguments = (*SWEEP, ALONE, "epochs=1", "study=kept", "hydra.sweeper.n_trials=3")
-        done = script("train.py", *arguments)
-    assert_told(done, "Read-only")
-    resume(root, done)
+    resume(root, sweep)
     assert_whole(Sweep(root, "kept"), 3)
 
 
 @pytest.mark.slow
-def test_read_only_store_is_told_before_training(
+def test_read_only_store_is_reported_before_training(
     script: Script, root: Path, tmp_path: Path
 ) -> None:
     with read_only(root):
         done = script("train.py", "epochs=1", *LEAN, f"hydra.run.dir={tmp_path / 'run'}")
-    assert_told(done, r"mlflow\.db can't be used: .*point MLFLOW_TRACKING_URI.*Read-only")
+    assert_resumable(done, "mlflow.db", "MLFLOW_TRACKING_URI", "Read-only")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     resume(root, done)
 
 
-# Files that are damaged
+# Damaged files
 
 
 @pytest.mark.slow
-def test_data_cut_short_are_told_and_training_resumes_once_they_are_whole(
+def test_truncated_data_stop_trainings_and_sweeps_until_they_are_whole(
     script: Script, root: Path, tmp_path: Path
 ) -> None:
-    images = write_digits(tmp_path / "data", n_train=150) / "train-images-idx3-ubyte"
+    images = write_digits(tmp_path / "data", n_train=900) / "train-images-idx3-ubyte"
     whole = images.read_bytes()
     images.write_bytes(whole[:-100])
-    few = (f"paths.data={tmp_path / 'data'}", "data.n_train=90", "data.n_val=9", "epochs=1")
-    done = script("train.py", *few, *LEAN)
-    assert_told(done, "train-images-idx3-ubyte.*delete it and run again")
+    own = f"paths.data={tmp_path / 'data'}"
+    unchecked = ("hydra.sweeper.check=null", "hydra.sweeper.calibrate=null")
+    sweep = script(
+        "train.py", *UNCONFIRMED, ALONE, own, *unchecked, "study=cut", "hydra.sweeper.n_trials=3"
+    )
+    assert_resumable(sweep, images.name)
+    assert "study=cut" in sweep.stderr
+    assert TrialState.COMPLETE not in {t.state for t in Sweep(root, "cut").all_trials().values()}
+    single = script("train.py", own, "epochs=1", "tracking=none", *LEAN)
+    assert_resumable(single, images.name, "delete it")
     images.write_bytes(whole)
-    resume(root, done)
+    resume(root, sweep)
+    assert_whole(Sweep(root, "cut"), 3)
+    resume(root, single)
 
 
 @pytest.mark.slow
-def test_data_cut_short_stop_a_sweep_which_resumes_once_they_are_whole(
-    root: Path, tmp_path: Path
-) -> None:
-    data, output, sweep = tmp_path / "data", tmp_path / "output.txt", Sweep(root, "cut")
-    images = write_digits(data, n_train=900) / "train-images-idx3-ubyte"
-    whole = images.read_bytes()
-    arguments = (f"paths.data={data}", "study=cut", "hydra.sweeper.n_trials=12", "epochs=3")
-    process = start(root, *arguments, output=output)
-    wait_until(lambda: re.search("COMPLETE|PRUNED", output.read_text()), process)
-    images.write_bytes(whole[:-100])
-    worker = next(w for w in workers_of(process) if "LokyProcess" in " ".join(w.cmdline()))
-    worker.kill()  # whoever lives on has the images in memory
-    assert process.wait() == 1
-    shown = output.read_text()
-    assert "Traceback" not in shown
-    assert re.search("the sweep was stopped: data=mnist.*To resume: python .*study=cut", shown)
-    finished = sweep.ended()
-    assert {trial.state for trial in finished.values()} <= {TrialState.COMPLETE, TrialState.PRUNED}
-    assert 0 < len(finished) < 12
-    images.write_bytes(whole)
-    assert start(root, *arguments, output=output).wait() == 0
-    assert_kept(finished, sweep.trials())
-    assert_whole(sweep, 12)
-
-
-@pytest.mark.slow
-def test_checkpoint_cut_short_is_told_and_training_begins_anew_without_it(
+def test_truncated_checkpoint_is_refused_and_without_it_training_begins_anew(
     script: Script, root: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    settings = ("epochs=2", *LEAN, f"hydra.run.dir={folder}")
-    assert script("train.py", *settings).returncode == 0
+    assert script("train.py", "epochs=2", *LEAN, f"hydra.run.dir={folder}").returncode == 0
     state = folder / "last.pt"
     state.write_bytes(state.read_bytes()[:-1000])
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "src" / "train.py", f"resume={folder}"],
-        env=environment(root),
-        capture_output=True,
-        text=True,
-    )
+    words = [str(REPOSITORY / "src" / "train.py"), f"resume={folder}"]
+    done = application.run(words, cwd=root, env=environment(root))
     assert done.returncode == 1
-    assert re.fullmatch(r"Error: the checkpoint .*last\.pt can't be read.*\n", done.stderr)
-    assert "delete it, and resume= begins anew" in done.stderr
+    assert re.fullmatch(r"Error: .*last\.pt.*delete it.*resume=.*\n", done.stderr)
     state.unlink()
-    done.stderr = f"To resume: python {REPOSITORY / 'src' / 'train.py'} resume={folder}"
-    resume(root, done)
+    done = application.run(words, cwd=root, env=environment(root))
+    assert done.returncode == 0, done.stderr
     assert steps(folder) == [1, 2]
-    assert [run.info.status for run in runs_of(client_of(root))] == ["FINISHED"]
+    assert statuses(root) == ["FINISHED"]
 
 
 # Signals and standard output
 
 
-def interrupt(process: "subprocess.Popen[str]", output: Path, pause: float) -> None:
-    """Press Ctrl-C again and again, until it is said how to resume."""
-    while process.poll() is None and "To resume: " not in output.read_text():
-        os.killpg(process.pid, signal.SIGINT)
+def interrupt(process: Started, pause: float) -> Done:
+    """Press Ctrl-C again and again until the process says how to resume."""
+    while process.poll() is None and "To resume: " not in process.err.read_text():
+        process.send(signal.SIGINT)
         time.sleep(pause)
+    done = process.done()
+    assert done.returncode == 130
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
 
 
-def test_impatient_ctrl_c_does_not_disturb_the_end(root: Path, tmp_path: Path) -> None:
-    output = tmp_path / "output.txt"
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            command_line("train.py", *LONG),
-            cwd=tmp_path,
-            env=environment(root),
-            text=True,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
-    wait_until(lambda: "epoch  2/50" in output.read_text(), process)
-    interrupt(process, output, 0.01)
-    assert process.wait() == 130
-    shown = output.read_text()
-    assert "python src/train.py resume=" in shown
-    assert "Traceback" not in shown
-    assert [run.info.status for run in runs_of(client_of(root))] == ["KILLED"]
+def test_impatient_ctrl_c_does_not_disturb_the_end(root: Path) -> None:
+    process = start(root, *LONG)
+    process.until_printed("epoch  2/50")
+    done = interrupt(process, 0.01)
+    assert "python src/train.py resume=" in done.stderr
+    assert statuses(root) == ["KILLED"]
 
 
 @pytest.mark.slow
-def test_impatient_ctrl_c_does_not_disturb_the_end_of_a_sweep(root: Path, tmp_path: Path) -> None:
-    output, sweep = tmp_path / "output.txt", Sweep(root, "impatient")
-    process = start(root, "study=impatient", "hydra.sweeper.n_trials=60", output=output)
-    wait_until(lambda: "COMPLETE" in output.read_text(), process)
-    interrupt(process, output, 0.05)
-    assert process.wait() == 130
-    shown = output.read_text()
-    assert "Traceback" not in shown
-    assert "study=impatient" in shown.partition("To resume: ")[2]
-    states = {trial.state for trial in sweep.all_trials().values()}
-    assert TrialState.COMPLETE in states
-    assert TrialState.RUNNING not in states
-    parents, children = sweep.runs()
-    assert "RUNNING" not in {run.info.status for run in parents + children}
+def test_sweep_of_two_workers_resumes_after_an_impatient_ctrl_c(root: Path) -> None:
+    sweep = Sweep(root, "impatient")
+    process = start(root, *UNCONFIRMED, TWO, "study=impatient", "hydra.sweeper.n_trials=8")
+    process.until(lambda: re.search("COMPLETE|PRUNED", process.out.read_text()))
+    done = interrupt(process, 0.05)
+    assert "study=impatient" in done.stderr.partition("To resume: ")[2]
+    finished = sweep.ended()
+    assert 0 < len(finished) < 8
+    assert "RUNNING" not in {trial.state.name for trial in sweep.all_trials().values()}
+    assert {row["state"] for row in sweep.table()} <= {"COMPLETE", "PRUNED", "RUNNING"}
+    assert "RUNNING" not in statuses(root)
+    done.stderr = done.stderr.replace(TWO, ALONE)
+    resume(root, done)
+    assert_kept(finished, sweep.trials())
+    assert_whole(sweep, 8)
 
 
-def close_output(process: "subprocess.Popen[str]") -> None:
-    """Go away as ``| head`` does."""
-    assert process.stdout is not None
-    process.stdout.close()
-
-
-def test_closed_output_ends_a_training_which_resumes_by_the_command_shown(root: Path) -> None:
-    done = after("epoch 1/6", close_output, root, "epochs=6", "data.n_train=1000", *LEAN)
-    assert_told(done, r"the output can't be written \(Broken pipe\)")
-    (run,) = runs_of(client_of(root))
-    assert run.info.status == "FAILED"
+def test_closed_output_ends_a_training_that_the_printed_command_resumes(root: Path) -> None:
+    done = close_output_after("epoch 1/6", root, "epochs=6", "data.n_train=1000", *LEAN)
+    assert_resumable(done, "Broken pipe")
+    assert statuses(root) == ["FAILED"]
     resume(root, done)
     (run,) = runs_of(client_of(root))
     assert run.info.status == "FINISHED"
@@ -413,13 +371,10 @@ def test_closed_output_ends_a_training_which_resumes_by_the_command_shown(root: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [ALONE, TWO])
-def test_closed_output_ends_a_sweep_which_resumes_by_the_command_shown(
-    root: Path, workers: str
-) -> None:
-    arguments = (*SWEEP, workers, "study=piped", "hydra.sweeper.n_trials=9")
-    done = after("COMPLETE|PRUNED", close_output, root, *arguments)
-    assert_told(done, r"the output can't be written \(Broken pipe\)")
+def test_closed_output_ends_a_sweep_that_the_printed_command_resumes(root: Path) -> None:
+    arguments = (*UNCONFIRMED, ALONE, "study=piped", "hydra.sweeper.n_trials=9")
+    done = close_output_after("COMPLETE|PRUNED", root, *arguments)
+    assert_resumable(done, "Broken pipe")
     sweep = Sweep(root, "piped")
     finished = sweep.ended()
     assert 0 < len(finished) < 9
@@ -428,7 +383,7 @@ def test_closed_output_ends_a_sweep_which_resumes_by_the_command_shown(
     assert_whole(sweep, 9)
 
 
-def test_output_without_unicode_is_no_fault(script: Script) -> None:
+def test_output_need_not_be_unicode(script: Script) -> None:
     done = script("train.py", "epochs=1", "tracking=none", *LEAN, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^val +accuracy", done.stdout, re.MULTILINE)
@@ -438,94 +393,101 @@ def test_output_without_unicode_is_no_fault(script: Script) -> None:
 # Kills
 
 
+def workers_of(process: Started) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "loky" in " ".join(child.cmdline())]
+
+
 @pytest.mark.slow
-def test_sweep_whose_parent_is_killed_alone_ends_its_workers_and_resumes(
-    root: Path, tmp_path: Path, script: Script
-) -> None:
-    arguments = ("study=orphaned", "hydra.sweeper.n_trials=9", "epochs=3")
-    output, sweep = tmp_path / "output.txt", Sweep(root, "orphaned")
-    process = start(root, *arguments, output=output)
-    wait_until(lambda: re.search("COMPLETE|PRUNED", output.read_text()), process)
-    workers = workers_of(process)  # and joblib's own helper
-    assert len(workers) >= 2
-    process.kill()
-    process.wait()
+def test_sweep_that_is_killed_in_each_phase_loses_nothing(root: Path) -> None:
+    sweep = Sweep(root, "killed")
+    arguments = (*SWEEP, "study=killed", "hydra.sweeper.n_trials=6", "epochs=3",
+                 "data.n_train=2400", "hydra.sweeper.registered_model=null",
+                 r"hydra.sweeper.confirm.final=[score_test\=true]")  # fmt: skip
+
+    process = start(root, *arguments, TWO)
+    process.until(lambda: re.search("COMPLETE|PRUNED", process.out.read_text()))
+    workers = workers_of(process)
+    assert len(workers) >= 2  # and joblib's own helper
+    os.kill(process.pid, signal.SIGKILL)  # alone: its workers end by themselves
+    assert process.wait() == -signal.SIGKILL
     assert psutil.wait_procs(workers, timeout=60)[1] == []
-    finished = sweep.ended()
-    done = script("train.py", *SWEEP, TWO, *arguments)
-    assert done.returncode == 0, done.stderr
+    assert any(RETRY_OF in trial.user_attrs for trial in sweep.all_trials().values())
+
+    def n_complete(phase: str) -> int:
+        trials = sweep.trials(phase).values()
+        return sum(trial.state == TrialState.COMPLETE for trial in trials)
+
+    for phase in PHASES:
+        finished, n = sweep.ended(), n_complete(phase)
+        process = start(root, *arguments, ALONE)
+        process.until(lambda: n_complete(phase) > n)  # noqa: B023
+        process.send(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert_kept(finished, sweep.trials())
+    finished, done = sweep.ended(), start(root, *arguments, ALONE).done()
     assert_kept(finished, sweep.trials())
-    assert_whole(sweep, 9)
+    assert done.returncode == 0, done.stderr
+    assert_whole(sweep, 6)
+    for phase in (CONFIRM, FINAL):
+        trials = sweep.trials(phase)
+        assert {trial.state for trial in trials.values()} == {TrialState.COMPLETE}
+        seeds = [(name.partition("-")[0], trial.params["seed"]) for name, trial in trials.items()]
+        assert sorted(seeds) == [(model, seed) for model in MODELS for seed in (1, 2)]
+    assert [run.info.status for run in sweep.runs()[0]] == ["FINISHED"]
 
 
 @pytest.mark.slow
-def test_mlflow_server_that_is_killed_stops_a_sweep_which_resumes(
+def test_sweep_stops_when_the_mlflow_server_is_killed_and_resumes(
     root: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "remote"
     folder.mkdir()
-    arguments = command_line(
-        "train.py", *SWEEP, ALONE, "study=remote", "hydra.sweeper.n_trials=6", "epochs=8"
+    words = command_line(
+        "train.py", *UNCONFIRMED, ALONE, "study=remote", "hydra.sweeper.n_trials=6"
     )
     sweep = Sweep(root, "remote")
     with server(folder) as (port, kill):
         env = environment(root, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
-        process = subprocess.Popen(
-            arguments, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        with process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if re.search("COMPLETE|PRUNED", line):
-                    kill()
-                    break
-            shown, errors = process.communicate()
-    assert process.returncode == 1
-    assert "the sweep was stopped: MLflow" in errors
-    assert "study=remote" in errors.partition("To resume: ")[2]
-    assert "Traceback" not in shown + errors
+        process = application.start(words, cwd=root, env=env)
+        process.until(lambda: re.search("COMPLETE|PRUNED", process.out.read_text()))
+        kill()
+        done = process.done()
+    assert_resumable(done, "MLflow")
+    assert "study=remote" in done.stderr
     finished = sweep.ended()
     assert 0 < len(finished) < 6
     assert TrialState.FAIL not in {trial.state for trial in finished.values()}
 
     with server(folder) as (port, _):
         env = environment(root, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
-        done = subprocess.run(arguments, env=env, text=True, capture_output=True)
+        done = application.run(words, cwd=root, env=env)
         assert done.returncode == 0, done.stderr
-        runs = runs_of(MlflowClient(env["MLFLOW_TRACKING_URI"]))
+        ended = [run.info.status for run in runs_of(MlflowClient(env["MLFLOW_TRACKING_URI"]))]
     assert_kept(finished, sweep.trials())
     assert len(sweep.trials()) == 6
-    assert "RUNNING" not in {run.info.status for run in runs}
-    ended = [run for run in runs if run.info.status == "FINISHED"]
-    assert len(ended) == 1 + 6
+    assert "RUNNING" not in ended
+    assert ended.count("FINISHED") == 1 + 6
 
 
 # Several at once
 
 
 @pytest.mark.slow
-def test_two_sweeps_and_a_training_start_at_once_from_nothing(tmp_path: Path) -> None:
+def test_two_sweeps_and_a_training_start_at_once_without_any_files(tmp_path: Path) -> None:
     root = tmp_path / "root"
     raw = root / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for archive in (REPOSITORY / "data" / "MNIST" / "raw").glob("*.gz"):
         shutil.copy(archive, raw)
     own = f"paths.data={root / 'data'}"
-    output = tmp_path / "output.txt"
     sweeps = [
-        start(root, own, f"study={name}", "hydra.sweeper.n_trials=3", output=output)
+        start(root, *UNCONFIRMED, ALONE, own, f"study={name}", "hydra.sweeper.n_trials=3")
         for name in ("one", "two")
     ]
-    training = subprocess.Popen(
-        [*command_line("train.py", "epochs=2", *LEAN), own],
-        env=environment(root),
-        stdout=subprocess.DEVNULL,
-    )
-    codes = [process.wait() for process in (*sweeps, training)]
-    assert codes == [0, 0, 0], output.read_text()
-    runs = runs_of(client_of(root))
-    assert [run.info.status for run in runs] == ["FINISHED"] * len(runs)
-    assert len(runs) == 2 * (1 + 3) + 1
+    for process in (*sweeps, start(root, "epochs=2", *LEAN, own)):
+        done = process.done()
+        assert done.returncode == 0, done.stderr
+    assert statuses(root) == ["FINISHED"] * (2 * (1 + 3) + 1)
     for name in ("one", "two"):
-        trials = Sweep(root, name).trials().values()
-        assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+        assert_whole(Sweep(root, name), 3)

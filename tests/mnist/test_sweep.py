@@ -89,6 +89,7 @@ def test_mlflow_has_one_parent_run_with_a_child_for_each_trial(sweep: Sweep) -> 
         assert parent.data.metrics[f"best/{model}"] == trials[f"{model}-000"].value
         assert f"best.{model}" in parent.data.tags
     assert children.keys() == trials.keys()
+    assert len(sweep.all_runs()) == 1 + 5 + 4 + 4  # the search, the confirmation, the final runs
     assert len({frozenset(run.data.params) for run in children.values()}) == 1
     for name, run in children.items():
         tags, trial, model = run.data.tags, trials[name], name.partition("-")[0]
@@ -138,8 +139,7 @@ def test_finished_sweep_shows_its_winners_again_and_trains_nothing(
         assert copy.trials(phase) == sweep.trials(phase)
     assert copy.table() == sweep.table()
     assert copy.results == sweep.results
-    assert len(copy.runs()[0]) == 1
-    assert len(copy.runs()[1]) == len(sweep.runs()[1])
+    assert len(copy.all_runs()) == len(sweep.all_runs())
     score = sweep.results.winners["lenet5"].final["test/accuracy"]
     assert f"{score.mean:.4f} ± {score.sd:.4f}" in done.stdout
 
@@ -156,7 +156,7 @@ def test_dry_run_shows_the_plan_with_an_estimate_and_trains_nothing(
     duration = r"[\d.]+ (s|min)"
     assert re.search(rf"baseline {duration}, lenet5 {duration};.* {duration}", done.stdout)
     assert not list(root.rglob("study.db"))
-    assert Sweep(root, "").runs() == ([], [])
+    assert Sweep(root, "").all_runs() == []
 
 
 @pytest.mark.parametrize(
@@ -178,4 +178,4 @@ def test_sweep_that_cannot_work_is_refused_before_any_training(
     assert named in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(root.rglob("study.db"))
-    assert Sweep(root, "wrong").runs() == ([], [])
+    assert Sweep(root, "wrong").all_runs() == []
