@@ -130,7 +130,8 @@ class Ended:
         return (self.folder / "sweep" / trial / "app.log").read_text()
 
 
-App = Callable[..., Ended]
+App = Callable[..., Ended]  # what runs an app with the overrides that are its arguments
+Write = Callable[..., App]  # the type of the fixture ``app``
 
 
 def write(

@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
-from apps import CONFIG, App
+from apps import CONFIG, Write
 from optuna.distributions import FloatDistribution
 from optuna.study import Study
 from optuna.trial import TrialState
@@ -160,7 +160,7 @@ EACH = "{x: -0.9}, {x: 0.9}, {x: -0.8}, {x: 0.8}"  # the lower the better
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_steps_from_0_and_from_1_prune_equally(app: Callable[..., App], first: int) -> None:
+def test_steps_from_0_and_from_1_prune_equally(app: Write, first: int) -> None:
     body = f"""
         for epoch in range({first}, {first} + 9):
             value = cfg.x + 0.01 * epoch
@@ -180,9 +180,7 @@ def test_steps_from_0_and_from_1_prune_equally(app: Callable[..., App], first: i
     assert "24 steps" in done.out
 
 
-def test_trial_that_is_stopped_at_the_last_rung_is_complete(
-    app: Callable[..., App],
-) -> None:
+def test_trial_that_is_stopped_at_the_last_rung_is_complete(app: Write) -> None:
     """Successive halving stops at its rungs, also at the last step of a whole trial."""
     body = """
         for epoch in range(1, 4):
@@ -198,7 +196,7 @@ def test_trial_that_is_stopped_at_the_last_rung_is_complete(
     assert [trial.value for trial in done.trials()] == [-0.9, 0.9, -0.8, 0.8]
 
 
-def test_task_function_may_raise_trial_pruned(app: Callable[..., App]) -> None:
+def test_task_function_may_raise_trial_pruned(app: Write) -> None:
     body = """
         hydrasweep.trial().report(cfg.x, 0)
         if cfg.x < 0:
@@ -215,7 +213,7 @@ def test_task_function_may_raise_trial_pruned(app: Callable[..., App]) -> None:
         assert trial.value == trial.params["x"]  # of a pruned one the last report
 
 
-def test_trial_knows_its_sweep(app: Callable[..., App], tmp_path: Path) -> None:
+def test_trial_knows_its_sweep(app: Write, tmp_path: Path) -> None:
     body = """
         import json
         trial = hydrasweep.trial()

@@ -1,10 +1,9 @@
 """Workers that start and import while the sweep is checked."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from apps import App
+from apps import Write
 
 TWO = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2", "hydra.sweeper.check=heavy.check")
 HEAVY = """
@@ -23,7 +22,7 @@ def check(cfg):
 
 
 def test_workers_import_while_the_sweep_is_checked_and_share_the_trials(
-    app: Callable[..., App], tmp_path: Path
+    app: Write, tmp_path: Path
 ) -> None:
     """They also import modules beside the app."""
     (tmp_path / "heavy.py").write_text(HEAVY)
@@ -49,7 +48,7 @@ def test_workers_import_while_the_sweep_is_checked_and_share_the_trials(
     assert "beside" not in done.out + done.err
 
 
-def test_workers_end_with_a_sweep_that_is_refused(app: Callable[..., App], tmp_path: Path) -> None:
+def test_workers_end_with_a_sweep_that_is_refused(app: Write, tmp_path: Path) -> None:
     (tmp_path / "heavy.py").write_text(HEAVY)
     done = app("return cfg.x", main="with hydrasweep.plain_exit(): task()")(
         *TWO, "kind=bad", fresh=True

@@ -1,12 +1,11 @@
 """Sweeps that first try the best settings of an earlier study."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from apps import CONFIG, App, Ended
+from apps import CONFIG, Ended, Write
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from planted import plant, trial
@@ -47,7 +46,7 @@ def sweeps(tmp_path: Path) -> Path:
     return tmp_path / "sweeps"
 
 
-def test_second_sweep_starts_with_the_best_of_the_first(app: Callable[..., App]) -> None:
+def test_second_sweep_starts_with_the_best_of_the_first(app: Write) -> None:
     task = app("return cfg.x**2")
     first = task(*named("one"))
     best = sorted(tried(first, "one", "one"), key=abs)[:2]
@@ -59,7 +58,7 @@ def test_second_sweep_starts_with_the_best_of_the_first(app: Callable[..., App])
 
 
 def test_resumed_sweep_continues_with_the_settings_that_it_began_with(
-    app: Callable[..., App], sweeps: Path
+    app: Write, sweeps: Path
 ) -> None:
     """Also when the earlier study has changed since."""
     folder = plant(sweeps / "one", {"": trials_of(0.5, 0.25, 0.75)}, ["minimize"])
@@ -77,9 +76,7 @@ def test_resumed_sweep_continues_with_the_settings_that_it_began_with(
     assert not {0.1, 0.2} & set(xs)
 
 
-def test_each_setting_is_tried_once_if_it_fits_the_space(
-    app: Callable[..., App], sweeps: Path
-) -> None:
+def test_each_setting_is_tried_once_if_it_fits_the_space(app: Write, sweeps: Path) -> None:
     plant(sweeps / "one", {"": trials_of(0.5, -0.75, 0.25, 0.25, 0.5, z=0.5)}, ["minimize"])
     done = app("return cfg.x")(
         *named("two"),
@@ -96,9 +93,7 @@ def test_each_setting_is_tried_once_if_it_fits_the_space(
     assert misfit.endswith(": x=-0.75 of trial 001")
 
 
-def test_best_are_complete_trials_in_the_direction_of_the_study(
-    app: Callable[..., App], sweeps: Path
-) -> None:
+def test_best_are_complete_trials_in_the_direction_of_the_study(app: Write, sweeps: Path) -> None:
     pruned = trial(0.9, state=TrialState.PRUNED, reports=[0.9], space=SPACE, x=0.9)
     plant(sweeps / "one", {"": [*trials_of(0.5, 0.25, 0.75), pruned]}, ["maximize"])
     task = app("return cfg.x")
@@ -110,9 +105,7 @@ def test_best_are_complete_trials_in_the_direction_of_the_study(
         assert text in done.err
 
 
-def test_each_stratum_begins_with_the_best_of_its_own(
-    app: Callable[..., App], sweeps: Path
-) -> None:
+def test_each_stratum_begins_with_the_best_of_its_own(app: Write, sweeps: Path) -> None:
     studies = {"/a": trials_of(0.5, 0.25, 0.75), "/c": trials_of(0.1, 0.2)}
     plant(sweeps / "one", studies, ["minimize"], {"stratify": "kind"})
     strata = ("kind=choice(a,b)", "hydra.sweeper.stratify=kind", "hydra.sweeper.n_trials=6")
@@ -123,7 +116,7 @@ def test_each_stratum_begins_with_the_best_of_its_own(
     assert lines(done)[0].endswith("a 2, b 0")
 
 
-def test_strata_and_choices_replace_each_other(app: Callable[..., App], sweeps: Path) -> None:
+def test_strata_and_choices_replace_each_other(app: Write, sweeps: Path) -> None:
     """A sweep with strata gives settings to one that searches the choice, or has one of its
     values, and the other way round."""
     choice = [*trials_of(0.5, 0.25, kind="a"), *trials_of(0.75, 0.6, kind="b")]
@@ -141,7 +134,7 @@ def test_strata_and_choices_replace_each_other(app: Callable[..., App], sweeps: 
     assert [tried(done, f"four/{kind}", "four") for kind in "ab"] == [[0.25], [0.6]]
 
 
-def test_study_is_found_in_the_storage_of_the_sweep(app: Callable[..., App]) -> None:
+def test_study_is_found_in_the_storage_of_the_sweep(app: Write) -> None:
     task = app("return cfg.x")
     shared = "hydra.sweeper.storage.log_storage.file_path=all/study.journal"
     task(*named("one"), shared)
@@ -164,7 +157,7 @@ def test_study_is_found_in_the_storage_of_the_sweep(app: Callable[..., App]) -> 
     ],
 )
 def test_study_that_cannot_be_used_is_refused(
-    app: Callable[..., App], sweeps: Path, entry: str, texts: list[str]
+    app: Write, sweeps: Path, entry: str, texts: list[str]
 ) -> None:
     for name in ("one", "first"):
         plant(sweeps / name, {"": trials_of(0.5)}, ["minimize"])
@@ -177,9 +170,7 @@ def test_study_that_cannot_be_used_is_refused(
     assert not (sweeps / "two").exists()
 
 
-def test_study_without_a_complete_trial_gives_nothing(
-    app: Callable[..., App], sweeps: Path
-) -> None:
+def test_study_without_a_complete_trial_gives_nothing(app: Write, sweeps: Path) -> None:
     plant(sweeps / "one", {"": [trial(state=TrialState.FAIL)]}, ["minimize"])
     overrides = (*named("two"), best_of("one", 2), "hydra.sweeper.dry_run=true")
     done = app("return cfg.x")(*overrides, in_process=True)
@@ -187,7 +178,7 @@ def test_study_without_a_complete_trial_gives_nothing(
     assert "0 of the best 2 of study one" in lines(done)[0]
 
 
-def test_several_objectives_give_the_pareto_front(app: Callable[..., App], sweeps: Path) -> None:
+def test_several_objectives_give_the_pareto_front(app: Write, sweeps: Path) -> None:
     points = [(0.5, 0.5), (0.9, 0.9), (0.1, 0.8)]
     trials = [trial(*point, space=SPACE, x=point[0], minute=i) for i, point in enumerate(points)]
     directions = ["minimize", "minimize"]
@@ -200,7 +191,7 @@ def test_several_objectives_give_the_pareto_front(app: Callable[..., App], sweep
     assert 0.9 not in tried(done)
 
 
-def test_app_may_search_settings_named_study_and_best(app: Callable[..., App]) -> None:
+def test_app_may_search_settings_named_study_and_best(app: Write) -> None:
     done = app("return cfg.best", CONFIG + "study: 0.0\nbest: 0.0\n")(
         "study=interval(0.0,1.0)",
         "best=interval(0.0,9.0)",

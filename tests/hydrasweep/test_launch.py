@@ -3,13 +3,12 @@
 import os
 import re
 import sys
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from apps import App
+from apps import Write
 from optuna.trial import TrialState
 
 from hydrasweep.launch import python_path
@@ -33,7 +32,7 @@ def test_new_processes_can_import_what_this_one_can(
 
 
 @pytest.mark.slow
-def test_workers_do_not_wait_for_each_other(app: Callable[..., App]) -> None:
+def test_workers_do_not_wait_for_each_other(app: Write) -> None:
     lengths = [0.5, 3.0, 0.6, 2.5, 0.7, 2.0, 0.8, 1.5, 0.9, 1.0, 0.4, 2.9, 0.3, 2.4, 1.6]
     points = ",".join(f"{{x: {length}}}" for length in lengths)
     done = app("time.sleep(cfg.x)\nreturn cfg.x")(
@@ -59,7 +58,7 @@ def test_workers_do_not_wait_for_each_other(app: Callable[..., App]) -> None:
 
 
 @pytest.mark.slow
-def test_trial_that_kills_its_worker_fails_alone(app: Callable[..., App]) -> None:
+def test_trial_that_kills_its_worker_fails_alone(app: Write) -> None:
     body = """
         time.sleep(1.5 if cfg.x < 0.5 else 0.5)  # joblib kills the other worker, too
         if cfg.x > 0.5:
@@ -81,9 +80,7 @@ def test_trial_that_kills_its_worker_fails_alone(app: Callable[..., App]) -> Non
 
 
 @pytest.mark.slow
-def test_trial_whose_worker_is_killed_or_interrupted_once_is_repeated(
-    app: Callable[..., App],
-) -> None:
+def test_trial_whose_worker_is_killed_or_interrupted_once_is_repeated(app: Write) -> None:
     """The kernel, a cluster or a library's KeyboardInterrupt may end a worker."""
     body = """
         time.sleep(0.5)
@@ -112,7 +109,7 @@ def test_trial_whose_worker_is_killed_or_interrupted_once_is_repeated(
 
 @pytest.mark.slow
 def test_workers_that_die_before_any_trial_ends_stop_the_sweep(
-    app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    app: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif '--process-name' in sys.orig_argv:\n    os.kill(os.getpid(), 9)\n"
@@ -165,7 +162,7 @@ worker.configure_log = prepare  # called after each trial
     ],
 )
 def test_sweep_that_is_terminated_between_two_trials_ends_with_one_message(
-    app: Callable[..., App], owner: str, name: str, storage: str
+    app: Write, owner: str, name: str, storage: str
 ) -> None:
     """Also when a worker has just begun a trial, or returns a connection to SQLAlchemy's pool."""
     task = app("return cfg.x", more=BETWEEN.replace("OWNER", owner).replace("NAME", name))
@@ -178,7 +175,7 @@ def test_sweep_that_is_terminated_between_two_trials_ends_with_one_message(
     assert all(trial.user_attrs[RETRIES] == 0 for trial in done.trials()[1:])
 
 
-def test_trial_that_ends_the_process_each_time_fails(app: Callable[..., App]) -> None:
+def test_trial_that_ends_the_process_each_time_fails(app: Write) -> None:
     """The only worker is the sweep's own process, so the next start finds the trial."""
     task = app("if cfg.x < 0: os._exit(3)\nreturn cfg.x")
     done = task("hydra.sweeper.n_trials=2")

@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
-from apps import CONFIG, App
+from apps import CONFIG, Write
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.utils import instantiate
@@ -45,7 +45,7 @@ def test_hydra_finds_the_plugins_by_their_entry_point() -> None:
 
 
 def test_stock_sweeper_stays_under_its_own_name(
-    app: Callable[..., App], composed: Callable[..., DictConfig]
+    app: Write, composed: Callable[..., DictConfig]
 ) -> None:
     theirs = composed("hydra/sweeper=optuna").hydra.sweeper
     assert theirs._target_ == STOCK
@@ -62,7 +62,7 @@ def test_stock_sweeper_stays_under_its_own_name(
 
 
 def test_shell_completion_knows_the_sweepers_groups_and_settings(
-    app: Callable[..., App], monkeypatch: pytest.MonkeyPatch
+    app: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = app("return 0.0")
 

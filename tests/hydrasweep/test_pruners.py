@@ -8,14 +8,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import apps
 import optuna
 import pytest
-from apps import App
+from apps import Write
 from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -73,28 +72,29 @@ def promotable(
 # Rungs
 
 
-@pytest.mark.parametrize("steps", [[1, 2, 3, 4, 9], [1, 2, 3, 5, 8, 13], [2, 4, 6, 8, 10]])
-def test_trial_pauses_at_each_rung_or_at_its_next_report(steps: list[int]) -> None:
-    study = optuna.create_study(pruner=PromotionPruner())
-    trial = study.ask()
-    stops = []
+@pytest.mark.parametrize(
+    ("settings", "steps", "pauses"),
+    [
+        ({}, [1, 2, 3, 4, 9], [1, 3, 9]),
+        ({}, [1, 2, 3, 5, 8, 13], [1, 3, 13]),
+        ({}, [2, 4, 6, 8, 10], [2, 4, 10]),
+        (
+            {"min_resource": 2, "reduction_factor": 4, "max_resource": 32},
+            list(range(1, 40)),
+            [2, 8],
+        ),
+    ],
+)
+def test_trial_pauses_at_each_rung_or_at_its_next_report(
+    settings: dict[str, int], steps: list[int], pauses: list[int]
+) -> None:
+    trial = optuna.create_study(pruner=PromotionPruner(**settings)).ask()
+    found = []
     for step in steps:
         trial.report(0.5, step)
         if trial.should_prune():
-            stops.append(step)
-    assert stops == {4: [1, 3, 9], 5: [1, 3, 13], 8: [2, 4, 10]}[steps[3]]
-
-
-def test_rungs_follow_the_settings() -> None:
-    pruner = PromotionPruner(min_resource=2, reduction_factor=4, max_resource=32)
-    study = optuna.create_study(pruner=pruner)
-    trial = study.ask()
-    stops = []
-    for step in range(1, 40):
-        trial.report(0.5, step)
-        if trial.should_prune():
-            stops.append(step)
-    assert stops == [2, 8]
+            found.append(step)
+    assert found == pauses
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def steps_done(folder: Path) -> dict[str, list[int]]:
     return {path.parent.name: [int(n) for n in path.read_text().split()] for path in paths}
 
 
-def test_best_of_each_rung_continue_where_they_paused(app: Callable[..., App]) -> None:
+def test_best_of_each_rung_continue_where_they_paused(app: Write) -> None:
     """Also when the sweep is resumed with more trials."""
     notes = 'open(os.path.join(folder, "notes"), "a").write(f"{cfg.x!r} {cfg.y!r};")'
     sweep = app(BODY.replace("while True:", f"{notes}\n    while True:"))
@@ -195,9 +195,7 @@ def test_best_of_each_rung_continue_where_they_paused(app: Callable[..., App]) -
     ],
     ids=["report", "callback"],
 )
-def test_steps_may_begin_at_zero_and_pauses_may_be_exceptions(
-    app: Callable[..., App], pause: str
-) -> None:
+def test_steps_may_begin_at_zero_and_pauses_may_be_exceptions(app: Write, pause: str) -> None:
     """Pruning callbacks use the methods of Optuna's trial."""
     body = BODY.replace(
         "if n and hydrasweep.report(cfg.x, n) or n == 9:", f"{pause}\n        if n == 9:"
@@ -209,7 +207,7 @@ def test_steps_may_begin_at_zero_and_pauses_may_be_exceptions(
     assert all(each == list(range(1, len(each) + 1)) for each in steps)
 
 
-def test_trial_that_gives_up_is_not_continued(app: Callable[..., App]) -> None:
+def test_trial_that_gives_up_is_not_continued(app: Write) -> None:
     body = """
         hydrasweep.report(1.0, 1)
         hydrasweep.report(1.0, 2)
@@ -220,7 +218,7 @@ def test_trial_that_gives_up_is_not_continued(app: Callable[..., App]) -> None:
     assert not done.lost()
 
 
-def test_task_function_that_is_not_resumable_is_stopped_instead(app: Callable[..., App]) -> None:
+def test_task_function_that_is_not_resumable_is_stopped_instead(app: Write) -> None:
     done = app(BODY)(*PROMOTION, "hydra.sweeper.n_trials=6")
     assert done.code == 0, done.err
     assert "SuccessiveHalvingPruner" in done.out
@@ -230,9 +228,7 @@ def test_task_function_that_is_not_resumable_is_stopped_instead(app: Callable[..
     assert {"COMPLETE", "PRUNED"} == set(done.states())
 
 
-def test_task_function_that_repeats_steps_although_resumable_is_noted(
-    app: Callable[..., App],
-) -> None:
+def test_task_function_that_repeats_steps_although_resumable_is_noted(app: Write) -> None:
     body = """
         for step in range(1, 10):
             if hydrasweep.report(cfg.x, step):
@@ -248,7 +244,7 @@ def test_task_function_that_repeats_steps_although_resumable_is_noted(
 @pytest.mark.slow
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_sweep_that_is_killed_at_any_moment_ends_like_an_undisturbed_one(
-    app: Callable[..., App], tmp_path: Path, n_workers: int
+    app: Write, tmp_path: Path, n_workers: int
 ) -> None:
     task = app(BODY.replace("        n += 1", "        n += 1\n        time.sleep(0.02)", 1))
     overrides, fresh = [*RESUMABLE, *GRID], n_workers > 1

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from apps import CONFIG, App
+from apps import CONFIG, Write
 from omegaconf import OmegaConf
 
 from hydrasweep import settings
@@ -39,7 +39,7 @@ from hydrasweep.errors import UserError
     ],
 )
 def test_wrong_setting_is_refused_before_anything_runs(
-    app: Callable[..., App], override: str, texts: list[str]
+    app: Write, override: str, texts: list[str]
 ) -> None:
     done = app("return cfg.x")(override, in_process=True)
     assert done.code == 1
@@ -49,7 +49,7 @@ def test_wrong_setting_is_refused_before_anything_runs(
     assert not (done.folder / "sweep").exists()
 
 
-def test_refusal_ends_the_command_with_one_message(app: Callable[..., App]) -> None:
+def test_refusal_ends_the_command_with_one_message(app: Write) -> None:
     task = app("return cfg.x", more="sys.modules['mlflow'] = None")
     for override, text in (
         ("hydra.sweeper.n_trials=-1", "hydra.sweeper.n_trials=-1"),
@@ -78,9 +78,7 @@ def test_study_has_its_name_or_the_time() -> None:
     assert len(settings.study_name(None)) == len("2026-01-02_03-04-05")
 
 
-def test_missing_setting_for_the_seed_is_refused_with_the_possible_ones(
-    app: Callable[..., App],
-) -> None:
+def test_missing_setting_for_the_seed_is_refused_with_the_possible_ones(app: Write) -> None:
     task = app("return cfg.x", CONFIG.replace("\nseed:", "\nrng:") + "width: 2\n")
     done = task("hydra/sweeper/confirm=two_seeds", in_process=True)
     assert done.code == 1
@@ -148,9 +146,7 @@ def check(cfg):
 """
 
 
-def test_check_runs_at_the_corners_of_each_stratum_and_estimates_the_time(
-    app: Callable[..., App],
-) -> None:
+def test_check_runs_at_the_corners_of_each_stratum_and_estimates_the_time(app: Write) -> None:
     task = app("return cfg.x", more=CHECK)
     strata = ("hydra.sweeper.check=app.check", "kind=choice(a,b)", "hydra.sweeper.stratify=kind")
     confirm = ("hydra/sweeper/confirm=two_seeds", "hydra.sweeper.confirm.final=['y=0.5']")
@@ -181,7 +177,7 @@ def calibrate(configs):
 """
 
 
-def test_calibrated_settings_are_those_of_the_whole_study(app: Callable[..., App]) -> None:
+def test_calibrated_settings_are_those_of_the_whole_study(app: Write) -> None:
     own = CONFIG + "layers: null"
     task = app("return cfg.x + len(cfg.layers)", own, CALIBRATE)
     overrides = (

@@ -1,13 +1,11 @@
 """Frequent mistakes that Hydra or the stock sweeper refuse: the message says what was meant."""
 
 import re
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
-from apps import App
+from apps import App, Write
 from hydra.errors import MissingConfigException
 
 from hydrasweep.slips import advice
@@ -26,25 +24,21 @@ WITH_PLAIN_EXIT = "with hydrasweep.plain_exit(): task()"
         ("hydra/launcher=jobilb", ["hydra/launcher/jobilb"]),
     ],
 )
-def test_slip_is_answered_with_what_was_meant(
-    app: Callable[..., App], slip: str, texts: list[str]
-) -> None:
+def test_slip_is_answered_with_what_was_meant(app: Write, slip: str, texts: list[str]) -> None:
     done = app("return cfg.x")(slip, in_process=True)
     assert done.err.startswith("Error: ")
     for text in texts:
         assert text in done.err
 
 
-def test_plain_exit_answers_slips_in_the_app_itself(app: Callable[..., App]) -> None:
+def test_plain_exit_answers_slips_in_the_app_itself(app: Write) -> None:
     done = app("return cfg.x", main=WITH_PLAIN_EXIT)("n_trials=3")
     assert done.code == 1
     assert "hydra.sweeper.n_trials=3" in done.err
     assert "Traceback" not in done.err
 
 
-def test_sweep_without_its_flag_is_refused_with_the_command(
-    app: Callable[..., App], tmp_path: Path
-) -> None:
+def test_sweep_without_its_flag_is_refused_with_the_command(app: Write, tmp_path: Path) -> None:
     task = app("return cfg.x", main=WITH_PLAIN_EXIT)
     (tmp_path / "conf" / "hparams").mkdir()
     (tmp_path / "conf" / "hparams" / "search.yaml").write_text(
@@ -75,7 +69,7 @@ def test_launcher_that_is_not_installed_is_refused_with_its_package(name: str) -
     assert f'python -m pip install "{package}"' in text
 
 
-def test_typo_is_answered_with_hydras_guess(app: Callable[..., App]) -> None:
+def test_typo_is_answered_with_hydras_guess(app: Write) -> None:
     done = app("return cfg.x", "seeds: 0\n")("seed=1", in_process=True)
     assert "seeds" in done.err
 
@@ -102,81 +96,56 @@ BARE = "hydra: {sweep: {dir: sweep}}\ndegrees: 92.0\n"
 CHOOSING = "defaults: [override hydra/sweeper: hydrasweep]\n" + BARE
 
 
-@pytest.fixture
-def experiment(app: Callable[..., App], tmp_path: Path) -> Callable[..., Any]:
-    """``experiment(config, text, *overrides)`` sweeps with a file for an experiment."""
+def write_experiment(app: Write, folder: Path, config: str, text: str) -> App:
+    task = app("return cfg.degrees", config)
+    (folder / "conf" / "experiment").mkdir()
+    (folder / "conf" / "experiment" / "hot.yaml").write_text(text)
+    return task
 
-    def run(config: str, text: str, *overrides: str, in_process: bool = True) -> Any:
-        task = app("return cfg.degrees", config)
-        (tmp_path / "conf" / "experiment").mkdir()
-        (tmp_path / "conf" / "experiment" / "hot.yaml").write_text(text)
-        return task("+experiment=hot", *overrides, in_process=in_process)
 
-    return run
+THIS = "hydra.sweeper._target_=hydrasweep.plugin.HydraSweepSweeper"
 
 
 @pytest.mark.parametrize(
-    ("config", "text", "overrides", "in_process"),
+    ("config", "text", "overrides", "found"),
     [
-        (BARE, CHOSEN, (), False),
-        (CHOOSING, NOT_CHOSEN, (), True),
-        (BARE, NOT_CHOSEN, ("hydra/sweeper=hydrasweep",), True),
-        (BARE, EXPERIMENT, ("hydra/sweeper=hydrasweep",), True),
+        # The class of the stock sweeper, with the settings of this one
+        (BARE, CHOSEN, [], ["experiment/hot", "hydra.sweeper._target_", STOCK]),
+        (CHOOSING, NOT_CHOSEN, [], ["experiment/hot", "hydra.sweeper._target_", STOCK]),
+        (BARE, NOT_CHOSEN, ["hydra/sweeper=hydrasweep"], ["experiment/hot", STOCK]),
+        (BARE, EXPERIMENT, ["hydra/sweeper=hydrasweep"], ["experiment/hot", STOCK]),
+        (CHOOSING, "", [f"hydra.sweeper._target_={STOCK}"], [STOCK]),
+        # The class of this sweeper, with the settings of another
+        (BARE, "", [THIS, "degrees=90,91"], ["hydra.sweeper._target_"]),
+        (CHOOSING.replace(": hydrasweep", ": optuna"), "", [THIS], ["hydra.sweeper._target_"]),
+        # Settings of this sweeper for another
+        (BARE, NOT_CHOSEN, [], ["hydra.sweeper.direction"]),
+        (BARE, ONLY_PARAMS, [], ["hydra.sweeper._target_"]),
+        (BARE, EXPERIMENT, ["hydra.sweeper.stratify=x"], ["hydra.sweeper.stratify"]),
+        (BARE, EXPERIMENT, ["hydra/sweeper/pruner=median"], ["hydra/sweeper/pruner"]),
     ],
 )
-def test_class_of_the_stock_sweeper_is_refused_with_its_file(
-    experiment: Callable[..., Any],
-    config: str,
-    text: str,
-    overrides: tuple[str, ...],
-    in_process: bool,
+def test_class_and_settings_of_two_sweepers_are_refused_with_how_to_choose_this_one(
+    app: Write, tmp_path: Path, config: str, text: str, overrides: list[str], found: list[str]
 ) -> None:
-    done = experiment(config, text, *overrides, in_process=in_process)
-    assert done.code == 1
-    for found in ("experiment/hot", "hydra.sweeper._target_", STOCK, OVERRIDE):
-        assert found in done.err
+    task = write_experiment(app, tmp_path, config, text)
+    done = task("+experiment=hot", *overrides, in_process=True)
+    assert done.err.startswith("Error: ")
+    for each in [*found, OVERRIDE]:
+        assert each in done.err
     assert "TypeError" not in done.err
-    assert "Traceback" not in done.err
 
 
-def test_experiment_without_that_class_works(experiment: Callable[..., Any]) -> None:
-    text = CHOSEN.replace(f"    _target_: {STOCK}\n", "")
-    done = experiment(BARE, text, in_process=False)
-    assert done.code == 0, done.err
-    assert done.states("coffee") == ["COMPLETE"] * 3
-
-
-def test_class_of_the_stock_sweeper_on_the_command_line_is_refused(
-    app: Callable[..., App],
+def test_class_of_the_stock_sweeper_ends_the_command_until_it_is_removed(
+    app: Write, tmp_path: Path
 ) -> None:
-    done = app("return cfg.x")(f"hydra.sweeper._target_={STOCK}", in_process=True)
+    task = write_experiment(app, tmp_path, BARE, CHOSEN)
+    done = task("+experiment=hot")
     assert done.code == 1
     assert STOCK in done.err
-
-
-@pytest.mark.parametrize("config", [BARE, CHOOSING.replace(": hydrasweep", ": optuna")])
-def test_class_of_this_sweeper_with_settings_of_another_is_refused(
-    app: Callable[..., App], config: str
-) -> None:
-    target = "hydra.sweeper._target_=hydrasweep.plugin.HydraSweepSweeper"
-    done = app("return cfg.degrees", config)(target, "degrees=90,91", in_process=True)
-    assert done.err.startswith("Error: hydra.sweeper._target_ ")
-    assert OVERRIDE in done.err
-
-
-@pytest.mark.parametrize(
-    ("text", "overrides", "setting"),
-    [
-        (NOT_CHOSEN, (), "hydra.sweeper.direction"),
-        (ONLY_PARAMS, (), "hydra.sweeper._target_"),
-        (EXPERIMENT, ("hydra.sweeper.stratify=x",), "hydra.sweeper.stratify"),
-        (EXPERIMENT, ("hydra/sweeper/pruner=median",), "hydra/sweeper/pruner"),
-    ],
-)
-def test_settings_of_this_sweeper_for_another_are_refused_with_how_to_choose_it(
-    experiment: Callable[..., Any], text: str, overrides: tuple[str, ...], setting: str
-) -> None:
-    done = experiment(BARE, text, *overrides)
-    assert done.err.startswith(f"Error: {setting} ")
-    assert OVERRIDE in done.err
-    assert len(done.err.splitlines()) == 1
+    assert "Traceback" not in done.err
+    text = CHOSEN.replace(f"    _target_: {STOCK}\n", "")
+    (tmp_path / "conf" / "experiment" / "hot.yaml").write_text(text)
+    done = task("+experiment=hot")
+    assert done.code == 0, done.err
+    assert done.states("coffee") == ["COMPLETE"] * 3

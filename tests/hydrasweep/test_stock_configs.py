@@ -3,12 +3,11 @@
 import dataclasses
 import importlib.util
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from apps import App
+from apps import Write
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import OmegaConf
 
@@ -104,7 +103,7 @@ def test_document_has_every_field_of_the_stock_sweeper() -> None:
     assert sorted(named) == sorted(set(fields) - {"_target_", "defaults"})
 
 
-def test_line_that_the_document_removes_is_refused(app: Callable[..., App]) -> None:
+def test_line_that_the_document_removes_is_refused(app: Write) -> None:
     (line,) = re.findall(r"^```yaml\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
     config = OmegaConf.merge(OmegaConf.create(ours(COFFEE)), OmegaConf.create(line))
     done = app(TASTE, OmegaConf.to_yaml(config))(in_process=True)
@@ -112,7 +111,7 @@ def test_line_that_the_document_removes_is_refused(app: Callable[..., App]) -> N
     assert "hydra.sweeper._target_" in done.err
 
 
-def test_space_in_the_config_is_searched_and_the_study_resumes(app: Callable[..., App]) -> None:
+def test_space_in_the_config_is_searched_and_the_study_resumes(app: Write) -> None:
     task = app(TASTE, ours(COFFEE))
     sampler = ("hydra.sweeper.sampler.seed=7", "hydra.sweeper.sampler.n_startup_trials=3")
     for n_trials in (6, 7):
@@ -127,7 +126,7 @@ def test_space_in_the_config_is_searched_and_the_study_resumes(app: Callable[...
     assert (done.folder / "sweep" / "study.db").exists()  # the stock default is memory
 
 
-def test_space_on_the_command_line_replaces_that_of_the_config(app: Callable[..., App]) -> None:
+def test_space_on_the_command_line_replaces_that_of_the_config(app: Write) -> None:
     sampler = ("hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=7")
     overrides = ("grind=choice(2,4)", "degrees=90", "~beans", "hydra.job.chdir=true")
     done = app(TASTE, ours(COFFEE))(*sampler, *overrides)
@@ -141,9 +140,7 @@ def test_space_on_the_command_line_replaces_that_of_the_config(app: Callable[...
 
 
 @pytest.mark.parametrize("n_trials", [1, 20])
-def test_all_points_of_a_grid_run_whatever_n_trials_is(
-    app: Callable[..., App], n_trials: int
-) -> None:
+def test_all_points_of_a_grid_run_whatever_n_trials_is(app: Write, n_trials: int) -> None:
     overrides = ("hydra/sweeper/sampler=grid", "grind=range(1,3)", "degrees=90,93")
     done = app(TASTE, ours(COFFEE))(*overrides, f"hydra.sweeper.n_trials={n_trials}")
     assert done.code == 0, done.err
@@ -152,7 +149,7 @@ def test_all_points_of_a_grid_run_whatever_n_trials_is(
     assert results(done.folder).best_params == {"grind": 2, "degrees": 93, "method": "press"}
 
 
-def test_several_objectives_have_a_pareto_front(app: Callable[..., App]) -> None:
+def test_several_objectives_have_a_pareto_front(app: Write) -> None:
     done = app("return cfg.workers * cfg.timeout, cfg.workers / cfg.timeout", ours(SERVER))()
     assert done.code == 0, done.err
     front = sorted(trial.values for trial in done.study("server").best_trials)
@@ -160,7 +157,7 @@ def test_several_objectives_have_a_pareto_front(app: Callable[..., App]) -> None
     assert all(set(s.params) == {"workers", "timeout"} for s in results(done.folder).solutions)
 
 
-def test_custom_search_space_suggests_further_settings(app: Callable[..., App]) -> None:
+def test_custom_search_space_suggests_further_settings(app: Write) -> None:
     task = app("return cfg.outer - cfg.inner + cfg.layers", ours(PIPE), FITS)
     done = task("wall=4")
     assert done.code == 0, done.err
@@ -172,7 +169,7 @@ def test_custom_search_space_suggests_further_settings(app: Callable[..., App]) 
 
 @pytest.mark.parametrize(("limit", "n_failed"), [("0.0", 1), ("1.0", 6)])
 def test_max_failure_rate_is_the_largest_share_that_is_accepted(
-    app: Callable[..., App], limit: str, n_failed: int
+    app: Write, limit: str, n_failed: int
 ) -> None:
     task = app("raise RuntimeError('no water')", ours(COFFEE))
     done = task(f"hydra.sweeper.max_failure_rate={limit}")
@@ -183,7 +180,7 @@ def test_max_failure_rate_is_the_largest_share_that_is_accepted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["cmaes", "gp", "nsgaii", "qmc"])
-def test_samplers_work_by_their_names(app: Callable[..., App], sampler: str) -> None:
+def test_samplers_work_by_their_names(app: Write, sampler: str) -> None:
     if sampler == "cmaes" and not importlib.util.find_spec("cmaes"):
         pytest.skip("the package cmaes is not installed")
     few = {"gp": ("hydra.sweeper.sampler.n_startup_trials=3",)}.get(sampler, ())

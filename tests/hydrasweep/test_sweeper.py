@@ -2,19 +2,21 @@
 
 import shlex
 import signal
-from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from apps import CONFIG, SQLITE, App
+from apps import CONFIG, SQLITE, Write
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
+
+from hydrasweep.settings import SweeperConf
 
 # Trials and their order
 
 
-def test_several_objectives_end_in_a_pareto_front(app: Callable[..., App]) -> None:
+def test_several_objectives_end_in_a_pareto_front(app: Write) -> None:
     body = """
         assert not hydrasweep.report(cfg.x, 0)  # Optuna accepts no reports on several objectives
         return cfg.x, cfg.y
@@ -34,7 +36,7 @@ def test_several_objectives_end_in_a_pareto_front(app: Callable[..., App]) -> No
     assert {row["steps"] for row in done.table()} == {"1"}
 
 
-def test_grid_runs_each_point_once_and_resumes(app: Callable[..., App]) -> None:
+def test_grid_runs_each_point_once_and_resumes(app: Write) -> None:
     grid = ("hydra/sweeper/sampler=grid", "x=0.5,1.5,2.5", "kind=a,b")
     body = """
         if cfg.x == 1.5 and not os.path.exists("interrupted"):
@@ -52,16 +54,14 @@ def test_grid_runs_each_point_once_and_resumes(app: Callable[..., App]) -> None:
     assert "is finished: 6 trials" in task(*grid).out
 
 
-def test_no_trial_begins_after_the_timeout(app: Callable[..., App]) -> None:
+def test_no_trial_begins_after_the_timeout(app: Write) -> None:
     done = app("time.time = lambda: 1e12\nreturn cfg.x")("hydra.sweeper.timeout=60")
     assert done.code == 0, done.err
     assert done.states() == ["COMPLETE"] + ["WAITING"] * 3
     assert [row["state"] for row in done.table()] == ["COMPLETE"]
 
 
-def test_each_stratum_has_a_study_an_equal_share_and_its_enqueued_settings(
-    app: Callable[..., App],
-) -> None:
+def test_each_stratum_has_a_study_an_equal_share_and_its_enqueued_settings(app: Write) -> None:
     done = app("return cfg.x if cfg.kind == 'a' else cfg.x + 10")(
         "kind=choice(a,b,c)",
         "hydra.sweeper.stratify=kind",
@@ -80,7 +80,7 @@ def test_each_stratum_has_a_study_an_equal_share_and_its_enqueued_settings(
     assert sorted(row["kind"] for row in done.table()) == list("aabbc")
 
 
-def test_same_seed_gives_the_same_trials(app: Callable[..., App]) -> None:
+def test_same_seed_gives_the_same_trials(app: Write) -> None:
     task = app("return cfg.x**2")
     params = []
     for folder in ("one", "two"):
@@ -94,7 +94,7 @@ def test_same_seed_gives_the_same_trials(app: Callable[..., App]) -> None:
     assert len({str(each) for each in params[0]}) == 4
 
 
-def test_zero_trials_show_the_plan_and_run_nothing(app: Callable[..., App]) -> None:
+def test_zero_trials_show_the_plan_and_run_nothing(app: Write) -> None:
     task = app("return cfg.x")
     for override in ("hydra.sweeper.n_trials=0", "hydra.sweeper.dry_run=true"):
         done = task(override, "y=choice(1.0,2.0)")
@@ -105,7 +105,7 @@ def test_zero_trials_show_the_plan_and_run_nothing(app: Callable[..., App]) -> N
 
 
 def test_address_of_the_storage_is_in_no_file_and_no_output(
-    app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    app: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HYDRASWEEP_STORAGE", f"sqlite:///{tmp_path}/hunter2.db")
     done = app("return cfg.x")("hydra/sweeper/storage=postgresql")
@@ -119,46 +119,19 @@ def test_address_of_the_storage_is_in_no_file_and_no_output(
 # The app's process and its settings
 
 
-FOREIGN = """
-timeout: 1.5
-report: weekly
-storage: {path: data}
-check: [1, 2]
-params: {x: 3}
-direction: up
-confirm: maybe
-sampler: balanced
-n_jobs: 4
-phase: warm-up
-study: cells
-tracking: false
-enqueue: null
-pruner: rose
-heartbeat: 60
-objective: none
-name: mine
-n_trials: 7
-"""
-
-
-def test_app_may_have_settings_with_the_names_of_the_sweepers(app: Callable[..., App]) -> None:
+def test_app_may_have_settings_with_the_names_of_the_sweepers(app: Write) -> None:
     """In trials of all phases the app's values stay as they are in its config, on the command
     line or in the search space."""
-    expected: Any = OmegaConf.to_container(OmegaConf.create(FOREIGN))
-    expected["direction"] = "down"
+    names = {field.name for field in fields(SweeperConf)} | {"phase", "study", "tracking", "name"}
+    own = dict.fromkeys(names - {"_target_", "defaults"}, "mine")
     body = f"""
-        from omegaconf import OmegaConf
-        own = OmegaConf.to_container(cfg)
-        own.pop("x"), own.pop("seed"), own.pop("value")
-        assert own == {expected!r} | {{"y": 0.0, "kind": "a"}}, own
+        for key, value in {own | {"direction": "down"}}.items():
+            assert cfg[key] == value, key
         return cfg.x
     """
-    task = app(body, CONFIG + FOREIGN + "value: 0.0")
-    overrides = (
-        "value=interval(0,1)",
-        "hydra.sweeper.n_trials=2",
-        "hydra/sweeper/confirm=two_seeds",
-    )
+    task = app(body, CONFIG + OmegaConf.to_yaml(OmegaConf.create(own)) + "value: 0.0")
+    phases = ("hydra.sweeper.n_trials=2", "hydra/sweeper/confirm=two_seeds")
+    overrides = ("value=interval(0,1)", *phases)
     done = task(*overrides, "direction=down")
     assert done.code == 0, done.err
     assert {row["state"] for row in done.table() + done.table("confirmation")} == {"COMPLETE"}
@@ -212,7 +185,7 @@ WITH_PLAIN_EXIT = COMPARES.replace(
     ],
 )
 def test_sweep_leaves_the_process_as_it_found_it(
-    app: Callable[..., App], body: str, code: str, more: str
+    app: Write, body: str, code: str, more: str
 ) -> None:
     done = app(body, more=more, main="compare()")(
         "hydra.job.chdir=true", "hydra.sweeper.n_trials=1"
@@ -240,7 +213,7 @@ CONFIRMED = """
 
 
 def test_winners_are_confirmed_on_fresh_seeds_and_trained_once_more(
-    app: Callable[..., App], tmp_path: Path
+    app: Write, tmp_path: Path
 ) -> None:
     overrides = (
         "hydra/sweeper/confirm=fresh_seeds",
@@ -288,7 +261,7 @@ def test_winners_are_confirmed_on_fresh_seeds_and_trained_once_more(
     assert OmegaConf.create(shown.out) == expected
 
 
-def test_impossible_confirmation_is_refused_before_any_trial(app: Callable[..., App]) -> None:
+def test_impossible_confirmation_is_refused_before_any_trial(app: Write) -> None:
     task = app("return cfg.x")
     for override, texts in (
         ("hydra.sweeper.confirm.seed=sed", ("hydra.sweeper.confirm.seed=sed",)),
@@ -312,7 +285,7 @@ def test_impossible_confirmation_is_refused_before_any_trial(app: Callable[..., 
 # Resuming
 
 
-def test_study_resumes_by_its_name(app: Callable[..., App]) -> None:
+def test_study_resumes_by_its_name(app: Write) -> None:
     """More trials, another sampler and another pruner are allowed, and such a change is printed."""
     task, trials = app("return cfg.x"), []
     for n_trials, overrides, changes in (
@@ -321,10 +294,7 @@ def test_study_resumes_by_its_name(app: Callable[..., App]) -> None:
         (
             4,
             ("hydra/sweeper/sampler=tpe", "hydra/sweeper/pruner=median"),
-            [
-                ("sampler", "RandomSampler", "TPESampler"),
-                ("pruner", "NopPruner", "MedianPruner"),
-            ],
+            [("sampler", "RandomSampler", "TPESampler"), ("pruner", "NopPruner", "MedianPruner")],
         ),
     ):
         done = task(*overrides, f"hydra.sweeper.n_trials={n_trials}")
@@ -350,9 +320,7 @@ def test_study_resumes_by_its_name(app: Callable[..., App]) -> None:
     assert done.code == 0, done.err
 
 
-def test_another_search_under_the_same_name_is_refused_with_the_difference(
-    app: Callable[..., App],
-) -> None:
+def test_another_search_under_the_same_name_is_refused_with_the_difference(app: Write) -> None:
     task = app("return cfg.x")
     strata = ("kind=choice(a,b)", "hydra.sweeper.stratify=kind", "hydra.sweeper.n_trials=2")
     done = task(*strata)
@@ -400,7 +368,7 @@ NAMES = {
     ],
 )
 def test_interrupted_sweep_resumes_by_the_command_that_it_prints(
-    app: Callable[..., App], named: str, handler: str
+    app: Write, named: str, handler: str
 ) -> None:
     """``handler`` is what a library does with the interruption."""
     body = f"""
@@ -432,7 +400,7 @@ def test_interrupted_sweep_resumes_by_the_command_that_it_prints(
 
 
 @pytest.mark.parametrize("storage", ["hydra/sweeper/storage=journal", SQLITE])
-def test_sweep_whose_process_is_killed_resumes(app: Callable[..., App], storage: str) -> None:
+def test_sweep_whose_process_is_killed_resumes(app: Write, storage: str) -> None:
     body = """
         if cfg.x < 0 and not os.path.exists("killed"):
             open("killed", "w").close()

@@ -1,10 +1,9 @@
 """Trials that pause and continue have one run in MLflow."""
 
 import signal
-from collections.abc import Callable
 from typing import Any
 
-from apps import App
+from apps import Write
 from optuna.trial import TrialState
 
 # Runs up to nine steps and saves its state after each of them. The first pause kills the process.
@@ -28,9 +27,7 @@ BODY = """
 """
 
 
-def test_paused_trial_continues_in_its_own_run_also_after_a_kill(
-    app: Callable[..., App], client: Any
-) -> None:
+def test_paused_trial_continues_in_its_own_run_also_after_a_kill(app: Write, client: Any) -> None:
     task = app(BODY, more="import mlflow\n")
     overrides = (
         "hydra/sweeper/pruner=promotion",
