@@ -1,9 +1,8 @@
-"""Data: decoded once, split by a seed, refused with a sentence when it does not fit."""
+"""Data sets are decoded once and split by a seed; those that do not fit are refused."""
 
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from application import REPOSITORY, Compose, MakesFolder, write_digits, write_idx
+from application import REPOSITORY, Compose, MakesFolder, environment, start, write_digits
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -22,8 +21,7 @@ from hydrasweep import UserError
 from mnist import config
 from mnist.data import ImageData, Normalize
 
-# A user's own data set, as one would write it next to this package: 12x10 pixels, three
-# channels, images in one file of bytes.
+# A user's data set: 12x10 pixels, three channels, all images in one file.
 USERS_MODULE = dedent(
     """
     from pathlib import Path
@@ -61,7 +59,7 @@ USERS_MODULE = dedent(
 
 @pytest.fixture
 def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageData:
-    """The user's data set, by the node that a file under conf/data holds."""
+    """The user's data set, built from the settings that a file under conf/data has."""
     (tmp_path / "user").mkdir()
     (tmp_path / "user" / "stripes_module.py").write_text(USERS_MODULE)
     monkeypatch.syspath_prepend(tmp_path / "user")
@@ -98,7 +96,7 @@ def n_decoded(folder: Path) -> int:
     return len((folder / "decoded.log").read_text().splitlines())
 
 
-def test_users_own_data_set_with_three_channels_is_one_node(
+def test_users_data_set_with_three_channels_needs_settings_alone(
     stripes: ImageData, tmp_path: Path
 ) -> None:
     train, val = stripes.development()
@@ -127,32 +125,41 @@ def test_decoding_happens_once_until_the_files_change(stripes: ImageData, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["Downloaded", "Inherited"])
-def test_class_that_can_download_is_asked_to(stripes: ImageData, tmp_path: Path, name: str) -> None:
+def test_download_is_passed_to_a_class_that_accepts_it(
+    stripes: ImageData, tmp_path: Path, name: str
+) -> None:
     dataset = {**stripes.dataset, "_target_": f"stripes_module.{name}"}
     assert len(stripes_data(tmp_path, dataset=dataset).first(9).targets) == 9
     with pytest.raises(UserError, match="AssertionError"):
         stripes_data(tmp_path, dataset={**dataset, "download": False}).first(9)
 
 
-def test_cache_belongs_to_the_arguments(stripes: ImageData, tmp_path: Path) -> None:
+def test_other_arguments_do_not_use_the_same_cache(stripes: ImageData, tmp_path: Path) -> None:
     stripes.development()
     other = {**stripes.dataset, "train": False}
     with pytest.raises(UserError, match="multiple values for keyword argument 'train'"):
         stripes_data(tmp_path, dataset=other).development()
 
 
-@pytest.mark.parametrize("damaged", [b"", b"not a cache", None], ids=["empty", "other", "cut"])
-def test_damaged_cache_is_made_again(
-    stripes: ImageData, tmp_path: Path, damaged: bytes | None
-) -> None:
+@pytest.mark.parametrize("damage", ["empty", "other bytes", "cut short", "code"])
+def test_damaged_cache_is_made_again(stripes: ImageData, tmp_path: Path, damage: str) -> None:
     expected = stripes.development()[0].inputs.clone()
     (cache,) = (tmp_path / "data" / ".cache").glob("*.pt")
-    cache.write_bytes(cache.read_bytes()[:-1000] if damaged is None else damaged)
+    if damage == "code":
+        torch.save(MakesFolder(tmp_path / "made"), cache)
+    else:
+        contents = {
+            "empty": b"",
+            "other bytes": b"no cache",
+            "cut short": cache.read_bytes()[:-1000],
+        }
+        cache.write_bytes(contents[damage])
     assert torch.equal(stripes_data(tmp_path).development()[0].inputs, expected)
     assert n_decoded(tmp_path) == 2
+    assert not (tmp_path / "made").exists()
 
 
-def test_digest_tells_contents_not_places(stripes: ImageData, tmp_path: Path) -> None:
+def test_digest_depends_on_the_contents_alone(stripes: ImageData, tmp_path: Path) -> None:
     digest = stripes.digest
     assert re.fullmatch("[0-9a-f]{16}", digest)
     shutil.copytree(tmp_path / "data", tmp_path / "elsewhere" / "data")
@@ -165,25 +172,25 @@ def test_digest_tells_contents_not_places(stripes: ImageData, tmp_path: Path) ->
     assert stripes_data(tmp_path).digest != digest
 
 
-def test_two_processes_may_build_the_cache_at_once(stripes: ImageData, tmp_path: Path) -> None:
-    build = dedent(
-        f"""
-        import sys
-        sys.path[:0] = [{str(REPOSITORY / "tests" / "mnist")!r}, {str(tmp_path / "user")!r}]
-        sys.path.insert(0, {str(REPOSITORY / "tests")!r})
-        from pathlib import Path
-        from test_data import stripes_data
-        train, val = stripes_data(Path({str(tmp_path)!r})).development()
-        print(int(train.inputs.sum()))
-        """
+def test_two_processes_decode_once(stripes: ImageData, tmp_path: Path) -> None:
+    build = tmp_path / "build.py"
+    build.write_text(
+        dedent(
+            f"""
+            import sys
+            sys.path[:0] = [{str(REPOSITORY / "tests" / "mnist")!r}, {str(tmp_path / "user")!r}]
+            from pathlib import Path
+            from test_data import stripes_data
+            train, val = stripes_data(Path({str(tmp_path)!r})).development()
+            print(int(train.inputs.sum()))
+            """
+        )
     )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", build], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    sums = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert sums == [f"{int(stripes.development()[0].inputs.sum())}\n"] * 2
+    env = environment(tmp_path, PYTHONPATH=str(REPOSITORY / "src"))
+    both = [start([str(build)], cwd=tmp_path, env=env) for _ in range(2)]
+    ended = [process.done() for process in both]
+    expected = f"{int(stripes.development()[0].inputs.sum())}\n"
+    assert [(done.returncode, done.stdout) for done in ended] == [(0, expected)] * 2
     assert n_decoded(tmp_path) == 1
     assert not list((tmp_path / "data" / ".cache").glob("*.tmp"))
 
@@ -192,18 +199,18 @@ def test_two_processes_may_build_the_cache_at_once(stripes: ImageData, tmp_path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"n_classes": 2}, ["data.n_classes=2", "0 to 2"]),
+        ({"n_classes": 2}, ["data.n_classes=2", "0 ", " 2"]),
         ({"image_size": [10, 12]}, ["data.image_size", "(3, 12, 10)", "(3, 10, 12)"]),
         (
             {"n_channels": 1, "mean": [0.5], "std": [0.2]},
             ["data.n_channels", "(3, 12, 10)", "(1, 12, 10)"],
         ),
-        ({"n_val": 120}, ["data.n_val=120", "120 images"]),
-        ({"n_train": 91}, ["data.n_train=91", "data.n_val=30", "120 images"]),
+        ({"n_val": 120}, ["data.n_val=120", " 120 "]),
+        ({"n_train": 91}, ["data.n_train=91", "data.n_val=30", " 120 "]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_settings_that_the_data_do_not_fit_are_refused(
+def test_settings_that_do_not_fit_the_data_are_refused(
     stripes: ImageData, tmp_path: Path, cached: bool, changes: dict[str, object], words: list[str]
 ) -> None:
     if cached:
@@ -234,14 +241,20 @@ def test_settings_that_the_data_do_not_fit_are_refused(
 def test_wrong_argument_is_refused_by_its_name(tmp_path: Path, key: str, value: object) -> None:
     with pytest.raises(UserError) as refused:
         stripes_data(tmp_path, **{key: value})
-    assert str(refused.value).startswith(f"data.{key}={value}: must be ")
+    assert str(refused.value).startswith(f"data.{key}={value}: ")
 
 
-@pytest.mark.parametrize("kind", ["int", "uint8", "int16", "tensor"])
-def test_labels_of_any_whole_type_are_int64(stripes: ImageData, kind: str) -> None:
-    change(
-        label=lambda value: torch.tensor(value) if kind == "tensor" else np.dtype(kind).type(value)
-    )
+def change(**functions: Callable[[Any], object]) -> None:
+    """Let the user's class give other labels or images."""
+    for name, function in functions.items():
+        setattr(resolve_name("stripes_module.Stripes"), name, staticmethod(function))
+
+
+@pytest.mark.parametrize("label", [int, np.uint8, np.int16, torch.tensor])
+def test_labels_of_any_integer_type_become_int64(
+    stripes: ImageData, label: Callable[[int], object]
+) -> None:
+    change(label=label)
     _, labels = stripes.first(5)
     assert labels.dtype == torch.int64
     assert labels.tolist() == [0, 1, 2, 0, 1]
@@ -252,23 +265,23 @@ def test_labels_of_any_whole_type_are_int64(stripes: ImageData, kind: str) -> No
 )
 def test_other_labels_are_refused(stripes: ImageData, label: Callable[[int], object]) -> None:
     change(label=label)
-    with pytest.raises(UserError, match=r"data=stripes: labels must be whole numbers.*first is"):
+    with pytest.raises(UserError, match=r"data=stripes: labels "):
         stripes.development()
 
 
 @pytest.mark.parametrize(
     ("pixels", "found"),
     [
-        (lambda image: image / np.float32(255), r"float32 from 0\.0 to 1\.0"),
-        (lambda image: image * np.uint16(257), "uint16 from 0 to 65535"),
-        (lambda image: torch.from_numpy(image.copy()).float(), r"float32 from 0\.0 to 255\.0"),
+        (lambda image: image / np.float32(255), r"float32.* 0\.0 .* 1\.0"),
+        (lambda image: image * np.uint16(257), "uint16.* 0 .* 65535"),
+        (lambda image: torch.from_numpy(image.copy()).float(), r"float32.* 0\.0 .* 255\.0"),
     ],
 )
 def test_other_pixels_are_refused_with_their_range(
     stripes: ImageData, pixels: Callable[[Any], object], found: str
 ) -> None:
     change(pixels=pixels)
-    with pytest.raises(UserError, match=f"data=stripes: the images are {found}, .* uint8"):
+    with pytest.raises(UserError, match=f"data=stripes: .*{found}, .* uint8"):
         stripes.development()
 
 
@@ -280,25 +293,19 @@ def test_images_may_be_tensors_and_pictures(stripes: ImageData, tmp_path: Path) 
         assert torch.equal(stripes_data(tmp_path).first(120).inputs, expected)
 
 
-def change(**functions: Callable[[Any], object]) -> None:
-    """Have the user's class give other labels or images."""
-    for name, function in functions.items():
-        setattr(resolve_name("stripes_module.Stripes"), name, staticmethod(function))
-
-
-def test_file_cut_short_is_named(stripes: ImageData, tmp_path: Path) -> None:
+def test_file_that_is_cut_short_is_named(stripes: ImageData, tmp_path: Path) -> None:
     raw = tmp_path / "data" / "stripes.bin"
     raw.write_bytes(raw.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"stripes\.bin") as refused:
         stripes.development()
-    assert "delete it" in str(refused.value)
+    assert "delete" in str(refused.value)
 
 
 @pytest.fixture
 def mnist_copy(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, ImageData]:
-    """The repository's MNIST in a folder of its own, and no way to download another."""
+    """A copy of the repository's MNIST, and no network to download another."""
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
@@ -309,19 +316,20 @@ def mnist_copy(
     return raw, config.build(compose(f"paths.data={tmp_path / 'data'}").data)
 
 
-def test_archives_are_unpacked_and_nothing_else_is_touched(
-    mnist_copy: tuple[Path, ImageData],
-) -> None:
+def test_archives_are_unpacked_and_other_files_stay(mnist_copy: tuple[Path, ImageData]) -> None:
     raw, data = mnist_copy
     (raw / "labels.csv").write_text("mine")
     (raw / "labels.csv.gz").write_text("mine too")
     assert data.test().targets[:5].tolist() == [7, 2, 1, 0, 4]
     assert (raw / "labels.csv").read_text() == "mine"
     assert (raw / "labels.csv.gz").read_text() == "mine too"
+    shutil.rmtree(raw)
+    with pytest.raises(UserError, match=r"data=mnist: .*network"):
+        data.test()
 
 
 @pytest.mark.parametrize("damage", ["cut short", "swapped"])
-def test_damaged_archive_is_named_with_the_way_to_get_it_back(
+def test_damaged_archive_is_named_with_the_command_that_restores_it(
     mnist_copy: tuple[Path, ImageData], damage: str
 ) -> None:
     raw, data = mnist_copy
@@ -337,84 +345,42 @@ def test_damaged_archive_is_named_with_the_way_to_get_it_back(
     assert "git checkout -- data" in message
 
 
-# As torchvision reads them where there is no archive: unpacked, and trusted unread.
-DAMAGES = {
-    "images cut short": lambda raw: cut(raw / "train-images-idx3-ubyte", -100),
-    "labels cut short": lambda raw: cut(raw / "train-labels-idx1-ubyte", -1),
-    "header alone": lambda raw: cut(raw / "train-images-idx3-ubyte", 16),
-    "part of a header": lambda raw: cut(raw / "train-labels-idx1-ubyte", 6),
-    "images for labels": lambda raw: shutil.copy(
-        raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
-    ),
-    "labels for images": lambda raw: shutil.copy(
-        raw / "train-labels-idx1-ubyte", raw / "train-images-idx3-ubyte"
-    ),
-    "test images for train images": lambda raw: shutil.copy(
-        raw / "t10k-images-idx3-ubyte", raw / "train-images-idx3-ubyte"
-    ),
-    "test labels for train labels": lambda raw: shutil.copy(
-        raw / "t10k-labels-idx1-ubyte", raw / "train-labels-idx1-ubyte"
-    ),
-    "smaller images": lambda raw: write_idx(
-        raw / "train-images-idx3-ubyte", np.zeros((60, 14, 14))
-    ),
-    "fewer dimensions": lambda raw: write_idx(raw / "train-images-idx3-ubyte", np.zeros((60, 784))),
-    "another class": lambda raw: write_idx(raw / "train-labels-idx1-ubyte", np.full(60, 10)),
-    "nothing": lambda raw: cut(raw / "train-images-idx3-ubyte", 0),
-    "no images": lambda raw: write_idx(raw / "train-images-idx3-ubyte", np.zeros((0, 28, 28))),
-}
+# Torchvision reads unpacked files without checking them.
+TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
-def cut(path: Path, end: int) -> None:
-    path.write_bytes(path.read_bytes()[:end])
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_or_swapped_file_is_refused(compose: Compose, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "source", "end"),
+    [
+        *((TRAIN_IMAGES, TRAIN_IMAGES, end) for end in (-100, 16, 0)),
+        *((TRAIN_LABELS, TRAIN_LABELS, end) for end in (-1, 6)),
+        (TRAIN_LABELS, TRAIN_IMAGES, None),
+        (TRAIN_IMAGES, TRAIN_LABELS, None),
+        (TRAIN_IMAGES, "t10k-images-idx3-ubyte", None),
+        (TRAIN_LABELS, "t10k-labels-idx1-ubyte", None),
+    ],
+)
+def test_damaged_or_swapped_file_is_refused(
+    compose: Compose, tmp_path: Path, name: str, source: str, end: int | None
+) -> None:
     raw = write_digits(tmp_path / "data")
     cfg = compose(f"paths.data={tmp_path / 'data'}", "data.n_train=40", "data.n_val=9").data
     assert len(config.build(cfg).development()[0].targets) == 40
-    DAMAGES[damage](raw)
+    (raw / name).write_bytes((raw / source).read_bytes()[:end])
     with pytest.raises(UserError, match=r"^data=mnist: "):
         config.build(cfg).development()
 
 
-def test_cache_is_read_without_running_code(stripes: ImageData, tmp_path: Path) -> None:
-    expected = stripes.development()[0].inputs.clone()
-    (cache,) = (tmp_path / "data" / ".cache").glob("*.pt")
-    torch.save(MakesFolder(tmp_path / "made"), cache)
-    assert torch.equal(stripes_data(tmp_path).development()[0].inputs, expected)
-    assert not (tmp_path / "made").exists()
+def test_cached_data_need_no_torchvision(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = config.build(compose().data).development()[0].inputs
+    for name in ("torchvision", "torchvision.datasets", "PIL"):
+        monkeypatch.setitem(sys.modules, name, None)  # an import raises ModuleNotFoundError
+    data = config.build(compose().data)
+    assert torch.equal(data.development()[0].inputs, expected)
+    assert len(data.first(16).targets) == 16
 
 
-def test_missing_files_are_told(mnist_copy: tuple[Path, ImageData]) -> None:
-    raw, data = mnist_copy
-    shutil.rmtree(raw)
-    with pytest.raises(UserError, match="could not be downloaded: try again with a network"):
-        data.test()
-
-
-def test_cached_data_need_no_torchvision(compose: Compose, tmp_path: Path) -> None:
-    config.build(compose().data).development()
-    look = dedent(
-        """
-        import sys
-        from mnist import config
-        from omegaconf import OmegaConf
-        data = config.build(OmegaConf.load(sys.argv[1]))
-        data.development(), data.first(16)
-        print([name for name in ("torchvision", "PIL", "mlflow") if name in sys.modules])
-        """
-    )
-    node = tmp_path / "data.yaml"
-    OmegaConf.save(compose().data, node, resolve=True)
-    seen = subprocess.run(
-        [sys.executable, "-c", look, str(node)], capture_output=True, text=True, check=True
-    )
-    assert seen.stdout == "[]\n"
-
-
-def test_validation_is_class_balanced_seeded_and_apart_from_training(compose: Compose) -> None:
+def test_validation_images_are_class_balanced_seeded_and_not_trained_on(compose: Compose) -> None:
     def split(seed: int) -> ImageData:
         data = config.build(compose(f"data.split_seed={seed}", small=False).data)
         assert isinstance(data, ImageData)
@@ -436,7 +402,7 @@ def test_validation_is_class_balanced_seeded_and_apart_from_training(compose: Co
     assert rows(train.inputs) | rows(val.inputs) == rows(everything)
 
 
-def test_parts_are_class_balanced_first_parts_of_the_whole(compose: Compose) -> None:
+def test_parts_of_the_data_are_class_balanced(compose: Compose) -> None:
     whole, _ = config.build(compose("data.n_train=null").data).development()
     train, val = config.build(compose("data.n_train=100", "data.n_val=50").data).development()
     assert len(whole.targets) == 59_800
@@ -447,7 +413,7 @@ def test_parts_are_class_balanced_first_parts_of_the_whole(compose: Compose) -> 
 
 
 @pytest.mark.parametrize("group", ["mnist", "mnist_tutorial"])
-def test_normalising_equals_torchvisions_transforms(compose: Compose, group: str) -> None:
+def test_normalizing_equals_torchvisions_transforms(compose: Compose, group: str) -> None:
     from torchvision import transforms
 
     cfg = compose(f"data={group}").data
@@ -460,7 +426,7 @@ def test_normalising_equals_torchvisions_transforms(compose: Compose, group: str
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_tutorials_scaling_is_a_128th(compose: Compose) -> None:
+def test_tutorial_scales_pixels_by_128(compose: Compose) -> None:
     normalize = config.build(compose("data=mnist_tutorial").data).normalize()
     white = torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)
     assert normalize(white).item() == pytest.approx(1 / 128)

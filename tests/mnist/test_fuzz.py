@@ -1,5 +1,5 @@
-"""Generated input: whatever it is, it works or is refused in words, writes nothing outside the
-output folders and leaves no run open. A few of each kind by default, many with -m fuzz."""
+"""Properties of the application: generated input works or is refused, nothing is written outside
+the output folders, and no run is left open. The default run tries few inputs, ``-m fuzz`` many."""
 
 import contextlib
 import copy
@@ -9,59 +9,33 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import hypothesis
 import pytest
 import torch
 from application import REPOSITORY, Compose, client_of, runs_of, write_digits, write_idx
-from hypothesis import HealthCheck
+from generated import arguments, examine, many, numbers, texts
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
-from optuna.trial import create_trial
 from PIL import Image
 from strokes import draw
 
 import digits
 from hydrasweep import UserError, plain_exit
-from hydrasweep.settings import study_name
-from hydrasweep.space import Space, as_text
-from hydrasweep.stratum import label
 from mnist import config
 from mnist.assembly import assemble
 from mnist.recording import Run
 from mnist.training import Training
 from train import train
 
-FEW, MANY = 1, 60
-many = pytest.mark.parametrize(
-    "times",
-    [
-        pytest.param(FEW, id="few"),
-        pytest.param(MANY, id="many", marks=[pytest.mark.fuzz, pytest.mark.timeout(1800)]),
-    ],
-)
-
-
-def examine(claim: Callable[..., None], n: int, **inputs: st.SearchStrategy[Any]) -> None:
-    """Try a claim on ``n`` generated inputs, the same each time."""
-    settings = hypothesis.settings(
-        max_examples=n,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    settings(hypothesis.given(**inputs)(claim))()
-
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """What fails ends as in an entrypoint: with a sentence, without a traceback."""
+def refused_or_fine() -> Iterator[None]:
+    """Errors are user errors, for which an entrypoint prints a message without a traceback."""
     try:
         with patch.dict(os.environ), plain_exit():
             return (yield)
@@ -71,7 +45,7 @@ def told() -> Iterator[None]:
 
 
 class Writes:
-    """What this process opens for writing, makes or renames while it is watched."""
+    """The paths that this process writes, creates or renames."""
 
     def __init__(self) -> None:
         self.seen: set[str] | None = None
@@ -101,7 +75,7 @@ class Writes:
         finally:
             seen, self.seen = self.seen, None
             outside = {path for path in seen if not path.startswith((f"{folder}/", os.devnull))}
-            # What imports make.
+            # Imports write these.
             assert not {path for path in outside if not re.search("__pycache__|torchinduc", path)}
 
 
@@ -110,70 +84,7 @@ def writes() -> Writes:
     return Writes()
 
 
-# The search space
-
-FUNCTIONS = ("choice", "interval", "range", "tag", "int", "float", "str", "glob", "shuffle", "sort")
-numbers = st.integers(-10, 10) | st.integers() | st.floats() | st.sampled_from(["1e400", "0x10"])
-words = st.sampled_from(
-    ["null", "true", "'a b'", "a/b", "..", '"q', "${y}", "'${'", "[1,2]", "{a:1}", "é", "'\\''", ""]
-)
-arguments = st.lists(numbers | words, max_size=4).map(lambda v: ",".join(map(str, v)))
-keywords = st.sampled_from(["", "", ",step=0", ",step=-1", ",step=0.5", ",log=true", ",start=1"])
-sweeps = st.recursive(
-    arguments,
-    lambda inner: st.builds(
-        "{}({}{})".format,
-        st.sampled_from(FUNCTIONS),
-        inner | inner.map("log,{}".format),
-        keywords,
-    ),
-    max_leaves=3,
-)
-intervals = st.builds("interval({},{})".format, numbers, numbers)
-ranges = st.builds("range({},{},step={})".format, *[st.integers(-50, 50)] * 2, st.integers(-3, 3))
-likely = st.one_of(
-    intervals,
-    ranges,
-    arguments.map("choice({})".format),
-    intervals.map("int({})".format),
-    intervals.map("tag(log,{})".format),
-)
-names = st.sampled_from(["x", "model", "a.b", "+x", "++x", "~x", "x@y", "", "=", "é", "a/b"])
-overrides = st.builds("{}={}".format, names, likely | sweeps | st.text(max_size=12)) | st.text(
-    max_size=20
-)
-
-
-@many
-@pytest.mark.filterwarnings("ignore:.*is deprecated")
-def test_search_space(times: int) -> None:
-    def claim(words: list[str], stratify: str | None, value: Any) -> None:
-        try:
-            space = Space.parse(words, stratify)
-        except UserError:
-            return
-        for stratum in space.strata:
-            for corner in space.corners():
-                space.overrides(stratum, corner)
-            folder = label(stratum, "search", create_trial(value=0))
-            assert Path("sweep", folder).resolve().parent == Path("sweep").resolve()
-        assert space.record() == Space.parse(words, stratify).record()
-        assert all(as_text(d) for d in space.distributions.values())
-        with contextlib.suppress(UserError):
-            space.check([value, dict.fromkeys(space.distributions, value)])
-
-    examine(
-        claim,
-        80 * times,
-        words=st.lists(overrides, max_size=3),
-        stratify=st.sampled_from([None, "x", "model", ""]),
-        value=numbers | words | st.none() | st.lists(st.none(), max_size=1),
-    )
-
-
-# Settings
-
-# Whoever gives an absolute path wants files there.
+# An absolute path is a valid place for files.
 text = st.text(max_size=8).filter(lambda text: not text.startswith("/"))
 scalars = st.one_of(
     st.none(),
@@ -215,7 +126,7 @@ def change(cfg: DictConfig, key: str, value: Any) -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, in a folder that all may write to; nothing can be downloaded."""
+    """A folder for all files, which contains the working directory. Downloads fail."""
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     (tmp_path / "here").mkdir()
@@ -232,7 +143,7 @@ def few_digits(tmp_path: Path, compose: Compose, *more: str) -> DictConfig:
 
 
 @many
-def test_settings(times: int, compose: Compose, here: Path) -> None:
+def test_any_settings_work_or_are_refused(times: int, compose: Compose, here: Path) -> None:
     bases = [
         few_digits(here, compose, "tracking=none", *more)
         for more in (
@@ -246,7 +157,7 @@ def test_settings(times: int, compose: Compose, here: Path) -> None:
 
     def claim(base: int, changes: list[tuple[str, Any]]) -> None:
         cfg = copy.deepcopy(bases[base])
-        with told(), writes().only_below(here):
+        with refused_or_fine(), writes().only_below(here):
             for key, value in changes:
                 change(cfg, key, value)
             config.check(cfg)
@@ -256,7 +167,7 @@ def test_settings(times: int, compose: Compose, here: Path) -> None:
     try:
         examine(
             claim,
-            60 * times,
+            24 * times,
             base=st.integers(0, 2),
             changes=st.lists(change_one, min_size=1, max_size=2),
         )
@@ -265,22 +176,22 @@ def test_settings(times: int, compose: Compose, here: Path) -> None:
 
 
 @many
-def test_command_line(times: int, compose: Compose, tmp_path: Path) -> None:
+def test_any_command_line_works_or_is_refused(times: int, compose: Compose, tmp_path: Path) -> None:
     names = sorted(keys(compose()))
     groups = [path.parent.name for path in (REPOSITORY / "conf").glob("*/*.yaml")]
-    value = text | words | numbers.map(str) | arguments.map("[{}]".format)
+    value = text | texts | numbers.map(str) | arguments.map("[{}]".format)
     prefix = st.sampled_from(["", "", "", "+", "++", "~"])
     word = st.builds("{}{}={}".format, prefix, st.sampled_from([*names, *groups]), value)
 
     def claim(given: list[str]) -> None:
-        with told(), writes().only_below(tmp_path):
+        with refused_or_fine(), writes().only_below(tmp_path):
             config.check(compose(*given))
 
     examine(claim, 10 * times, given=st.lists(word | st.text(max_size=10), max_size=2))
 
 
 @many
-def test_config_file(times: int, compose: Compose, tmp_path: Path) -> None:
+def test_any_config_file_works_or_is_refused(times: int, compose: Compose, tmp_path: Path) -> None:
     folder = tmp_path / "more" / "experiment"
     folder.mkdir(parents=True)
     sample = (REPOSITORY / "conf" / "experiment" / "tutorial_cnn.yaml").read_text()
@@ -291,13 +202,11 @@ def test_config_file(times: int, compose: Compose, tmp_path: Path) -> None:
         for start, length, new in edits:
             content = content[:start] + new + content[start + length :]
         (folder / "mine.yaml").write_text(content, errors="ignore")
-        with told(), writes().only_below(tmp_path):
+        with refused_or_fine(), writes().only_below(tmp_path):
             config.check(compose("experiment=mine", f"hydra.searchpath=[file://{folder.parent}]"))
 
     examine(claim, 10 * times, edits=st.lists(edits, max_size=3))
 
-
-# Files
 
 damages = st.lists(
     st.tuples(
@@ -310,14 +219,14 @@ damages = st.lists(
 
 def damaged(content: bytes, damages: list[tuple[str, float, bytes]]) -> bytes:
     for kind, where, new in damages:
-        at = int(where**4 * len(content))  # most of them near the beginning, at headers
+        at = int(where**4 * len(content))  # mostly near the beginning, in the header
         rest = {"cut": b"", "insert": content[at:], "replace": content[at + len(new) :]}[kind]
         content = content[:at] + new + rest
     return content
 
 
 @many
-def test_idx_files(times: int, compose: Compose, tmp_path: Path) -> None:
+def test_any_idx_file_works_or_is_refused(times: int, compose: Compose, tmp_path: Path) -> None:
     cfg = few_digits(tmp_path, compose).data
     raw = tmp_path / "data" / "MNIST" / "raw"
     whole = {path: path.read_bytes() for path in raw.iterdir()}
@@ -349,7 +258,9 @@ def test_idx_files(times: int, compose: Compose, tmp_path: Path) -> None:
 
 
 @many
-def test_caches_and_checkpoints(times: int, compose: Compose, tmp_path: Path) -> None:
+def test_any_cache_or_checkpoint_works_or_is_refused(
+    times: int, compose: Compose, tmp_path: Path
+) -> None:
     cfg = few_digits(tmp_path, compose, "model=cnn", "optimizer=sgd_momentum")
     job = assemble(cfg)
     state = tmp_path / "last.pt"
@@ -372,7 +283,7 @@ def test_caches_and_checkpoints(times: int, compose: Compose, tmp_path: Path) ->
 
 
 @many
-def test_pictures(times: int, tmp_path: Path) -> None:
+def test_any_picture_works_or_is_refused(times: int, tmp_path: Path) -> None:
     whole, path = [], tmp_path / "picture"
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
         draw(6, canvas=(40, 50), at=(5, 5), height=40, pen=4).save(file := io.BytesIO(), kind)
@@ -401,7 +312,7 @@ def test_pictures(times: int, tmp_path: Path) -> None:
 
 
 @many
-def test_histories(times: int, tmp_path: Path) -> None:
+def test_any_history_of_metrics_works_or_is_refused(times: int, tmp_path: Path) -> None:
     whole = b'{"step": 1, "val/accuracy": 0.5}\n{"step": 2, "val/accuracy": 0.75}\n'
 
     def claim(damages: list[tuple[str, float, bytes]]) -> None:
@@ -412,34 +323,18 @@ def test_histories(times: int, tmp_path: Path) -> None:
     examine(claim, 20 * times, damages=damages)
 
 
-# Names, and whole runs
-
-
 @many
-def test_names_of_studies(times: int, tmp_path: Path) -> None:
-    def claim(name: Any) -> None:
-        with contextlib.suppress(UserError), writes().only_below(tmp_path):
-            folder = tmp_path / study_name(name)
-            folder.mkdir(exist_ok=True)
-            assert folder.resolve().parent == tmp_path
-
-    kinds = st.text("aé_+.-/\\'\" \0", max_size=9)
-    long = st.text("\U0001d538", min_size=50, max_size=110)  # of four bytes
-    examine(claim, 20 * times, name=scalars | words | kinds | long)
-
-
-@many
-def test_runs(times: int, compose: Compose, root: Path, tmp_path: Path) -> None:
+def test_runs_with_any_names_end(times: int, compose: Compose, root: Path, tmp_path: Path) -> None:
     base = few_digits(tmp_path, compose, "model=baseline", "score_test=false", "artifacts=false")
     named = (EXPERIMENT, "study", "score_train", "data.name")
-    name = st.text(max_size=20) | words | st.sampled_from(["a/../..", "x" * 300, "a\0b", "%2e%2e/"])
+    name = st.text(max_size=20) | texts | st.sampled_from(["a/../..", "x" * 300, "a\0b", "%2e%2e/"])
     client = client_of(root)
 
     def claim(key: str, name: Any) -> None:
         cfg, folder = copy.deepcopy(base), Path(tempfile.mkdtemp(dir=tmp_path))
-        with told(), writes().only_below(tmp_path):
+        with refused_or_fine(), writes().only_below(tmp_path):
             if key == EXPERIMENT:
-                os.environ[key] = str(name).replace("\0", "")  # which none can hold
+                os.environ[key] = str(name).replace("\0", "")  # not in a variable
             else:
                 change(cfg, key, name)
             train(cfg, folder)
