@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from unittest.mock import Mock
@@ -96,11 +97,14 @@ def test_each_end_is_a_line_and_the_best_so_far_is_recorded(
     studies: Studies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screen, seen = redirect(monkeypatch, io.StringIO()), Mock()
-    run(studies, 0.9)  # before the monitor starts
+    a, b = (replace(studies, strata=[stratum]) for stratum in studies.strata)
+    run(a, 0.9)  # before the monitor starts
     with watch(studies, seen=seen) as watching:
         assert seen.write.call_count == 1
-        for value, state in ((0.5, None), (None, TrialState.FAIL), (0.25, None), (0.75, None)):
-            run(studies, value, state)
+        run(b, 0.5)
+        run(a, None, TrialState.FAIL)
+        run(b, 0.25)
+        run(a, 0.75)
         watching.say("[red] is no markup")
     lines = screen.getvalue().splitlines()
     events = sorted(line.split()[1:] for line in lines if line[:1].isdigit())
@@ -185,6 +189,7 @@ def test_trial_that_the_end_waits_for_is_named_once(
     studies.fill(2)
     with watch(studies, limit):
         take(studies)
+        clock.advance(0)
         clock.advance(100)
         assert screen.getvalue() == ""  # another trial can still begin
         other, second = take(studies)
