@@ -153,6 +153,7 @@ def run(
     fresh: bool = False,
     in_process: bool = False,
     multirun: bool = True,
+    code: int | None = None,
 ) -> Ended:
     """Run ``python app.py -m ARGUMENTS`` in a fork of this process, which saves the imports.
 
@@ -161,7 +162,16 @@ def run(
         in_process: Start no process at all. This is for sweeps that are refused before their
             first trial: the app's module is not imported, and its task function never runs.
         multirun: Whether to pass ``-m``.
+        code: The exit code that is expected. With another one, an error shows the app's.
     """
+    done = _run(folder, arguments, fresh, in_process, multirun)
+    assert code in (None, done.code), done.err
+    return done
+
+
+def _run(
+    folder: Path, arguments: tuple[str, ...], fresh: bool, in_process: bool, multirun: bool
+) -> Ended:
     words = ["app.py", *(["-m"] if multirun else []), *arguments]
     if in_process:
         return _run_in_process(folder, arguments)

@@ -169,8 +169,7 @@ def test_steps_from_0_and_from_1_prune_equally(app: Write, first: int) -> None:
         hydrasweep.record(n=epoch - {first} + 1)
         return value
     """
-    done = app(body, HALVING)(f"hydra.sweeper.enqueue=[{EACH}]")
-    assert done.code == 0, done.err
+    done = app(body, HALVING)(f"hydra.sweeper.enqueue=[{EACH}]", code=0)
     assert [(row["state"], row["steps"], row["n"]) for row in done.table()] == [
         ("COMPLETE", "9", "9.0"),
         ("PRUNED", "1", "1.0"),
@@ -189,8 +188,7 @@ def test_trial_that_is_stopped_at_the_last_rung_is_complete(app: Write) -> None:
                 break
         return cfg.x
     """
-    done = app(body, HALVING)(f"hydra.sweeper.enqueue=[{EACH}]")
-    assert done.code == 0, done.err
+    done = app(body, HALVING)(f"hydra.sweeper.enqueue=[{EACH}]", code=0)
     assert [(row["state"], row["steps"]) for row in done.table()] == [("COMPLETE", "3")] * 4
     assert [row["stopped"] for row in done.table()] == ["", "3.0", "3.0", "3.0"]
     assert [trial.value for trial in done.trials()] == [-0.9, 0.9, -0.8, 0.8]
@@ -203,8 +201,7 @@ def test_task_function_may_raise_trial_pruned(app: Write) -> None:
             raise optuna.TrialPruned("too low")
         return cfg.x
     """
-    done = app(body)("hydra.sweeper.max_failures=0")
-    assert done.code == 0, done.err
+    done = app(body)("hydra.sweeper.max_failures=0", code=0)
     assert done.states() == ["COMPLETE", "PRUNED"] * 2
     for trial in done.trials():
         log = done.log(f"{trial.number:03d}") if trial.state == TrialState.PRUNED else ""

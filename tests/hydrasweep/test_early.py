@@ -37,8 +37,7 @@ def test_workers_import_while_the_sweep_is_checked_and_share_the_trials(
         return beside.double(cfg.x)
     """
     main = "before = dict(os.environ); task(); print('same', dict(os.environ) == before)"
-    done = app(body, more="import joblib, pathlib", main=main)(*TWO, fresh=True)
-    assert done.code == 0, done.err
+    done = app(body, more="import joblib, pathlib", main=main)(*TWO, fresh=True, code=0)
     assert "same True" in done.out
     assert [trial.value for trial in done.trials()] == [2 * t.params["x"] for t in done.trials()]
     pids = {f"{float(row['pid']):.0f}" for row in done.table()}
@@ -51,9 +50,8 @@ def test_workers_import_while_the_sweep_is_checked_and_share_the_trials(
 def test_workers_end_with_a_sweep_that_is_refused(app: Write, tmp_path: Path) -> None:
     (tmp_path / "heavy.py").write_text(HEAVY)
     done = app("return cfg.x", main="with hydrasweep.plain_exit(): task()")(
-        *TWO, "kind=bad", fresh=True
+        *TWO, "kind=bad", fresh=True, code=1
     )
-    assert done.code == 1
     assert done.err.startswith("Error: ValueError: it is bad\n")
     assert "kind=bad x=1.0" in done.err
     pids = [path.name.partition("-")[2] for path in tmp_path.glob("imported-*")]

@@ -117,14 +117,12 @@ def test_workers_that_die_before_any_trial_ends_stop_the_sweep(
     path = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), path]))
     task = app("return cfg.x")
-    done = task(*TWO, fresh=True)
-    assert done.code == 1
+    done = task(*TWO, fresh=True, code=1)
     assert re.match(r"Error: .*python app\.py", done.err)
     assert "Traceback" not in done.out + done.err
     assert done.states() == ["WAITING"] * 4
     (tmp_path / "sitecustomize.py").unlink()
-    done = task(*TWO, fresh=True)
-    assert done.code == 0, done.err
+    done = task(*TWO, fresh=True, code=0)
     assert done.states() == ["COMPLETE"] * 4
 
 
@@ -166,8 +164,7 @@ def test_sweep_that_is_terminated_between_two_trials_ends_with_one_message(
 ) -> None:
     """Also when a worker has just begun a trial, or returns a connection to SQLAlchemy's pool."""
     task = app("return cfg.x", more=BETWEEN.replace("OWNER", owner).replace("NAME", name))
-    done = task(f"hydra/sweeper/storage={storage}")
-    assert done.code == 143
+    done = task(f"hydra/sweeper/storage={storage}", code=143)
     assert "python app.py -m " in done.err
     assert len(done.err.splitlines()) == 1
     assert "Traceback" not in done.out
@@ -186,8 +183,7 @@ def test_trial_that_ends_the_process_each_time_fails(app: Write) -> None:
         (line,) = (line for line in done.out.splitlines() if " lost: " in line)
         assert "its process died" in line
     assert done.code == 3
-    done = task("hydra.sweeper.n_trials=3")
-    assert done.code == 0, done.err
+    done = task("hydra.sweeper.n_trials=3", code=0)
     (line,) = (line for line in done.out.splitlines() if " FAIL " in line)
     assert "its process died" in line
     assert done.states() == ["COMPLETE", "FAIL", "COMPLETE"]

@@ -52,8 +52,7 @@ def test_stock_sweeper_stays_under_its_own_name(
     assert not {"pruner", "stratify", "confirm", "heartbeat"} & set(theirs)
     config = CONFIG.replace("hydra/sweeper: hydrasweep", "hydra/sweeper: optuna")
     config = config.replace("  - override hydra/sweeper/storage: journal\n", "")
-    done = app("return cfg.x", config)("hydra.sweeper.n_trials=2")
-    assert done.code == 0, done.err
+    done = app("return cfg.x", config)("hydra.sweeper.n_trials=2", code=0)
     names = {path.name for path in (done.folder / "sweep").iterdir()}
     assert names - {"multirun.yaml"} == {"0", "1", "optimization_results.yaml"}
 

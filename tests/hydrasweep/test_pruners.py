@@ -158,11 +158,9 @@ def test_best_of_each_rung_continue_where_they_paused(app: Write) -> None:
     notes = 'open(os.path.join(folder, "notes"), "a").write(f"{cfg.x!r} {cfg.y!r};")'
     sweep = app(BODY.replace("while True:", f"{notes}\n    while True:"))
     overrides = (*RESUMABLE, "y=choice(32,64)", "hydra.sweeper.enqueue=[{x: 1, y: 64.0}]")
-    first = sweep(*overrides, "hydra.sweeper.n_trials=3")
-    assert first.code == 0, first.err
+    first = sweep(*overrides, "hydra.sweeper.n_trials=3", code=0)
     n_complete = first.states().count("COMPLETE")
-    done = sweep(*overrides, "hydra.sweeper.n_trials=12")
-    assert done.code == 0, done.err
+    done = sweep(*overrides, "hydra.sweeper.n_trials=12", code=0)
 
     steps, trials = steps_done(done.folder), done.trials()
     assert len(steps) == len(trials) == 12
@@ -200,8 +198,7 @@ def test_steps_may_begin_at_zero_and_pauses_may_be_exceptions(app: Write, pause:
     body = BODY.replace(
         "if n and hydrasweep.report(cfg.x, n) or n == 9:", f"{pause}\n        if n == 9:"
     )
-    done = app(body)(*RESUMABLE, "hydra.sweeper.n_trials=5", "hydra.sweeper.max_steps=9")
-    assert done.code == 0, done.err
+    done = app(body)(*RESUMABLE, "hydra.sweeper.n_trials=5", "hydra.sweeper.max_steps=9", code=0)
     steps = steps_done(done.folder).values()
     assert Counter(map(len, steps)) == {1: 3, 3: 1, 9: 1}
     assert all(each == list(range(1, len(each) + 1)) for each in steps)
@@ -219,8 +216,7 @@ def test_trial_that_gives_up_is_not_continued(app: Write) -> None:
 
 
 def test_task_function_that_is_not_resumable_is_stopped_instead(app: Write) -> None:
-    done = app(BODY)(*PROMOTION, "hydra.sweeper.n_trials=6")
-    assert done.code == 0, done.err
+    done = app(BODY)(*PROMOTION, "hydra.sweeper.n_trials=6", code=0)
     assert "SuccessiveHalvingPruner" in done.out
     assert "hydra.sweeper.resumable" in done.out
     assert "Note" not in done.out
@@ -235,8 +231,7 @@ def test_task_function_that_repeats_steps_although_resumable_is_noted(app: Write
                 break
         return cfg.x
     """
-    done = app(body)(*RESUMABLE, "hydra.sweeper.max_steps=9")
-    assert done.code == 0, done.err
+    done = app(body)(*RESUMABLE, "hydra.sweeper.max_steps=9", code=0)
     (note,) = (line for line in done.out.splitlines() if line.startswith("Note"))
     assert "hydra.sweeper.resumable=true" in note
 
@@ -250,8 +245,7 @@ def test_sweep_that_is_killed_at_any_moment_ends_like_an_undisturbed_one(
     overrides, fresh = [*RESUMABLE, *GRID], n_workers > 1
     if fresh:
         overrides += ["hydra/launcher=joblib", f"hydra.sweeper.n_workers={n_workers}"]
-    undisturbed = task(*overrides, fresh=fresh)
-    assert undisturbed.code == 0, undisturbed.err
+    undisturbed = task(*overrides, fresh=fresh, code=0)
     expected = {row["x"]: row["steps"] for row in undisturbed.table()}
     shutil.rmtree(tmp_path / "sweep")
     for n_steps in (12, 35) if fresh else (2, 20, 27, 45):
@@ -265,8 +259,7 @@ def test_sweep_that_is_killed_at_any_moment_ends_like_an_undisturbed_one(
             time.sleep(0.01)
         (os.killpg if fresh else os.kill)(process.pid, signal.SIGKILL)
         (process.wait if fresh else process.join)()
-    ended = task(*overrides, fresh=fresh)
-    assert ended.code == 0, ended.err
+    ended = task(*overrides, fresh=fresh, code=0)
     for name, steps in steps_done(tmp_path).items():
         assert sorted(set(steps)) == list(range(1, max(steps) + 1)), name
         # Only steps that were killed before they were saved run again.

@@ -41,8 +41,7 @@ from hydrasweep.errors import UserError
 def test_wrong_setting_is_refused_before_anything_runs(
     app: Write, override: str, texts: list[str]
 ) -> None:
-    done = app("return cfg.x")(override, in_process=True)
-    assert done.code == 1
+    done = app("return cfg.x")(override, in_process=True, code=1)
     for text in texts:
         assert text in done.err
     assert "Traceback" not in done.err
@@ -57,8 +56,7 @@ def test_refusal_ends_the_command_with_one_message(app: Write) -> None:
         ("hydra/sweeper/pruner=medean", "medean"),
         ("hydra.sweeper.mlflow=true", 'python -m pip install "hydrasweep[mlflow]"'),
     ):
-        done = task(override, "hydra/launcher=joblib")
-        assert done.code == 1
+        done = task(override, "hydra/launcher=joblib", code=1)
         assert text in done.err
         assert "Traceback" not in done.out + done.err
         assert not (done.folder / "sweep").exists()
@@ -80,8 +78,7 @@ def test_study_has_its_name_or_the_time() -> None:
 
 def test_missing_setting_for_the_seed_is_refused_with_the_possible_ones(app: Write) -> None:
     task = app("return cfg.x", CONFIG.replace("\nseed:", "\nrng:") + "width: 2\n")
-    done = task("hydra/sweeper/confirm=two_seeds", in_process=True)
-    assert done.code == 1
+    done = task("hydra/sweeper/confirm=two_seeds", in_process=True, code=1)
     for text in ("hydra.sweeper.confirm.seed=seed", "rng", "width"):
         assert text in done.err
 
@@ -150,8 +147,7 @@ def test_check_runs_at_the_corners_of_each_stratum_and_estimates_the_time(app: W
     task = app("return cfg.x", more=CHECK)
     strata = ("hydra.sweeper.check=app.check", "kind=choice(a,b)", "hydra.sweeper.stratify=kind")
     confirm = ("hydra/sweeper/confirm=two_seeds", "hydra.sweeper.confirm.final=['y=0.5']")
-    done = task(*strata, *confirm, "hydra.sweeper.dry_run=true")
-    assert done.code == 0, done.err
+    done = task(*strata, *confirm, "hydra.sweeper.dry_run=true", code=0)
     assert [line for line in done.out.splitlines() if line.startswith("tries")] == [
         *(f"tries {x} {kind} 0.0 s search check" for kind in "ab" for x in (1.0, -1.0)),
         "tries 1.0 b 0.5 s final check",
@@ -162,8 +158,7 @@ def test_check_runs_at_the_corners_of_each_stratum_and_estimates_the_time(app: W
         ("y=-1", "y must not be negative"),
         ("y=2", "ValueError: y is too large"),
     ):
-        done = task(*strata, override)
-        assert done.code == 1
+        done = task(*strata, override, code=1)
         assert done.err.startswith(f"Error: {message}\n")
         assert f"{override} kind=a x=1.0" in done.err
         assert not (done.folder / "sweep").exists()
@@ -190,8 +185,7 @@ def test_calibrated_settings_are_those_of_the_whole_study(app: Write) -> None:
         "seed=1",
     )
     for n_trials in (2, 4):
-        done = task(*overrides, f"hydra.sweeper.n_trials={n_trials}")
-        assert done.code == 0, done.err
+        done = task(*overrides, f"hydra.sweeper.n_trials={n_trials}", code=0)
         assert (done.folder / "calls").read_text().splitlines() == ["a -1.0 1.0", "b -1.0 1.0"]
     sweep = done.folder / "sweep"
     files = [*sweep.glob("*/.hydra/config.yaml"), *sweep.glob("[cf]*/*/.hydra/config.yaml")]

@@ -32,8 +32,7 @@ def test_slip_is_answered_with_what_was_meant(app: Write, slip: str, texts: list
 
 
 def test_plain_exit_answers_slips_in_the_app_itself(app: Write) -> None:
-    done = app("return cfg.x", main=WITH_PLAIN_EXIT)("n_trials=3")
-    assert done.code == 1
+    done = app("return cfg.x", main=WITH_PLAIN_EXIT)("n_trials=3", code=1)
     assert "hydra.sweeper.n_trials=3" in done.err
     assert "Traceback" not in done.err
 
@@ -44,8 +43,7 @@ def test_sweep_without_its_flag_is_refused_with_the_command(app: Write, tmp_path
     (tmp_path / "conf" / "hparams" / "search.yaml").write_text(
         "# @package _global_\nhydra:\n  mode: MULTIRUN\n"
     )
-    done = task("+hparams=search", "x=interval(0, 1)", multirun=False)
-    assert done.code == 1
+    done = task("+hparams=search", "x=interval(0, 1)", multirun=False, code=1)
     assert done.err.startswith("Error: ")
     assert "python app.py -m +hparams=search 'x=interval(0, 1)'\n" in done.err
 
@@ -140,12 +138,10 @@ def test_class_of_the_stock_sweeper_ends_the_command_until_it_is_removed(
     app: Write, tmp_path: Path
 ) -> None:
     task = write_experiment(app, tmp_path, BARE, CHOSEN)
-    done = task("+experiment=hot")
-    assert done.code == 1
+    done = task("+experiment=hot", code=1)
     assert STOCK in done.err
     assert "Traceback" not in done.err
     text = CHOSEN.replace(f"    _target_: {STOCK}\n", "")
     (tmp_path / "conf" / "experiment" / "hot.yaml").write_text(text)
-    done = task("+experiment=hot")
-    assert done.code == 0, done.err
+    done = task("+experiment=hot", code=0)
     assert done.states("coffee") == ["COMPLETE"] * 3

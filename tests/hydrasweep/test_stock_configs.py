@@ -106,8 +106,7 @@ def test_document_has_every_field_of_the_stock_sweeper() -> None:
 def test_line_that_the_document_removes_is_refused(app: Write) -> None:
     (line,) = re.findall(r"^```yaml\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
     config = OmegaConf.merge(OmegaConf.create(ours(COFFEE)), OmegaConf.create(line))
-    done = app(TASTE, OmegaConf.to_yaml(config))(in_process=True)
-    assert done.code == 1
+    done = app(TASTE, OmegaConf.to_yaml(config))(in_process=True, code=1)
     assert "hydra.sweeper._target_" in done.err
 
 
@@ -115,8 +114,7 @@ def test_space_in_the_config_is_searched_and_the_study_resumes(app: Write) -> No
     task = app(TASTE, ours(COFFEE))
     sampler = ("hydra.sweeper.sampler.seed=7", "hydra.sweeper.sampler.n_startup_trials=3")
     for n_trials in (6, 7):
-        done = task(*sampler, f"hydra.sweeper.n_trials={n_trials}")
-        assert done.code == 0, done.err
+        done = task(*sampler, f"hydra.sweeper.n_trials={n_trials}", code=0)
         assert done.states("coffee") == ["COMPLETE"] * n_trials
         study, found = done.study("coffee"), results(done.folder)
         assert found.name == "optuna"
@@ -129,8 +127,7 @@ def test_space_in_the_config_is_searched_and_the_study_resumes(app: Write) -> No
 def test_space_on_the_command_line_replaces_that_of_the_config(app: Write) -> None:
     sampler = ("hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=7")
     overrides = ("grind=choice(2,4)", "degrees=90", "~beans", "hydra.job.chdir=true")
-    done = app(TASTE, ours(COFFEE))(*sampler, *overrides)
-    assert done.code == 0, done.err
+    done = app(TASTE, ours(COFFEE))(*sampler, *overrides, code=0)
     params = [trial.params for trial in done.trials("coffee")]
     assert {each["grind"] for each in params} == {2, 4}
     assert all(each.keys() == {"grind", "method"} for each in params)
@@ -142,8 +139,7 @@ def test_space_on_the_command_line_replaces_that_of_the_config(app: Write) -> No
 @pytest.mark.parametrize("n_trials", [1, 20])
 def test_all_points_of_a_grid_run_whatever_n_trials_is(app: Write, n_trials: int) -> None:
     overrides = ("hydra/sweeper/sampler=grid", "grind=range(1,3)", "degrees=90,93")
-    done = app(TASTE, ours(COFFEE))(*overrides, f"hydra.sweeper.n_trials={n_trials}")
-    assert done.code == 0, done.err
+    done = app(TASTE, ours(COFFEE))(*overrides, f"hydra.sweeper.n_trials={n_trials}", code=0)
     points = [tuple(trial.params.values()) for trial in done.trials("coffee")]
     assert len(points) == len(set(points)) == 2 * 2 * 2
     assert results(done.folder).best_params == {"grind": 2, "degrees": 93, "method": "press"}
@@ -159,8 +155,7 @@ def test_several_objectives_have_a_pareto_front(app: Write) -> None:
 
 def test_custom_search_space_suggests_further_settings(app: Write) -> None:
     task = app("return cfg.outer - cfg.inner + cfg.layers", ours(PIPE), FITS)
-    done = task("wall=4")
-    assert done.code == 0, done.err
+    done = task("wall=4", code=0)
     for trial in done.trials("pipe"):
         params = trial.params
         assert 1 <= params["inner"] <= params["outer"] - 4
@@ -172,8 +167,7 @@ def test_max_failure_rate_is_the_largest_share_that_is_accepted(
     app: Write, limit: str, n_failed: int
 ) -> None:
     task = app("raise RuntimeError('no water')", ours(COFFEE))
-    done = task(f"hydra.sweeper.max_failure_rate={limit}")
-    assert done.code == 1
+    done = task(f"hydra.sweeper.max_failure_rate={limit}", code=1)
     assert [trial.state.name for trial in done.trials("coffee")] == ["FAIL"] * n_failed
     assert ("RuntimeError: no water" in done.err) == (n_failed == 1)
 
@@ -184,8 +178,7 @@ def test_samplers_work_by_their_names(app: Write, sampler: str) -> None:
     if sampler == "cmaes" and not importlib.util.find_spec("cmaes"):
         pytest.skip("the package cmaes is not installed")
     few = {"gp": ("hydra.sweeper.sampler.n_startup_trials=3",)}.get(sampler, ())
-    done = app(TASTE, ours(COFFEE))(f"hydra/sweeper/sampler={sampler}", "~method", *few)
-    assert done.code == 0, done.err
+    done = app(TASTE, ours(COFFEE))(f"hydra/sweeper/sampler={sampler}", "~method", *few, code=0)
     assert done.states("coffee") == ["COMPLETE"] * 6
     # A model may propose the best corner of the space twice.
     assert len({str(trial.params) for trial in done.trials("coffee")}) >= 5

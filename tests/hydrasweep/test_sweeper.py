@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from apps import CONFIG, SQLITE, Write
 from omegaconf import OmegaConf
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hydrasweep.settings import SweeperConf
 
@@ -22,9 +22,11 @@ def test_several_objectives_end_in_a_pareto_front(app: Write) -> None:
         return cfg.x, cfg.y
     """
     done = app(body)(
-        "hydra.sweeper.direction=[minimize,maximize]", "y=interval(0,1)", "hydra.job.chdir=true"
+        "hydra.sweeper.direction=[minimize,maximize]",
+        "y=interval(0,1)",
+        "hydra.job.chdir=true",
+        code=0,
     )
-    assert done.code == 0, done.err
     found: Any = OmegaConf.load(done.folder / "sweep" / "optimization_results.yaml")
     values = [tuple(trial.values) for trial in done.trials()]
     front = [
@@ -45,8 +47,7 @@ def test_grid_runs_each_point_once_and_resumes(app: Write) -> None:
         return cfg.x
     """
     task = app(body)
-    done = task(*grid)
-    assert done.code == 130, done.err
+    done = task(*grid, code=130)
     assert 0 < done.states().count("COMPLETE") < 6
     done = task(*grid)
     points = sorted((t.params["x"], t.params["kind"]) for t in done.trials())
@@ -55,8 +56,7 @@ def test_grid_runs_each_point_once_and_resumes(app: Write) -> None:
 
 
 def test_no_trial_begins_after_the_timeout(app: Write) -> None:
-    done = app("time.time = lambda: 1e12\nreturn cfg.x")("hydra.sweeper.timeout=60")
-    assert done.code == 0, done.err
+    done = app("time.time = lambda: 1e12\nreturn cfg.x")("hydra.sweeper.timeout=60", code=0)
     assert done.states() == ["COMPLETE"] + ["WAITING"] * 3
     assert [row["state"] for row in done.table()] == ["COMPLETE"]
 
@@ -67,8 +67,8 @@ def test_each_stratum_has_a_study_an_equal_share_and_its_enqueued_settings(app: 
         "hydra.sweeper.stratify=kind",
         "hydra.sweeper.n_trials=5",
         "hydra.sweeper.enqueue=[{kind: b, x: 0.25}, {x: -0.75}]",
+        code=0,
     )
-    assert done.code == 0, done.err
     for kind, n_trials, first in (("a", 2, [-0.75]), ("b", 2, [0.25, -0.75]), ("c", 1, [-0.75])):
         trials = done.trials(f"s/{kind}")
         assert done.states(f"s/{kind}") == ["COMPLETE"] * n_trials
@@ -97,8 +97,7 @@ def test_same_seed_gives_the_same_trials(app: Write) -> None:
 def test_zero_trials_show_the_plan_and_run_nothing(app: Write) -> None:
     task = app("return cfg.x")
     for override in ("hydra.sweeper.n_trials=0", "hydra.sweeper.dry_run=true"):
-        done = task(override, "y=choice(1.0,2.0)")
-        assert done.code == 0, done.err
+        done = task(override, "y=choice(1.0,2.0)", code=0)
         for text in ("x: -1 to 1", "y: ", "1.0, 2.0"):
             assert text in done.out
         assert not (done.folder / "sweep").exists()
@@ -108,8 +107,7 @@ def test_address_of_the_storage_is_in_no_file_and_no_output(
     app: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HYDRASWEEP_STORAGE", f"sqlite:///{tmp_path}/hunter2.db")
-    done = app("return cfg.x")("hydra/sweeper/storage=postgresql")
-    assert done.code == 0, done.err
+    done = app("return cfg.x")("hydra/sweeper/storage=postgresql", code=0)
     assert "hunter2" not in done.out + done.err
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"hydra.yaml", "app.log", "hunter2.db"} <= {path.name for path in files}
@@ -132,8 +130,7 @@ def test_app_may_have_settings_with_the_names_of_the_sweepers(app: Write) -> Non
     task = app(body, CONFIG + OmegaConf.to_yaml(OmegaConf.create(own)) + "value: 0.0")
     phases = ("hydra.sweeper.n_trials=2", "hydra/sweeper/confirm=two_seeds")
     overrides = ("value=interval(0,1)", *phases)
-    done = task(*overrides, "direction=down")
-    assert done.code == 0, done.err
+    done = task(*overrides, "direction=down", code=0)
     assert {row["state"] for row in done.table() + done.table("confirmation")} == {"COMPLETE"}
     assert [row["phase"] for row in done.table("confirmation")] == ["confirm"] * 2 + ["final"] * 2
     assert all(0 <= float(row["params.value"]) <= 1 for row in done.table())
@@ -188,9 +185,8 @@ def test_sweep_leaves_the_process_as_it_found_it(
     app: Write, body: str, code: str, more: str
 ) -> None:
     done = app(body, more=more, main="compare()")(
-        "hydra.job.chdir=true", "hydra.sweeper.n_trials=1"
+        "hydra.job.chdir=true", "hydra.sweeper.n_trials=1", code=0
     )
-    assert done.code == 0, done.err
     assert "changed: {}" in done.out
     assert f"exit code: {code}" in done.out or not code
     assert ("exit code" in done.out) == bool(code)
@@ -226,8 +222,7 @@ def test_winners_are_confirmed_on_fresh_seeds_and_trained_once_more(
     task = app(CONFIRMED, CONFIG + "scored: false\n")
     (tmp_path / "kill-9").touch()
     assert task(*overrides).code == -signal.SIGKILL
-    done = task(*overrides)
-    assert done.code == 0, done.err
+    done = task(*overrides, code=0)
     results: Any = OmegaConf.load(tmp_path / "sweep" / "results.yaml")
     for kind in "ab":
         best = min(done.trials(f"s/{kind}"), key=lambda trial: trial.values[0])
@@ -254,8 +249,7 @@ def test_winners_are_confirmed_on_fresh_seeds_and_trained_once_more(
     recipe = (tmp_path / "sweep" / "best" / "overall.yaml").read_text()
     words = shlex.split(recipe.splitlines()[0].removeprefix("# "))
     assert words[:2] == ["python", "app.py"]
-    shown = task(*words[2:], "hydra.run.dir=once", "--cfg", "job", multirun=False)
-    assert shown.code == 0, shown.err
+    shown = task(*words[2:], "hydra.run.dir=once", "--cfg", "job", multirun=False, code=0)
     x = results.winners.b.params.x
     expected = {"x": x, "y": 0.0, "kind": "b", "seed": 8, "scored": True}
     assert OmegaConf.create(shown.out) == expected
@@ -287,7 +281,7 @@ def test_impossible_confirmation_is_refused_before_any_trial(app: Write) -> None
 
 def test_study_resumes_by_its_name(app: Write) -> None:
     """More trials, another sampler and another pruner are allowed, and such a change is printed."""
-    task, trials = app("return cfg.x"), []
+    task, trials = app("return cfg.x"), list[FrozenTrial]()
     for n_trials, overrides, changes in (
         (2, (), []),
         (3, ("hydra.sweeper.sampler.seed=7",), [("sampler", "seed=6", "7")]),
@@ -297,8 +291,7 @@ def test_study_resumes_by_its_name(app: Write) -> None:
             [("sampler", "RandomSampler", "TPESampler"), ("pruner", "NopPruner", "MedianPruner")],
         ),
     ):
-        done = task(*overrides, f"hydra.sweeper.n_trials={n_trials}")
-        assert done.code == 0, done.err
+        done = task(*overrides, f"hydra.sweeper.n_trials={n_trials}", code=0)
         lines = [line for line in done.out.splitlines() if line.startswith(("sampler:", "pruner:"))]
         assert len(lines) == len(changes)
         for line, (part, before, now) in zip(lines, changes, strict=True):
@@ -313,18 +306,15 @@ def test_study_resumes_by_its_name(app: Write) -> None:
     assert len({trial.params["x"] for trial in trials}) == 4
     # The trials of another study would have the same folders.
     other = ("hydra.sweeper.study_name=other", "x=interval(-1.0, 2.0)")
-    done = task(*other, in_process=True)
-    assert done.code == 1
+    done = task(*other, in_process=True, code=1)
     assert f"hydra.sweep.dir={done.folder / 'sweep'}" in done.err
-    done = task(*other, "hydra.sweep.dir=sweep/other")
-    assert done.code == 0, done.err
+    done = task(*other, "hydra.sweep.dir=sweep/other", code=0)
 
 
 def test_another_search_under_the_same_name_is_refused_with_the_difference(app: Write) -> None:
     task = app("return cfg.x")
     strata = ("kind=choice(a,b)", "hydra.sweeper.stratify=kind", "hydra.sweeper.n_trials=2")
-    done = task(*strata)
-    assert done.code == 0, done.err
+    done = task(*strata, code=0)
     for override, key, before, now in (
         ("x=interval(-1.0, 2.0)", "x", "-1 to 1", "-1 to 2"),
         ("y=interval(0, 1)", "y", "", "0 to 1"),
@@ -347,8 +337,7 @@ def test_another_search_under_the_same_name_is_refused_with_the_difference(app: 
         _, found, difference = done.err.partition(f"{key}: ")
         assert found, done.err
         assert 0 <= difference.index(before) <= difference.rindex(now)
-    done = task(*strata)
-    assert done.code == 0, done.err
+    done = task(*strata, code=0)
     assert "is finished: 2 trials" in done.out
 
 
@@ -381,8 +370,7 @@ def test_interrupted_sweep_resumes_by_the_command_that_it_prints(
         return cfg.x
     """
     task = app(body, NAMES[named].replace("dir: sweep", "dir: sweeps/${now:%H-%M-%S-%f}"))
-    done = task("seed=3", "hydra.sweeper.n_trials=3")
-    assert done.code == 130
+    done = task("seed=3", "hydra.sweeper.n_trials=3", code=130)
     assert "KeyboardInterrupt" not in done.err
     (name,) = done.names()
     assert (name == "s") == (named != "the time")
@@ -392,8 +380,7 @@ def test_interrupted_sweep_resumes_by_the_command_that_it_prints(
     assert len(lost) == (handler != "pass")
     words = shlex.split(done.err.partition("To resume: ")[2])
     assert words[:3] == ["python", "app.py", "-m"]
-    done = task(*words[3:])
-    assert done.code == 0, done.err
+    done = task(*words[3:], code=0)
     assert done.states(name) == ["COMPLETE"] * 3
     again = sorted(done.trials(name), key=lambda trial: trial.datetime_start)[n_done]  # type: ignore[arg-type,return-value]
     assert [again.params] * len(lost) == [trial.params for trial in lost]
@@ -408,12 +395,10 @@ def test_sweep_whose_process_is_killed_resumes(app: Write, storage: str) -> None
         return cfg.x
     """
     task = app(body)
-    done = task(storage)
-    assert done.code == -signal.SIGKILL
+    done = task(storage, code=-signal.SIGKILL)
     finished = [trial for trial in done.trials() if trial.state == TrialState.COMPLETE]
     assert len(finished) == 1
-    done = task(storage)
-    assert done.code == 0, done.err
+    done = task(storage, code=0)
     assert done.states() == ["COMPLETE"] * 4
     assert done.trials()[0] == finished[0]
     (lost,) = done.lost()

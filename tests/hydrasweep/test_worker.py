@@ -62,8 +62,7 @@ def test_objective_may_be_infinitely_bad_but_not_infinitely_good() -> None:
 
 def test_diverged_trial_is_the_worst_one_also_in_the_report(app: Write) -> None:
     task = app("return math.inf if cfg.x > 0.7 else -math.inf if cfg.x < -0.5 else cfg.x")
-    done = task("hydra.sweeper.report=true")
-    assert done.code == 0, done.err
+    done = task("hydra.sweeper.report=true", code=0)
     (failed,) = (t for t in done.trials() if t.state == TrialState.FAIL)
     assert "-inf" in failed.user_attrs[WHY]
     assert next(trial.value for trial in done.trials() if trial.values) == math.inf
@@ -184,8 +183,8 @@ def test_failing_trials_fail_alone_and_keep_the_error(app: Write) -> None:
         f"kind=choice({','.join(kinds)})",
         f"hydra.sweeper.enqueue=[{','.join(f'{{kind: {kind}}}' for kind in kinds)}]",
         f"hydra.sweeper.n_trials={len(kinds)}",
+        code=0,
     )
-    assert done.code == 0, done.err
     assert "Traceback" not in done.out + done.err
     assert done.states() == ["COMPLETE"] + ["FAIL"] * len(kinds[1:])
     for trial in done.trials()[1:]:
@@ -200,8 +199,7 @@ def test_failing_trials_fail_alone_and_keep_the_error(app: Write) -> None:
 
 def test_first_three_equal_failures_end_the_sweep(app: Write) -> None:
     """Failures are equal if the same line raises them: their messages may hold numbers."""
-    done = app("raise RuntimeError(f'no {cfg.x}')")()
-    assert done.code == 1
+    done = app("raise RuntimeError(f'no {cfg.x}')")(code=1)
     assert sorted(done.states()) == ["FAIL"] * 3 + ["WAITING"]
     assert "RuntimeError: no " in done.err
     assert len(done.err.splitlines()) == 1
@@ -209,8 +207,7 @@ def test_first_three_equal_failures_end_the_sweep(app: Write) -> None:
 
 
 def test_more_failures_than_max_failures_end_the_sweep(app: Write) -> None:
-    done = app('raise RuntimeError(f"{cfg.x}")')("hydra.sweeper.max_failures=1")
-    assert done.code == 1
+    done = app('raise RuntimeError(f"{cfg.x}")')("hydra.sweeper.max_failures=1", code=1)
     for text in ("max_failures=1", "RuntimeError: "):
         assert text in done.err
     assert sorted(done.states()) == ["FAIL"] * 2 + ["WAITING"] * 2
@@ -223,16 +220,14 @@ def test_outage_stops_the_sweep_and_fails_no_trial(app: Write, tmp_path: Path) -
         return cfg.x
     """
     task = app(body)
-    done = task()
-    assert done.code == 1
+    done = task(code=1)
     assert done.err.startswith("Error: ")
     assert "No space left" in done.err
     assert "python app.py -m hydra.sweeper.study_name=s" in done.err
     assert "Traceback" not in done.out + done.err
     assert done.states() == ["COMPLETE"] + ["WAITING"] * 3
     (tmp_path / "repaired").touch()
-    done = task()
-    assert done.code == 0, done.err
+    done = task(code=0)
     assert done.states() == ["COMPLETE"] * 4
 
 
@@ -253,8 +248,7 @@ class Earlier(datetime):
     def now(cls, tz=None):
         return datetime.now(tz) - timedelta(hours=1)
 """
-    done = app(body, more=more)()
-    assert done.code == 0, done.err
+    done = app(body, more=more)(code=0)
     assert done.states() == ["COMPLETE"] * 4
     assert min(float(row["duration_s"]) for row in done.table()) >= 0
     assert any(t.duration.total_seconds() < 0 for t in done.trials() if t.duration)
@@ -282,8 +276,7 @@ def test_trials_are_requeued_when_the_storage_fails_for_a_moment(app: Write) -> 
         hydrasweep.report(cfg.x, 1)
         return cfg.x
     """
-    done = app(body, more=FAST_RETRIES)()
-    assert done.code == 0, done.err
+    done = app(body, more=FAST_RETRIES)(code=0)
     assert done.states() == ["COMPLETE"] * 4
     assert [trial.number for trial in done.lost()] == [0, 1]
     assert all(t.params in [trial.params for trial in done.trials()] for t in done.lost())
@@ -296,8 +289,7 @@ def test_storage_that_cannot_be_written_ends_the_sweep(app: Write) -> None:
         hydrasweep.trial().storage.set_trial_intermediate_value = fail
         hydrasweep.report(cfg.x, 1)
     """
-    done = app(body, more=FAST_RETRIES)()
-    assert done.code == 1
+    done = app(body, more=FAST_RETRIES)(code=1)
     assert "no room" in done.err
     assert "Traceback" not in done.err
 
@@ -311,8 +303,7 @@ def test_worker_continues_after_another_process_ended_its_trial(app: Write) -> N
             study.tell(2, state=optuna.trial.TrialState.FAIL)
         return cfg.x
     """
-    done = app(body)()
-    assert done.code == 0, done.err
+    done = app(body)(code=0)
     assert done.states() == ["COMPLETE"] * 2 + ["FAIL", "COMPLETE"]
     assert ERROR not in done.trials()[2].user_attrs
 
@@ -337,16 +328,14 @@ def test_storage_that_is_locked_for_long_stops_the_sweep(app: Write, tmp_path: P
     )
     task = app(body, more=FAST_RETRIES)
     storage = (SQLITE, "hydra.sweeper.storage.url='sqlite:///sweep/study.db?timeout=0.1'")
-    done = task(*storage)
-    assert done.code == 1
+    done = task(*storage, code=1)
     assert done.err.startswith("Error: hydra.sweeper.storage")
     assert "OperationalError: database is locked" in done.err
     assert len(done.err.splitlines()) == 1
     assert done.states().count("COMPLETE") < 4
     (tmp_path / "let_go").touch()
     time.sleep(1)
-    done = task(*storage)
-    assert done.code == 0, done.err
+    done = task(*storage, code=0)
     assert done.states() == ["COMPLETE"] * 4
 
 
@@ -416,8 +405,7 @@ def test_logging_that_an_app_configures_stays_as_it_is(app: Write) -> None:
         "hydra:\n  job_logging:\n    handlers:\n"
         "      file: {filename: '${hydra.runtime.output_dir}/own.log'}\n",
     )
-    done = app(body, config)("hydra.sweeper.n_trials=2")
-    assert done.code == 0, done.err
+    done = app(body, config)("hydra.sweeper.n_trials=2", code=0)
     for trial in done.trials():
         own = done.folder / "sweep" / f"{trial.number:03d}" / "own.log"
         assert own.read_text().count(f"logs {trial.params['x']}") == 1
