@@ -1,4 +1,4 @@
-"""The pages of MLflow's UI that the README and the sweep's last lines point to, and reports."""
+"""Reports and the pages of MLflow's UI that a sweep and a run link to, in headless Chromium."""
 
 import json
 import os
@@ -23,66 +23,25 @@ from urllib.parse import quote
 
 import apps
 import pytest
-from application import client_of, runs_of
+from application import Script, server
 from planted import plant, searched, with_seeds
+from sweeps import MODELS, Sweep
 
 from hydrasweep.page import compare, write
 from hydrasweep.storage import close_storages
+from hydrasweep.trials import SEARCH
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed"),
 ]
 
-SWEEP = ("-m", "hparams_search=quick", "study=browsed", "epochs=1", "hydra.sweeper.n_trials=3")
-RUN = ("model=baseline", "epochs=1", "artifacts=false", "seed=7")
-ARCHITECTURES = {"baseline", "cnn", "lenet5"}
+LOCAL = "http://127.0.0.1:5000"  # where the README starts MLflow's UI
 Page = Callable[[str], str]
 
 
-@pytest.fixture
-def links(script: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path) -> list[str]:
-    """The addresses that a sweep and a run print."""
-    shown = []
-    for words in (SWEEP, RUN):
-        done = script("train.py", *words)
-        assert done.returncode == 0, done.stderr
-        if pages := re.findall(r"\S+/mlflow\.html", done.stdout):
-            done.stdout = unescape((tmp_path / pages[0]).read_text())
-        shown += re.findall(r"http://127\.0\.0\.1:5000[^\s\"]+", done.stdout)
-    return shown
-
-
-@pytest.fixture
-def server(root: Path) -> Iterator[str]:
-    """``mlflow ui`` as the README gives it, but for the port and the number of processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"],
-        cwd=root,
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield address
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait()
-
-
 def chromium(folder: Path, url: str, *more: str) -> list[str]:
-    """The command that opens an address."""
+    """The command that opens a page."""
     words = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
     words += " --disable-background-networking --disable-component-update --disable-sync"
     # A profile of its own: the UI remembers the last page's filter.
@@ -92,7 +51,7 @@ def chromium(folder: Path, url: str, *more: str) -> list[str]:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
-    """``page(url)`` gives what Chromium shows there once its scripts have run."""
+    """``page(url)`` returns a page's HTML after its scripts have run in Chromium."""
 
     def shown(url: str) -> str:
         command = chromium(tmp_path, url, "--virtual-time-budget=60000", "--dump-dom")
@@ -103,7 +62,7 @@ def page(tmp_path: Path) -> Page:
 
 @contextmanager
 def started(*command: Any, cwd: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A process and those that it starts, which end with the block."""
+    """Run a process and kill it and its children at the end of the block."""
     process = subprocess.Popen(
         [*map(str, command)], cwd=cwd, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, start_new_session=True,
@@ -117,15 +76,15 @@ def started(*command: Any, cwd: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A sweep of four trials that runs, each of which ends when there is a file of its number."""
+def running(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A running sweep of four trials. Each ends when a file with its number exists."""
     body = """
         while not os.path.exists(str(hydrasweep.trial().number)):
             time.sleep(0.1)
         return cfg.x
     """
     apps.write(tmp_path, body)
-    with started(sys.executable, "app.py", "-m", cwd=tmp_path) as process:
+    with started(sys.executable, "app.py", "-m", apps.SQLITE, cwd=tmp_path) as process:
         while not (tmp_path / "sweep" / "results.yaml").exists():
             assert process.poll() is None
             time.sleep(0.1)
@@ -134,7 +93,7 @@ def sweep(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The address of the folder, and the pages that were fetched from there."""
+    """The address of a server of the test's folder, and the reports that were fetched there."""
     pages: list[str] = []
 
     class Handler(SimpleHTTPRequestHandler):
@@ -154,29 +113,36 @@ def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def architectures(html: str) -> set[str]:
-    """The architectures of the trials whose names stand on a page."""
-    return set(re.findall(r"\b(baseline|cnn|lenet5)-\d{3}\b", html))
+    """The architectures of the trials whose names are on a page."""
+    return set(re.findall(r"\b(baseline|lenet5)-\d{3}\b", html))
 
 
 @pytest.mark.timeout(600)
-def test_the_pages_for_comparing_a_sweep_show_its_trials(
-    links: list[str], server: str, page: Page, root: Path
+def test_mlflow_pages_compare_the_trials_of_a_sweep(
+    sweep: Sweep, script: Script, page: Page, root: Path
 ) -> None:
-    charts, run = (page(link.replace("http://127.0.0.1:5000", server)) for link in links)
-    assert architectures(charts) == ARCHITECTURES
-    assert "sweep browsed" not in charts  # the parent is no trial
-    assert "val/accuracy" in charts
-
-    assert "baseline lr=0.003" in run
-    assert "test/accuracy" in run
-
-    trials = [run for run in runs_of(client_of(root)) if run.data.tags.get("study") == "browsed"]
+    shutil.copy(sweep.root / "mlflow.db", root)
+    done = script("train.py", "model=baseline", "epochs=1", "artifacts=false", "seed=7")
+    assert done.returncode == 0, done.stderr
+    links = [
+        re.findall(rf"{LOCAL}[^\s\"]+", text)[0]
+        for text in (unescape((sweep.folder / "mlflow.html").read_text()), done.stdout)
+    ]
+    trials = sweep.runs_in(SEARCH).values()
     (experiment,) = {run.info.experiment_id for run in trials}
     ids, experiments = (
-        quote(json.dumps(words)) for words in ([r.info.run_id for r in trials], [experiment])
+        quote(json.dumps(each)) for each in ([run.info.run_id for run in trials], [experiment])
     )
-    compared = page(f"{server}/#/compare-runs?runs={ids}&experiments={experiments}")
-    assert architectures(compared) == ARCHITECTURES
+    with server(root, f"sqlite:///{root / 'mlflow.db'}") as (port, _):
+        address = f"http://127.0.0.1:{port}"
+        charts, run = (page(link.replace(LOCAL, address)) for link in links)
+        compared = page(f"{address}/#/compare-runs?runs={ids}&experiments={experiments}")
+    assert architectures(charts) == set(MODELS)
+    assert "sweep whole" not in charts  # the parent is no trial
+    assert "val/accuracy" in charts
+    assert "baseline lr=0.003" in run
+    assert "test/accuracy" in run
+    assert architectures(compared) == set(MODELS)
     assert "optimizer.lr" in compared
 
 
@@ -188,8 +154,8 @@ WATCH = """<script>
 </script>"""
 
 
-def test_reports_draw_all_their_figures_from_disk_alone(page: Page, tmp_path: Path) -> None:
-    trials = searched(30)  # fewer have no importances
+def test_reports_draw_all_figures_without_a_network(page: Page, tmp_path: Path) -> None:
+    trials = searched(30)  # importances need this many
     phases = {
         f"@{phase}/cnn": with_seeds(trials[4], [0.9, 0.91], 20) for phase in ("confirm", "final")
     }
@@ -203,7 +169,9 @@ def test_reports_draw_all_their_figures_from_disk_alone(page: Page, tmp_path: Pa
         (root,) = re.findall(r"<html[^>]*>", shown)
         assert 'data-loaded="0"' in root
         assert "data-error" not in root, root
-        shown = re.sub("<template>.*?</template>", "", shown, flags=re.DOTALL)  # drawn on a click
+        shown = re.sub(
+            "<template>.*?</template>", "", shown, flags=re.DOTALL
+        )  # drawn after a click
         n_figures = shown.count('class="plotly-graph-div')
         assert n_figures == (7 if path.name == "report.html" else 1)
         drawn = re.findall(
@@ -212,7 +180,7 @@ def test_reports_draw_all_their_figures_from_disk_alone(page: Page, tmp_path: Pa
         assert len(drawn) == n_figures
 
 
-def test_a_click_on_a_columns_head_sorts_the_trials(page: Page, tmp_path: Path) -> None:
+def test_click_on_a_column_head_sorts_the_trials(page: Page, tmp_path: Path) -> None:
     path = write(plant(tmp_path / "sorted", {"/cnn": searched(12)}))
     close_storages()
     values = {}
@@ -233,29 +201,29 @@ def test_a_click_on_a_columns_head_sorts_the_trials(page: Page, tmp_path: Path) 
 
 
 def ended(html: str) -> int:
-    """How many trials a report says have ended."""
+    """The number of ended trials in a report."""
     (n,) = re.findall(r"search (\d+) of 4", html)
     return int(n)
 
 
-def test_watched_report_loads_itself_again_while_the_sweep_runs(
-    sweep: "subprocess.Popen[str]", served: tuple[str, list[str]], tmp_path: Path
+def test_watched_report_reloads_while_the_sweep_runs(
+    running: "subprocess.Popen[str]", served: tuple[str, list[str]], tmp_path: Path
 ) -> None:
     address, pages = served
     watch = (sys.executable, "-m", "hydrasweep", "report", "s", "--watch")
     with started(*watch, cwd=tmp_path) as watching:
         assert watching.stdout is not None
-        assert "sweep/report.html: kept fresh" in watching.stdout.readline()
+        assert "sweep/report.html" in watching.stdout.readline()
         command = chromium(tmp_path, f"{address}/sweep/report.html", "--remote-debugging-port=0")
         with started(*command, cwd=tmp_path):
             for n in range(3):
                 while not pages or ended(pages[-1]) < n:
-                    assert sweep.poll() is None
+                    assert running.poll() is None
                     time.sleep(0.1)
                 (tmp_path / str(n)).touch()
             assert {ended(html) for html in pages} == {0, 1, 2}
         (tmp_path / "3").touch()
-        assert sweep.wait() == 0
+        assert running.wait() == 0
         assert watching.wait() == 0
     last = (tmp_path / "sweep" / "report.html").read_text()
     assert "location.reload()" in pages[-1]
@@ -263,12 +231,12 @@ def test_watched_report_loads_itself_again_while_the_sweep_runs(
     assert ended(last) == 4
 
 
-def test_dashboard_opens_the_storage_of_a_sweep_that_runs(
-    sweep: "subprocess.Popen[str]", page: Page, tmp_path: Path
+def test_dashboard_opens_the_storage_of_a_running_sweep(
+    running: "subprocess.Popen[str]", page: Page, tmp_path: Path
 ) -> None:
     (tmp_path / "0").touch()
     while not (tmp_path / "sweep" / "001").exists():
-        assert sweep.poll() is None
+        assert running.poll() is None
         time.sleep(0.1)
     program = Path(sys.executable).with_name("optuna-dashboard")
     with socket.socket() as probe:
@@ -283,9 +251,9 @@ def test_dashboard_opens_the_storage_of_a_sweep_that_runs(
             except OSError:
                 time.sleep(0.2)
         shown = page(f"http://127.0.0.1:{port}/dashboard/studies/1/trials")
-    assert sweep.poll() is None
+    assert running.poll() is None
     assert re.search(r"Complete", shown)
     assert re.search(r"Running", shown)
     for n in range(1, 4):
         (tmp_path / str(n)).touch()
-    assert sweep.wait() == 0
+    assert running.wait() == 0

@@ -89,7 +89,7 @@ def test_mlflow_has_one_parent_run_with_a_child_for_each_trial(sweep: Sweep) -> 
         assert parent.data.metrics[f"best/{model}"] == trials[f"{model}-000"].value
         assert f"best.{model}" in parent.data.tags
     assert children.keys() == trials.keys()
-    assert len(sweep.all_runs()) == 1 + 5 + 4 + 4  # the search, the confirmation, the final runs
+    assert len(sweep.all_runs()) == 1 + 5 + 4  # final runs continue those of the confirmation
     assert len({frozenset(run.data.params) for run in children.values()}) == 1
     for name, run in children.items():
         tags, trial, model = run.data.tags, trials[name], name.partition("-")[0]

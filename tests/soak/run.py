@@ -1,4 +1,4 @@
-"""A sweep of short trainings beside a killer, and whether anything is lost or grows by it.
+"""A sweep of short trainings whose workers are killed: nothing may be lost, no memory may grow.
 
 python tests/soak/run.py                         500 trials, a worker killed every 20 s
 python tests/soak/run.py --trials 30             a try
@@ -29,11 +29,11 @@ RESULTS = HERE / "results.json"
 # A few seconds each, and more than one epoch.
 SHORT = ("data.n_train=6000", "data.n_val=2000", "epochs=3", "hydra/sweeper/confirm=none")
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED"}
-GROWTH = 1.1  # what flat memory may differ by, from the early to the late half of the run
+GROWTH = 1.1  # flat memory may differ by this factor between the two halves of the run
 
 
 class Memory:
-    """What processes hold, in MiB, a sample each second."""
+    """The memory of processes in MiB, sampled each second."""
 
     def __init__(self) -> None:
         self.samples: list[float] = []
@@ -43,7 +43,7 @@ class Memory:
             self.samples.append(max(p.memory_info().rss for p in processes) / 2**20)
 
     def medians(self) -> list[float]:
-        """Of an early and a late half of the run, but for its first fifth, in which all begins."""
+        """The medians of the two halves of the run, without its first fifth (the start-up)."""
         begun = self.samples[len(self.samples) // 5 :]
         middle = len(begun) // 2
         return [round(statistics.median(half)) for half in (begun[:middle], begun[middle:])]
@@ -56,14 +56,14 @@ def workers_of(sweep: psutil.Process) -> list[psutil.Process]:
 
 
 def soak(root: Path, n_trials: int, every: float, n_workers: int) -> dict[str, Any]:
-    """Run the sweep, kill, and give the figures.
+    """Run the sweep, kill workers and return the figures.
 
     Raises:
-        AssertionError: something was lost, left open or has grown.
+        AssertionError: something was lost or left open, or memory has grown.
     """
-    sys.path.insert(0, str(HERE.parent))
+    sys.path.insert(0, str(HERE.parent / "mnist"))
     from application import REPOSITORY, environment
-    from test_sweep import Sweep, assert_whole, name_of
+    from sweeps import Sweep, assert_whole
 
     parent, workers, n_kills, chance = Memory(), Memory(), 0, random.Random(0)
     arguments = [
@@ -95,10 +95,10 @@ def soak(root: Path, n_trials: int, every: float, n_workers: int) -> dict[str, A
     traces = Sweep(root, "soak")
     assert_whole(traces, n_trials)
     trials, (_, children) = traces.trials(), traces.runs()
-    ended = {name_of(run): run.info.status for run in children}
+    ended = {run.info.run_name: run.info.status for run in children}
     for label, trial in trials.items():
         assert ended[label] == STATUS[trial.state]
-    trained = sum(trial.duration.total_seconds() for trial in trials.values())  # type: ignore[union-attr]
+    trained = sum(trial.duration.total_seconds() for trial in trials.values())
     figures = {
         "trials": dict(Counter(trial.state.name for trial in trials.values())),
         "seconds": round(seconds),
