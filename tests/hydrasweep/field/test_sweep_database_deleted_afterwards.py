@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from apps import App
+from apps import SQLITE, App
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -23,16 +23,16 @@ def test_folder_of_another_studys_trials_is_refused(
     app: Callable[..., App], tmp_path: Path, becomes: str
 ) -> None:
     task = app("return cfg.x")
-    assert task("hydra.sweeper.n_trials=1").code == 0
+    assert task(SQLITE, "hydra.sweeper.n_trials=1").code == 0
     path = tmp_path / "sweep" / "study.db"
     path.unlink()
     if becomes == "empty":
         path.touch()
     before = contents(tmp_path / "sweep")
-    done = task("hydra.sweeper.sampler.seed=7")
+    done = task(SQLITE, "hydra.sweeper.sampler.seed=7")
     assert done.code == 1
     assert "has the trials of another study" in done.err
     assert contents(tmp_path / "sweep") == before
-    done = task("hydra.sweep.dir=other", "hydra.sweeper.n_trials=1")
+    done = task(SQLITE, "hydra.sweep.dir=other", "hydra.sweeper.n_trials=1")
     assert done.code == 0, done.err
     assert len(done.table(folder="other")) == 1

@@ -8,7 +8,7 @@ Right: the sweep ends with 1 and says that the file was deleted.
 
 from collections.abc import Callable
 
-from apps import App
+from apps import SQLITE, App
 
 
 def test_deleted_database_is_told(app: Callable[..., App]) -> None:
@@ -18,7 +18,7 @@ def test_deleted_database_is_told(app: Callable[..., App]) -> None:
             os.remove(path)
         return cfg.x
     """
-    done = app(body)()
+    done = app(body)(SQLITE)
     assert done.code == 1
     assert "study.db" in done.err
     assert "was deleted" in done.err
