@@ -1,4 +1,4 @@
-"""Digits as a person draws them: strokes of a pen, by hand-given points on a unit square."""
+"""Drawn digits: strokes of a pen through points on a unit square."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ def draw(
     ink: int = 0,
     paper: int = 255,
 ) -> Image.Image:
-    """A grey picture of the digit; all lengths in pixels, ``at`` the corner it is drawn from."""
+    """A grey picture of the digit. Lengths are in pixels; ``at`` is the top left corner."""
     image = Image.new("L", canvas, paper)
     pencil = ImageDraw.Draw(image)
     for stroke in STROKES[digit]:
@@ -51,7 +51,7 @@ def draw(
 
 
 def _curve(stroke: list[tuple[float, float]], n: int = 24) -> NDArray[np.float64]:
-    """``n`` places from each point to the next, on a Catmull-Rom spline (n, x and y)."""
+    """Points on a Catmull-Rom spline, ``n`` from each given point to the next."""
     points = np.array(stroke)
     if len(points) == 2:
         return points
@@ -74,8 +74,7 @@ def seen(image: Image.Image) -> Pixels:
 
 
 def difference(one: Pixels, other: Pixels) -> float:
-    """Mean difference of two images, of 255 levels, where they lie best on each other: the
-    centre is rounded to whole pixels."""
+    """The mean difference of two images, of 255 levels, at the best shift by at most one pixel."""
     shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
     rolled = [np.roll(other.astype(float), shift, axis=(0, 1)) for shift in shifts]
     return min(float(np.abs(one - image).mean()) for image in rolled)

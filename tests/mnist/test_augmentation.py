@@ -1,4 +1,4 @@
-"""Augmentation: each image its own small change, drawn from the seed, within its bounds."""
+"""Augmentation changes each image in its own way, within bounds, and depends on the seed."""
 
 import math
 
@@ -17,7 +17,7 @@ def affine(**settings: float) -> RandomAffine:
 
 
 def crosses(n: int) -> Tensor:
-    """``n`` times the same image, 28x28, of a centred cross with a longer right arm."""
+    """The same 28x28 image ``n`` times: a centered cross with a longer right arm."""
     images = torch.zeros(n, 1, 28, 28)
     images[:, :, 13:15, 6:26] = 255.0
     images[:, :, 6:22, 13:15] = 255.0
@@ -25,7 +25,7 @@ def crosses(n: int) -> Tensor:
 
 
 def centres(images: Tensor) -> Tensor:
-    """Rows (n, 2): where the mass of each image lies, down and right, in pixels."""
+    """The center of mass of each image, (n, 2): down and right in pixels."""
     weights = images[:, 0] / images[:, 0].sum((1, 2), keepdim=True)
     places = torch.arange(28.0)
     return torch.stack([weights.sum(2) @ places, weights.sum(1) @ places], dim=1)
@@ -36,7 +36,7 @@ def test_zero_settings_change_nothing() -> None:
     torch.testing.assert_close(affine()(images), images, rtol=0, atol=1e-2)
 
 
-def test_each_image_is_changed_in_its_own_way_and_by_the_seed() -> None:
+def test_each_image_changes_in_its_own_way_that_depends_on_the_seed() -> None:
     augment = RandomAffine(degrees=10, translate=0.07, scale=0.1, shear=8)
     torch.manual_seed(0)
     first = augment(crosses(50))
@@ -47,14 +47,14 @@ def test_each_image_is_changed_in_its_own_way_and_by_the_seed() -> None:
     assert not torch.equal(augment(crosses(50)), first)
 
 
-def test_shift_goes_every_way_and_no_further_than_its_share_of_the_image() -> None:
+def test_shift_goes_in_all_directions_up_to_its_share_of_the_image() -> None:
     moved = centres(affine(translate=0.05)(crosses(500))) - centres(crosses(500))
     assert moved.abs().max() <= 0.05 * 28 + 0.05
     assert (moved.amax(0) > 0.04 * 28).all()
     assert (moved.amin(0) < -0.04 * 28).all()
 
 
-def test_scale_goes_both_ways_and_no_further_than_its_share() -> None:
+def test_scale_grows_and_shrinks_up_to_its_share() -> None:
     squares = torch.zeros(500, 1, 28, 28)
     squares[:, :, 7:21, 7:21] = 1
     widths = affine(scale=0.1)(squares).sum((1, 2, 3)).sqrt() / 14
@@ -62,10 +62,10 @@ def test_scale_goes_both_ways_and_no_further_than_its_share() -> None:
     assert 1.08 < widths.max() < 1.11
 
 
-def test_rotation_and_shear_turn_both_ways_about_the_middle() -> None:
+def test_rotation_and_shear_turn_both_ways_about_the_center() -> None:
     for settings in ({"degrees": 10}, {"shear": 10}):
         turned = affine(**settings)(crosses(500))
-        # Where the ends of the horizontal arm, or of the vertical one, have gone.
+        # The new places of the ends of the horizontal arm, or of the vertical one.
         right = centres(turned * (torch.arange(28) > 20))[:, 0] - 13.5
         upper = centres(turned * (torch.arange(28) < 9)[:, None])[:, 1] - 13.5
         bent = torch.stack([right, upper]).abs().amax(0)
@@ -73,7 +73,7 @@ def test_rotation_and_shear_turn_both_ways_about_the_middle() -> None:
         assert min(right.min() * right.max(), upper.min() * upper.max()) < -1
 
 
-def test_displacement_is_that_of_a_reference_for_each_image() -> None:
+def test_displacement_equals_torchvisions() -> None:
     images = torch.rand(3, 2, 28, 20) * 255
     torch.manual_seed(0)
     changed = RandomElastic(alpha=30, sigma=3)(images)
@@ -85,17 +85,17 @@ def test_displacement_is_that_of_a_reference_for_each_image() -> None:
         torch.testing.assert_close(reference(image, shares), result, rtol=0, atol=1e-2)
 
 
-def test_displacement_is_smooth_and_as_strong_as_it_says() -> None:
+def test_displacement_is_smooth_and_as_strong_as_alpha() -> None:
     torch.manual_seed(0)
-    ramp = torch.arange(64.0).expand(400, 1, 64, 64)  # a pixel's value is where it comes from
+    ramp = torch.arange(64.0).expand(400, 1, 64, 64)  # a pixel's value is its position
     moved = (RandomElastic(alpha=34, sigma=4)(ramp) - ramp)[:, 0, 24:40, 24:40]
-    # Of uniform noise, whose variance is a third, a Gaussian leaves 1 / (4 pi sigma^2).
+    # A Gaussian reduces the variance of the noise, 1/3, by the factor 1 / (4 pi sigma^2).
     assert moved.std() == pytest.approx(34 * (1 / 3 / (4 * torch.pi * 16)) ** 0.5, rel=0.1)
     steps = (moved[:, :, 1:] - moved[:, :, :-1]).std()
     assert steps < 0.3 * moved.std()
 
 
-def test_elastic_without_strength_is_affine_and_both_come_from_one_resampling() -> None:
+def test_elastic_change_without_strength_equals_the_affine_one() -> None:
     affine_settings = {"degrees": 10, "translate": 0.07, "scale": 0.1, "shear": 8}
     images = crosses(20)
     torch.manual_seed(0)
@@ -106,12 +106,12 @@ def test_elastic_without_strength_is_affine_and_both_come_from_one_resampling() 
     torch.testing.assert_close(elastic, expected, rtol=0, atol=1e-2)
 
 
-def test_sigma_is_above_0() -> None:
-    with pytest.raises(UserError, match=r"augmentation\.sigma=0: must be above 0"):
+def test_sigma_of_0_is_refused() -> None:
+    with pytest.raises(UserError, match=r"augmentation\.sigma=0"):
         RandomElastic(alpha=1, sigma=0)
 
 
-def test_affine_change_is_that_of_a_reference() -> None:
+def test_affine_change_equals_torchs() -> None:
     images = torch.rand(3, 2, 28, 20) * 255
     torch.manual_seed(0)
     changed = RandomAffine(degrees=10, translate=0.07, scale=0.1, shear=8)(images)

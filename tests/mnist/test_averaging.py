@@ -1,4 +1,4 @@
-"""Weights averaged over an epoch's last steps: scored and saved, and no part of training."""
+"""Weights averaged over an epoch's last steps are scored and saved; training does not use them."""
 
 from pathlib import Path
 
@@ -8,8 +8,11 @@ from application import Compose, parts
 from torch import Tensor, nn
 
 from hydrasweep import UserError
+from mnist import config
 from mnist.averaging import EVERY, WeightAverage
 from mnist.training import fit, predict
+
+SIZES = ("epochs=2", "data.n_train=400", "data.batch_size=16")
 
 
 def weights(model: nn.Module) -> list[Tensor]:
@@ -17,7 +20,7 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 1])
-def test_mean_is_that_of_every_fourth_of_the_last_steps(share: float) -> None:
+def test_mean_is_over_every_fourth_of_the_last_steps(share: float) -> None:
     model = nn.Linear(2, 2)
     average, seen = WeightAverage(model, share), []
     for step in range(20):
@@ -35,13 +38,10 @@ def test_mean_is_that_of_every_fourth_of_the_last_steps(share: float) -> None:
     assert seen[-1] == 19
 
 
-def test_it_is_no_part_of_training(compose: Compose) -> None:
+def test_averaging_does_not_change_training(compose: Compose) -> None:
     ends = []
     for share in (0, 0.5):
-        cfg = compose(
-            "epochs=2", "data.n_train=400", "data.batch_size=16", f"average_weights={share}"
-        )
-        training, train, val = parts(cfg)
+        training, train, val = parts(compose(*SIZES, f"average_weights={share}"))
         *_, metrics = fit(training, train, val, epochs=2, batch_size=16)
         ends.append((weights(training.model), metrics["train/loss"], metrics["val/loss"]))
     (raw, loss, score), (same, same_loss, other_score) = ends
@@ -50,14 +50,18 @@ def test_it_is_no_part_of_training(compose: Compose) -> None:
     assert score != other_score
 
 
-def test_predictions_are_the_means(compose: Compose) -> None:
-    training, train, val = parts(compose("epochs=1", "data.n_train=400", "data.batch_size=16"))
-    list(fit(training, train, val, epochs=1, batch_size=16))
+def test_predictions_use_the_mean_also_after_loading(compose: Compose, tmp_path: Path) -> None:
+    training, train, val = parts(compose(*SIZES))
+    list(fit(training, train, val, epochs=2, batch_size=16))
     own = weights(training.model)
     outputs = predict(training, val)
     assert all(map(torch.equal, weights(training.model), own))
+    training.save(tmp_path / "last.pt")
     training.average = WeightAverage(training.model, 0)
     assert not torch.equal(outputs, predict(training, val))
+    again, *_ = parts(compose(*SIZES))
+    again.load(tmp_path / "last.pt")
+    assert torch.equal(predict(again, val), outputs)
 
 
 class Normed(nn.Sequential):
@@ -65,8 +69,8 @@ class Normed(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
 
 
-def test_batch_norm_is_measured_anew_for_the_mean(compose: Compose) -> None:
-    cfg = compose("epochs=2", "data.n_train=400", "data.batch_size=16")
+def test_batch_norm_has_statistics_of_its_own_for_the_mean(compose: Compose) -> None:
+    cfg = compose(*SIZES)
     cfg.model = {"_target_": "test_averaging.Normed"}
     training, train, val = parts(cfg)
     history = list(fit(training, train, val, epochs=2, batch_size=16))
@@ -80,19 +84,7 @@ def test_batch_norm_is_measured_anew_for_the_mean(compose: Compose) -> None:
     assert history[-1]["val/accuracy"] > 0.2
 
 
-def test_mean_is_saved_and_goes_on(compose: Compose, tmp_path: Path) -> None:
-    overrides = ("epochs=2", "data.n_train=400", "data.batch_size=16")
-    training, train, val = parts(compose(*overrides))
-    list(fit(training, train, val, epochs=2, batch_size=16))
-    training.save(tmp_path / "last.pt")
-    again, *_ = parts(compose(*overrides))
-    again.load(tmp_path / "last.pt")
-    assert torch.equal(predict(again, val), predict(training, val))
-
-
 @pytest.mark.parametrize("share", [-0.1, 1.5, "half", "null"])
 def test_share_out_of_range_is_refused(compose: Compose, share: object) -> None:
-    from mnist import config
-
     with pytest.raises(UserError, match=f"average_weights={share}".replace("null", "None")):
         config.check(compose(f"average_weights={share}"))

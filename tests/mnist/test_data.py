@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from application import REPOSITORY, Compose, MakesFolder, environment, start, write_digits
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from hydrasweep import UserError
@@ -254,6 +254,8 @@ def change(**functions: Callable[[Any], object]) -> None:
 def test_labels_of_any_integer_type_become_int64(
     stripes: ImageData, label: Callable[[int], object]
 ) -> None:
+    """Users' labels come from pandas, NumPy or another framework; the loss needs int64
+    (openillumi.com/?p=68984)."""
     change(label=label)
     _, labels = stripes.first(5)
     assert labels.dtype == torch.int64
@@ -264,9 +266,12 @@ def test_labels_of_any_integer_type_become_int64(
     "label", [float, str, bool, lambda value: [value, 0], lambda value: None if value else 0]
 )
 def test_other_labels_are_refused(stripes: ImageData, label: Callable[[int], object]) -> None:
+    """Users' labels are floats, text or one-hot vectors (jamesmccaffreyblog.com/2023/03/22). The
+    message is about the labels: the files are not damaged."""
     change(label=label)
-    with pytest.raises(UserError, match=r"data=stripes: labels "):
+    with pytest.raises(UserError, match=r"^data=stripes: labels ") as refused:
         stripes.development()
+    assert "delete" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -280,8 +285,11 @@ def test_other_labels_are_refused(stripes: ImageData, label: Callable[[int], obj
 def test_other_pixels_are_refused_with_their_range(
     stripes: ImageData, pixels: Callable[[Any], object], found: str
 ) -> None:
+    """Users divide by 255, as many tutorials do, or keep a camera's 12 bits. As bytes, the first
+    images would be black and the second ones wrapped (stackoverflow.com/questions/52398936,
+    github.com/pytorch/vision/issues/8782)."""
     change(pixels=pixels)
-    with pytest.raises(UserError, match=f"data=stripes: .*{found}, .* uint8"):
+    with pytest.raises(UserError, match=f"^data=stripes: .*{found}, .* uint8"):
         stripes.development()
 
 
@@ -317,6 +325,8 @@ def mnist_copy(
 
 
 def test_archives_are_unpacked_and_other_files_stay(mnist_copy: tuple[Path, ImageData]) -> None:
+    """A user's ``labels.csv`` was replaced when the archive beside it was unpacked
+    (github.com/facebookresearch/fairseq/issues/1425)."""
     raw, data = mnist_copy
     (raw / "labels.csv").write_text("mine")
     (raw / "labels.csv.gz").write_text("mine too")
@@ -349,24 +359,52 @@ def test_damaged_archive_is_named_with_the_command_that_restores_it(
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
-@pytest.mark.parametrize(
-    ("name", "source", "end"),
-    [
-        *((TRAIN_IMAGES, TRAIN_IMAGES, end) for end in (-100, 16, 0)),
-        *((TRAIN_LABELS, TRAIN_LABELS, end) for end in (-1, 6)),
-        (TRAIN_LABELS, TRAIN_IMAGES, None),
-        (TRAIN_IMAGES, TRAIN_LABELS, None),
-        (TRAIN_IMAGES, "t10k-images-idx3-ubyte", None),
-        (TRAIN_LABELS, "t10k-labels-idx1-ubyte", None),
-    ],
-)
-def test_damaged_or_swapped_file_is_refused(
-    compose: Compose, tmp_path: Path, name: str, source: str, end: int | None
-) -> None:
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "images cut short": (TRAIN_IMAGES, lambda whole: whole[:-100]),
+    "labels cut short": (TRAIN_LABELS, lambda whole: whole[:-1]),
+    "header alone": (TRAIN_IMAGES, lambda whole: whole[:16]),
+    "part of a header": (TRAIN_LABELS, lambda whole: whole[:6]),
+    "empty": (TRAIN_IMAGES, lambda _: b""),
+    "wrong magic number": (TRAIN_IMAGES, lambda whole: b"\0\0\x99\x03" + whole[4:]),
+    "a page": (TRAIN_IMAGES, lambda _: b"<html><body>503 Service Unavailable</body></html>"),
+    "still packed": (TRAIN_IMAGES, lambda whole: b"\x1f\x8b\x08\0" + whole),
+}
+
+
+@pytest.fixture
+def unpacked(compose: Compose, tmp_path: Path) -> tuple[Path, DictConfig]:
+    """The folder of a small MNIST and the config of its data set."""
     raw = write_digits(tmp_path / "data")
     cfg = compose(f"paths.data={tmp_path / 'data'}", "data.n_train=40", "data.n_val=9").data
     assert len(config.build(cfg).development()[0].targets) == 40
-    (raw / name).write_bytes((raw / source).read_bytes()[:end])
+    return raw, cfg
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_file_is_refused_by_name(unpacked: tuple[Path, DictConfig], damage: str) -> None:
+    """Users' downloads were cut short or were a proxy's error page, and ended with an EOFError
+    (github.com/pytorch/vision/issues/541, github.com/datapythonista/mnist/issues/19)."""
+    (raw, cfg), (name, function) = unpacked, DAMAGES[damage]
+    (raw / name).write_bytes(function((raw / name).read_bytes()))
+    with pytest.raises(UserError, match=f"^data=mnist: .*{name}.*delete") as refused:
+        config.build(cfg).development()
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        (TRAIN_LABELS, TRAIN_IMAGES),
+        (TRAIN_IMAGES, TRAIN_LABELS),
+        (TRAIN_IMAGES, "t10k-images-idx3-ubyte"),
+        (TRAIN_LABELS, "t10k-labels-idx1-ubyte"),
+    ],
+)
+def test_swapped_files_are_refused(
+    unpacked: tuple[Path, DictConfig], name: str, other: str
+) -> None:
+    raw, cfg = unpacked
+    shutil.copy(raw / other, raw / name)
     with pytest.raises(UserError, match=r"^data=mnist: "):
         config.build(cfg).development()
 

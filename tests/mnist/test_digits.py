@@ -1,5 +1,4 @@
-"""Pictures of digits: whatever their size, polarity and kind, they become the same MNIST-like
-image, and whatever can't be read is told in a sentence."""
+"""Pictures of digits of any size, polarity and file format become the same MNIST-like image."""
 
 import functools
 import io
@@ -28,13 +27,13 @@ def reference(digit: int, pen: int) -> Pixels:
 
 
 def closest(pixels: Pixels, pen: int) -> int:
-    """The digit that lies best on the pixels."""
+    """The digit whose strokes differ least from the pixels."""
     return min(range(10), key=lambda digit: difference(pixels, reference(digit, pen)))
 
 
-def test_mnists_own_images_stay_as_they_are(compose: Compose) -> None:
+def test_images_of_mnist_stay_the_same(compose: Compose) -> None:
     data, changes = config.build(compose(small=False).data), []
-    for image in data.test().inputs[:300, 0].numpy():
+    for image in data.test().inputs[:150, 0].numpy():
         picture = Image.fromarray(image)
         for made in (picture, ImageOps.invert(picture)):
             changes.append(difference(seen(made), image))
@@ -42,7 +41,7 @@ def test_mnists_own_images_stay_as_they_are(compose: Compose) -> None:
     assert np.mean(changes) < 1
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=25)
 @given(
     digit=st.integers(0, 9),
     height=st.integers(60, 700),
@@ -54,7 +53,7 @@ def test_mnists_own_images_stay_as_they_are(compose: Compose) -> None:
     ink=st.integers(0, 100),
     inverted=st.booleans(),
 )
-def test_size_place_and_polarity_do_not_matter(
+def test_size_position_and_polarity_do_not_matter(
     digit: int, height: int, left: int, top: int, right: int, pen: float, paper: int, ink: int,
     inverted: bool,
 ) -> None:  # fmt: skip
@@ -76,12 +75,12 @@ def test_size_place_and_polarity_do_not_matter(
 
 
 @pytest.mark.parametrize("pen", [1, 3, 10])
-def test_thin_pen_is_drawn_as_wide_as_mnists(pen: int) -> None:
+def test_strokes_of_a_thin_pen_become_as_wide_as_those_of_mnist(pen: int) -> None:
     thin, wide = seen(draw(8, pen=pen)), seen(draw(8, pen=30))
     assert thin.sum() > 0.65 * wide.sum()
 
 
-def test_light_from_one_side_grain_and_dust_do_not_matter() -> None:
+def test_uneven_light_noise_and_dust_do_not_matter() -> None:
     rng = np.random.default_rng(0)
     plain = draw(5, paper=240)
     lit = np.asarray(plain) * np.linspace(1, 0.5, plain.width) + rng.normal(0, 5, plain.size[::-1])
@@ -96,7 +95,7 @@ def test_digit_may_touch_the_border() -> None:
     assert difference(seen(tight), seen(plain)) < 8
 
 
-def test_nothing_is_seen_on_empty_paper() -> None:
+def test_empty_paper_has_no_digit() -> None:
     rng = np.random.default_rng(0)
     grain = rng.normal(200, 8, (300, 300)).astype(np.uint8)
     light = np.linspace(100, 200, 300).astype(np.uint8)[None].repeat(300, 0)
@@ -112,7 +111,7 @@ def transparent(ink: int) -> Image.Image:
 
 def turned() -> Image.Image:
     image = draw(4).rotate(90, expand=True)
-    image.getexif()[0x0112] = 6  # to be turned back by who shows it
+    image.getexif()[0x0112] = 6  # viewers turn it back
     return image
 
 
@@ -138,7 +137,7 @@ KINDS: dict[str, tuple[str, Callable[[], Image.Image]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_kind_of_file_does_not_matter(tmp_path: Path, kind: str) -> None:
+def test_file_format_does_not_matter(tmp_path: Path, kind: str) -> None:
     name, make = KINDS[kind]
     image = make()
     image.save(tmp_path / name, **({"exif": image.getexif()} if "EXIF" in kind else {}))
@@ -146,7 +145,7 @@ def test_kind_of_file_does_not_matter(tmp_path: Path, kind: str) -> None:
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG file that says it is so large and holds no pixels."""
+    """A PNG file whose header has this size, without any pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         check = zlib.crc32(kind + content)
@@ -162,35 +161,31 @@ def saved(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "can't be read as a picture"),
-        (b"seven", "can't be read as a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "can't be read as a picture"),
-        (saved(draw(4))[:600], "can't be read as a picture"),
-        (png(1000, 1000), "can't be read as a picture"),
-        (png(60_000, 60_000), "decompression bomb"),
-        (saved(Image.new("L", (300, 400), 255)), "nothing is drawn in it"),
-        (saved(Image.new("RGBA", (300, 400))), "nothing is drawn in it"),
-    ],
-)
-def test_what_is_no_digit_is_told_in_a_sentence(tmp_path: Path, content: bytes, words: str) -> None:
+UNREADABLE: dict[str, bytes] = {
+    "empty": b"",
+    "text": b"seven",
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "cut short": saved(draw(4))[:600],
+    "no pixels": png(1000, 1000),
+    "decompression bomb": png(60_000, 60_000),
+    "white paper": saved(Image.new("L", (300, 400), 255)),
+    "transparent": saved(Image.new("RGBA", (300, 400))),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_file_without_a_digit_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.png"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=words) as told:
+    path.write_bytes(UNREADABLE[kind])
+    with pytest.raises(UserError) as refused:
         digits.read(path)
-    assert str(told.value).startswith(f"{path}: ")
-    assert "\n" not in str(told.value)
+    assert str(refused.value).startswith(f"{path}: ")
+    assert "\n" not in str(refused.value)
 
 
-def test_what_is_no_file_is_told_in_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["none.png", "x" * 300, "pipe", ""])
+def test_path_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for name, words in (
-        ("none.png", "No such file"),
-        ("x" * 300, "File name too long"),
-        ("pipe", "neither a file nor a folder with pictures"),
-        ("", "neither a file nor a folder with pictures"),
-    ):
-        with pytest.raises(UserError, match=words):
-            digits.read(tmp_path / name)
+    with pytest.raises(UserError) as refused:
+        digits.read(tmp_path / name)
+    assert str(tmp_path / name) in str(refused.value)

@@ -1,3 +1,5 @@
+"""Pictures of images, mistakes and confusion matrices."""
+
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +15,23 @@ IMAGES = torch.full((20, 1, 28, 28), 100, dtype=torch.uint8)
 
 
 def grey(path: Path, level: int) -> int:
-    """How many pixels of a picture have exactly this grey."""
+    """The number of pixels with exactly this grey level."""
     with Image.open(path) as picture:
         return int((np.asarray(picture.convert("L")) == level).sum())
 
 
 def test_every_image_is_drawn(tmp_path: Path) -> None:
     areas = []
-    for n in (1, 4, 16):
+    for n in (1, 6):
         draw_images(IMAGES[:n], ["a"] * n, "title", tmp_path / "images.png")
         areas.append(grey(tmp_path / "images.png", 100) / n)
     assert min(areas) > 5000
     assert max(areas) < 1.3 * min(areas)
 
 
-def test_only_mistakes_are_drawn_and_the_worst_of_them(tmp_path: Path) -> None:
+def test_only_mistakes_are_drawn_and_the_worst_ones_first(tmp_path: Path) -> None:
     logits = torch.nn.functional.one_hot(LABELS, 10) * 8.0
-    logits[3, 5] = 20.0  # label 3, taken for 5
+    logits[3, 5] = 20.0  # label 3, predicted as 5
     logits[4, 5] = 9.0  # a milder one
     split = Split(IMAGES.clone(), LABELS)
     split.inputs[3] = 50
@@ -43,16 +45,19 @@ def test_only_mistakes_are_drawn_and_the_worst_of_them(tmp_path: Path) -> None:
     assert grey(tmp_path / "worst.png", 150) < 500
 
 
-def test_a_model_without_mistakes_can_be_drawn(tmp_path: Path) -> None:
+def test_mistakes_of_a_model_without_mistakes_are_drawn(tmp_path: Path) -> None:
     logits = torch.nn.functional.one_hot(LABELS, 10) * 8.0
     draw_mistakes(logits, Split(IMAGES, LABELS), "title", tmp_path / "none.png")
     assert grey(tmp_path / "none.png", 100) < 500
 
 
-@pytest.mark.parametrize(("n_classes", "side"), [(2, 500), (47, 2820), (50, 3000), (1000, 3000)])
-def test_confusion_is_drawn_no_larger_than_can_be_looked_at(
-    tmp_path: Path, n_classes: int, side: int
-) -> None:
+@pytest.mark.parametrize(
+    ("n_classes", "side"),
+    [(2, 500), (10, 600), (60, 3000), pytest.param(1000, 3000, marks=pytest.mark.field)],
+)
+def test_confusion_matrix_has_a_bounded_size(tmp_path: Path, n_classes: int, side: int) -> None:
+    """A user's matrix of 1,000 labels took 15 GB of memory (github.com/rasbt/mlxtend/issues/152,
+    github.com/mlflow/mlflow/pull/5273)."""
     labels = torch.arange(n_classes)
     logits = torch.nn.functional.one_hot(labels, n_classes) * 8.0
     draw_confusion(logits, labels, "title", tmp_path / "confusion.png")

@@ -1,4 +1,4 @@
-"""The fast layers equal torch's own."""
+"""The fast layers equal torch's."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ def _seed() -> None:
 
 
 def assert_equal(fast: Layer, plain: nn.Module, x: Tensor) -> None:
-    """Values and all gradients; ``fast`` has the parameters of ``plain``."""
+    """Compare values and all gradients; ``fast`` has the parameters of ``plain``."""
     x = x.detach().requires_grad_(x.dtype.is_floating_point)
     values = fast(x), plain(x)
     torch.testing.assert_close(*values)
@@ -29,14 +29,14 @@ def assert_equal(fast: Layer, plain: nn.Module, x: Tensor) -> None:
 
 
 def with_class(plain: nn.Module, fast: type[nn.Module]) -> nn.Module:
-    """A module of class ``fast`` that has the parameters of ``plain``."""
+    """A module of the class ``fast`` with the parameters of ``plain``."""
     module = fast.__new__(fast)
     module.__dict__ = dict(plain.__dict__)
     return module
 
 
 def images(*shape: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """The same kind of images in several layouts of memory."""
+    """Images of the same shape in several memory layouts."""
     x = torch.randn(shape, dtype=dtype)
     return {
         "contiguous": x,
@@ -48,7 +48,7 @@ def images(*shape: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("n", [0, 1, 50])
-def test_linear_layer(n: int, bias: bool, dtype: torch.dtype) -> None:
+def test_linear_layer_equals_torchs(n: int, bias: bool, dtype: torch.dtype) -> None:
     plain = nn.Linear(30, 20, bias=bias, dtype=dtype)
     fast = with_class(plain, layers.Linear)
     x = torch.randn(n, 40, dtype=dtype)[:, 10:]
@@ -60,13 +60,13 @@ def test_linear_layer(n: int, bias: bool, dtype: torch.dtype) -> None:
         torch.testing.assert_close(*grads)
 
 
-def test_linear_layer_without_onednn_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_layer_without_onednn_equals_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, x = nn.Linear(30, 20), torch.randn(50, 30)
     monkeypatch.setattr(layers, "_onednn_linear", None)
     assert torch.equal(with_class(plain, layers.Linear)(x), plain(x))
 
 
-def test_convolution_over_the_whole_image() -> None:
+def test_convolution_over_the_whole_image_equals_torchs() -> None:
     for bias in (True, False):
         plain = nn.Conv2d(16, 120, kernel_size=5, bias=bias)
         for x in images(3, 16, 5, 5).values():
@@ -88,7 +88,7 @@ def alone(conv: nn.Conv2d, kind: type[layers.Conv2d] = layers.Conv2d) -> tuple[L
 @pytest.mark.parametrize(("channels", "padding"), [(1, 2), (3, 0), (6, 1)])
 @pytest.mark.parametrize("kind", [layers.Conv2d, layers.ChannelsLastConv2d])
 @pytest.mark.parametrize("sides", [(14, 14), (8, 20), (9, 10), (10, 9)])
-def test_convolution(
+def test_convolution_equals_torchs(
     pair: Callable[..., tuple[Layer, nn.Module]],
     channels: int,
     padding: int,
@@ -102,7 +102,7 @@ def test_convolution(
 
 
 @pytest.mark.parametrize("pair", [alone, conv_tanh_pool])
-def test_convolution_takes_what_the_plain_one_takes(
+def test_convolution_accepts_the_same_inputs_as_torchs(
     pair: Callable[[nn.Conv2d], tuple[Layer, nn.Module]],
 ) -> None:
     for dtype in (torch.float32, torch.float64):
@@ -116,9 +116,9 @@ def test_convolution_takes_what_the_plain_one_takes(
                 layer(torch.randn(2, 5, 14, 8, dtype=dtype))
 
 
-def test_convolution_is_trained_after_it_evaluated_in_inference_mode() -> None:
+def test_convolution_can_be_trained_after_inference_mode() -> None:
     fast, plain = conv_tanh_pool(nn.Conv2d(1, 10, kernel_size=5))
-    x = torch.randn(20, 1, 8, 46)  # a width that no other test has
+    x = torch.randn(20, 1, 8, 46)  # no other test has this width, so nothing is cached
     with torch.inference_mode():
         fast(x)
     assert_equal(fast, plain, x)
@@ -128,14 +128,14 @@ POOL = nn.Sequential(nn.MaxPool2d(2, 1), nn.ReLU())
 
 
 @pytest.mark.parametrize("shape", [(3, 10, 28, 28), (1, 1, 2, 3), (0, 3, 5, 5)])
-def test_pool(shape: Sequence[int]) -> None:
+def test_pool_equals_torchs(shape: Sequence[int]) -> None:
     for x in images(*shape).values():
         assert_equal(layers.pool_relu, POOL, x)
-        assert_equal(layers.pool_relu, POOL, x.round())  # the first of equals has the gradient
+        assert_equal(layers.pool_relu, POOL, x.round())  # the first of equal pixels has it
         assert_equal(layers.pool_relu, POOL, x.double())
 
 
-def test_pool_refuses_what_the_plain_one_refuses() -> None:
+def test_pool_refuses_the_same_inputs_as_torchs() -> None:
     for layer in (layers.pool_relu, POOL):
         with pytest.raises(RuntimeError, match="too small"):
             layer(torch.randn(2, 3, 1, 5))
@@ -156,7 +156,7 @@ def test_dropout_keeps_its_share_and_scales_it(p: float) -> None:
     assert neighbours == pytest.approx((1 - p) ** 2, abs=0.003)
 
 
-def test_dropout_follows_the_seed_and_keeps_all_in_evaluation() -> None:
+def test_dropout_depends_on_the_seed_and_keeps_everything_in_evaluation() -> None:
     x, layer, seen = torch.ones(100), layers.Dropout(0.5), []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -166,7 +166,7 @@ def test_dropout_follows_the_seed_and_keeps_all_in_evaluation() -> None:
     assert torch.equal(layer.eval()(x), x)
 
 
-def test_dropout_of_all_of_nothing_and_in_place() -> None:
+def test_dropout_of_nothing_and_of_everything_and_in_place() -> None:
     x = torch.ones(100)
     assert torch.equal(layers.Dropout(0.0)(x), x)
     assert not layers.Dropout(1.0)(x).any()
@@ -175,21 +175,30 @@ def test_dropout_of_all_of_nothing_and_in_place() -> None:
     assert 0 < (x > 0).sum() < 50
 
 
-def test_torchs_own_operations_are_taken_wherever_something_is_odd() -> None:
+def test_unusual_tensors_use_torchs_operations() -> None:
     x = torch.randn(3, 4)
     assert layers.is_fast(x, nn.Parameter(x))
 
-    class Odd(Tensor):
+    class Unusual(Tensor):
         pass
 
-    for odd in (x.double(), x.half(), x[:0], x.to("meta"), x.to_sparse(), x.as_subclass(Odd), [1]):
-        assert not layers.is_fast(x, odd)
+    unusual = (
+        x.double(),
+        x.half(),
+        x[:0],
+        x.to("meta"),
+        x.to_sparse(),
+        x.as_subclass(Unusual),
+        [1],
+    )
+    for other in (*unusual, [1]):
+        assert not layers.is_fast(x, other)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not layers.is_fast(x)
         assert layers.Linear(784, 784)(torch.randn(100, 784)).dtype == torch.bfloat16
 
 
-def test_second_derivatives_are_refused_not_wrong() -> None:
+def test_second_derivatives_are_refused() -> None:
     x = torch.randn(2, 3, 6, 6, requires_grad=True)
     for layer in (layers.Conv2d(3, 4, 3), layers.Linear(6, 6), layers.pool_relu):
         shaped = x[0, 0] if isinstance(layer, nn.Linear) else x

@@ -1,16 +1,16 @@
-"""The architectures: their sizes, what they take, and one brought from outside the package."""
+"""The architectures: their sizes and their inputs, and a user's own."""
 
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 import torch
-from application import Compose, Script, parts
+from application import Compose, parts
 from torch.nn import functional as F
 
 from hydrasweep import UserError
 from mnist import config
 from mnist.training import fit
+from train import train
 
 ARCHITECTURES = ("baseline", "cnn", "lenet5", "vgg")
 
@@ -58,7 +58,7 @@ def test_image_size_comes_from_the_data(compose: Compose, name: str) -> None:
     ("name", "size", "taken"),
     [("lenet5", "32,32", "28x28"), ("cnn", "1,28", "2x2"), ("vgg", "3,28", "4x4")],
 )
-def test_images_that_an_architecture_cannot_take_are_refused(
+def test_image_sizes_that_do_not_fit_an_architecture_are_refused(
     compose: Compose, name: str, size: str, taken: str
 ) -> None:
     with pytest.raises(UserError, match=rf"model={name} .*{taken}.*data\.image_size") as refused:
@@ -79,51 +79,42 @@ def test_dropout_acts_in_training_and_not_in_evaluation(compose: Compose, name: 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_one_batch_can_be_overfitted(compose: Compose, name: str) -> None:
-    cfg = compose(
-        f"model={name}", "model.dropout=0", "scheduler=constant", "epochs=50", "data.n_train=32"
+    few = ("epochs=40", "data.n_train=16", "data.n_val=0", "data.batch_size=16")
+    training, images, val = parts(
+        compose(f"model={name}", "model.dropout=0", "scheduler=constant", *few)
     )
-    training, train, val = parts(cfg)
-    *_, last = fit(training, train, val, epochs=50, batch_size=32)
+    *_, last = fit(training, images, val, epochs=40, batch_size=16)
     assert last["train/accuracy"] == 1
     assert last["train/loss"] < 0.05
-    logits = training.model(training.normalize(train.inputs))
-    assert F.cross_entropy(logits, train.targets) < 0.05
+    logits = training.model(training.normalize(images.inputs))
+    assert F.cross_entropy(logits, images.targets) < 0.05
 
 
-def test_architecture_from_outside_is_one_class_and_one_yaml(
-    script: Script, tmp_path: Path
+LINEAR = """
+from torch import nn
+
+class Linear(nn.Sequential):
+    def __init__(self, n_channels, image_size, n_classes):
+        n_inputs = n_channels * image_size[0] * image_size[1]
+        super().__init__(nn.Flatten(), nn.Linear(n_inputs, n_classes))
+"""
+LINEAR_YAML = """
+_target_: my_models.Linear
+n_channels: ${data.n_channels}
+image_size: ${data.image_size}
+n_classes: ${data.n_classes}
+"""
+
+
+def test_users_architecture_is_one_class_and_one_yaml_file(
+    compose: Compose, output_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "my_models.py").write_text(
-        dedent(
-            """
-            from torch import nn
-
-            class Linear(nn.Sequential):
-                def __init__(self, n_channels, image_size, n_classes):
-                    n_inputs = n_channels * image_size[0] * image_size[1]
-                    super().__init__(nn.Flatten(), nn.Linear(n_inputs, n_classes))
-            """
-        )
-    )
+    (tmp_path / "my_models.py").write_text(LINEAR)
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "conf" / "model").mkdir(parents=True)
-    (tmp_path / "conf" / "model" / "linear.yaml").write_text(
-        dedent(
-            """
-            _target_: my_models.Linear
-            n_channels: ${data.n_channels}
-            image_size: ${data.image_size}
-            n_classes: ${data.n_classes}
-            """
-        )
-    )
-    done = script(
-        "train.py",
-        f"--config-dir={tmp_path / 'conf'}",
-        "model=linear",
-        "epochs=2",
-        "tracking=none",
-        PYTHONPATH=str(tmp_path),
-    )
-    assert done.returncode == 0, done.stderr
-    assert "linear, 7,850 parameters" in done.stdout
-    assert "epoch 2/2" in done.stdout
+    (tmp_path / "conf" / "model" / "linear.yaml").write_text(LINEAR_YAML)
+    path = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    lean = ("tracking=none", "artifacts=false", "score_test=false")
+    cfg = compose(path, "model=linear", "epochs=2", *lean, "objective=n_parameters")
+    assert train(cfg, output_dir) == 7850
+    assert len((output_dir / "metrics.jsonl").read_text().splitlines()) == 2

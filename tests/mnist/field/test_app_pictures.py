@@ -1,14 +1,10 @@
-"""Users predict digits that they cut out of pictures, and draw many classes."""
-
-from pathlib import Path
+"""Users predict digits that they cut out of pictures of grids."""
 
 import pytest
-import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from strokes import difference, draw, seen
 
 import digits
-from mnist import figures
 
 # A user cuts digits out of the grid of a sudoku or a form. A line of the grid stays at the border.
 # What happened: the prediction was wrong.
@@ -77,18 +73,3 @@ def test_printed_seven_keeps_its_bar() -> None:
     pencil.polygon([(84, 13), (99, 13), (45, 159), (30, 159)], fill=0)
     wide = ImageOps.expand(image, 40, 255)
     assert difference(seen(image), seen(wide)) < 12
-
-
-@pytest.mark.parametrize(("n_classes", "side"), [(1000, 3000), (10, 600)])
-def test_confusion_matrix_of_a_thousand_classes_has_a_bounded_size(
-    tmp_path: Path, n_classes: int, side: int
-) -> None:
-    """A data set has 1,000 classes.
-
-    What happened: drawing the confusion matrix used 15 GB of memory.
-    Sources: github.com/rasbt/mlxtend/issues/152, github.com/mlflow/mlflow/pull/5273
-    """
-    logits = torch.randn(4000, n_classes, generator=torch.Generator().manual_seed(0))
-    figures.draw_confusion(logits, torch.arange(4000) % n_classes, "test", tmp_path / "picture.png")
-    with Image.open(tmp_path / "picture.png") as image:
-        assert max(image.size) <= side
