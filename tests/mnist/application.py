@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
@@ -41,6 +43,20 @@ SMALL = ("data.n_train=600", "data.n_val=200", "n_threads=1", "device=cpu")
 Compose = Callable[..., DictConfig]
 Done = subprocess.CompletedProcess[str]
 Script = Callable[..., Done]
+Refusal = Callable[..., str]
+
+RUN_ALL = """
+import json, os, runpy, sys
+script, commands = json.loads(sys.argv[1])
+sys.path.insert(0, os.path.dirname(script))
+for words in commands:
+    sys.argv = [script, *words]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        print(end.code)
+print(json.dumps(list(sys.modules)))
+"""
 
 forkserver = multiprocessing.get_context("forkserver")
 forkserver.set_forkserver_preload(
@@ -191,7 +207,9 @@ class Trained:
 
 def train_once(root: Path, *overrides: str) -> None:
     """Train below ``root``, which has an MLflow store. ``trained_in`` returns the result."""
-    process = start(command_line("train.py", *overrides), cwd=root, env=environment(root))
+    (root / "elsewhere").mkdir()
+    words = command_line("train.py", *overrides)
+    process = start(words, cwd=root / "elsewhere", env=environment(root))
     done = process.done()
     ended = (process.pid, done.returncode, done.stdout, done.stderr)
     (root / "ended.json").write_text(json.dumps(ended))
@@ -199,6 +217,31 @@ def train_once(root: Path, *overrides: str) -> None:
 
 def trained_in(root: Path) -> Trained:
     return Trained(root, *json.loads((root / "ended.json").read_text()))
+
+
+def run_here(words: Sequence[str]) -> None:
+    """Run ``python WORDS`` in this process.
+
+    Raises:
+        SystemExit: it ended with an error message.
+    """
+    # Hydra leaves the logging of this process alone.
+    quiet = ("hydra/hydra_logging=none", "hydra/job_logging=none")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*words, *quiet])
+        patch.setattr(HydraConfig.instance(), "cfg", None)  # Hydra leaves the job's config there
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def modules_after(script: Path, *commands: Sequence[str], root: Path) -> tuple[str, set[str]]:
+    """Run ``python SCRIPT WORDS`` for several commands, one after the other in a new interpreter.
+    Return what they print and the modules that they import."""
+    done = run_python(
+        ["-c", RUN_ALL, json.dumps([str(script), commands])], cwd=root, env=environment(root)
+    )
+    assert done.returncode == 0, done.stderr
+    *lines, modules = done.stdout.splitlines()
+    return "\n".join(lines), set(json.loads(modules))
 
 
 def copy_store(store: Path, folder: Path) -> None:

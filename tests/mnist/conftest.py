@@ -12,6 +12,7 @@ from application import (
     SMALL,
     Compose,
     Done,
+    Refusal,
     Script,
     Trained,
     client_of,
@@ -19,6 +20,8 @@ from application import (
     copy_store,
     environment,
     run,
+    run_here,
+    runs_of,
     train_once,
     trained_in,
 )
@@ -46,7 +49,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Trai
 
     def fill(root: Path) -> None:
         copy_store(empty_store, root)
-        train_once(root, "epochs=3", "data.n_val=50", "seed=7", "score_train=all/accuracy")
+        train_once(
+            root, "epochs=3", "data.n_val=50", "seed=7", "score_train=all/accuracy", "+mine=0.1"
+        )
 
     return trained_in(shared.folder(tmp_path_factory, "application-run", fill))
 
@@ -98,3 +103,19 @@ def script(root: Path, tmp_path: Path) -> Script:
         return run(command_line(name, *arguments), cwd=tmp_path, env=environment(root, **extra))
 
     return entrypoint
+
+
+@pytest.fixture
+def refusal(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refusal:
+    """``refusal(*overrides)`` runs train.py in this process, which must refuse these settings,
+    and returns the error message."""
+    monkeypatch.setenv("HYDRASWEEP_ROOT", str(root))
+    monkeypatch.chdir(tmp_path)
+
+    def message(*overrides: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            run_here([str(REPOSITORY / "src" / "train.py"), *overrides])
+        assert runs_of(client_of(root)) == []
+        return str(end.value.code)
+
+    return message

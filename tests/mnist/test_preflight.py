@@ -1,5 +1,6 @@
-"""Before a sweep's trials: a config is tried out on a few batches, and the directions checked."""
+"""Before its trials, a sweep trains configs for a few batches and checks its directions."""
 
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,40 +12,43 @@ from omegaconf import OmegaConf
 from hydrasweep import UserError
 from mnist import accelerate, assembly, preflight, seal
 
+Direct = Callable[[Any], None]
+
 
 @pytest.fixture(autouse=True)
-def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def _empty_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "_costs", {})
 
 
 @pytest.fixture
-def direction(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """``direction(value)`` sets what the sweeper is told to do."""
+def direct(monkeypatch: pytest.MonkeyPatch) -> Iterator[Direct]:
+    """``direct(value)`` sets hydra.sweeper.direction, which is "maximize" at first."""
 
-    def is_set(value: Any) -> None:
+    def set_direction(value: Any) -> None:
         sweeper = OmegaConf.create({"direction": value})
         monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(sweeper=sweeper))
 
-    yield is_set
+    set_direction("maximize")
+    yield set_direction
     seal.set_sealed(False)
 
 
-def test_time_of_all_batches_is_estimated_from_a_few(compose: Compose, direction: Any) -> None:
-    direction("maximize")
+@pytest.mark.usefixtures("direct")
+def test_estimated_seconds_grow_with_the_epochs(compose: Compose) -> None:
     short, long = (preflight.check(compose("model=baseline", f"epochs={n}")) for n in (1, 100))
     assert 0 < short < long
     assert preflight.check(compose("epochs=1", "data.n_train=20", "data.batch_size=32")) > 0
     assert preflight.check(compose("epochs=0", "objective=val/accuracy")) == 0
 
 
-def test_what_differs_in_numbers_alone_is_built_and_trained_once_with_the_largest_batch(
-    compose: Compose, direction: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("direct")
+def test_configs_that_differ_only_in_numbers_are_trained_once_with_the_largest_batch(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    direction("maximize")
     sizes: list[int] = []
-    train = preflight.fit
+    fit = preflight.fit
     monkeypatch.setattr(
-        preflight, "fit", lambda *a, **kw: sizes.append(kw["batch_size"]) or train(*a, **kw)
+        preflight, "fit", lambda *a, **kw: sizes.append(kw["batch_size"]) or fit(*a, **kw)
     )
     large = preflight.check(compose("model=baseline", "data.batch_size=64", "model.dropout=0.2"))
     assert sizes == [64, 8]
@@ -66,7 +70,7 @@ def test_what_differs_in_numbers_alone_is_built_and_trained_once_with_the_larges
 
 
 @pytest.mark.parametrize(
-    ("objective", "given", "fitting"),
+    ("objective", "wrong", "right"),
     [
         ("val/accuracy", "minimize", "maximize"),
         ("val/loss", "maximize", "minimize"),
@@ -74,47 +78,47 @@ def test_what_differs_in_numbers_alone_is_built_and_trained_once_with_the_larges
         ("[val/accuracy,n_parameters]", "maximize", "maximize,minimize"),
     ],
 )
-def test_objective_is_improved_the_way_that_its_task_says(
-    compose: Compose, direction: Any, objective: str, given: Any, fitting: str
+def test_direction_must_be_that_of_the_objective(
+    compose: Compose, direct: Direct, objective: str, wrong: Any, right: str
 ) -> None:
     cfg = compose("model=baseline", f"objective={objective}")
-    direction(given)
-    with pytest.raises(UserError, match=rf"^hydra\.sweeper\.direction=.*: must be {fitting} for"):
+    direct(wrong)
+    with pytest.raises(UserError, match=rf"^hydra\.sweeper\.direction=.*{right}"):
         preflight.check(cfg)
-    direction(fitting.split(",") if "," in fitting else fitting)
+    direct(right.split(",") if "," in right else right)
     assert preflight.check(cfg) > 0
 
 
-def test_test_split_is_sealed(compose: Compose, direction: Any) -> None:
-    direction("maximize")
+@pytest.mark.usefixtures("direct")
+def test_test_images_are_sealed(compose: Compose) -> None:
     preflight.check(compose("epochs=0"))
     with pytest.raises(UserError, match="sealed"):
         seal.check()
 
 
-def test_divergence_is_no_fault_of_the_config(compose: Compose, direction: Any) -> None:
-    direction("maximize")
+@pytest.mark.usefixtures("direct")
+def test_config_that_diverges_is_not_refused(compose: Compose) -> None:
     assert preflight.check(compose("optimizer=sgd", "optimizer.lr=1e30", "epochs=3")) >= 0
 
 
-def test_layers_are_those_that_are_faster_at_every_corner(compose: Compose) -> None:
+def test_chosen_layers_are_faster_with_the_smallest_and_the_largest_batch(
+    compose: Compose,
+) -> None:
     def corners(*words: str) -> list[Any]:
         return [compose(*words, f"data.batch_size={n}") for n in (32, 256)]
 
     chosen = preflight.calibrate(corners("model=cnn"))["fast_layers"]
-    of_each = [assembly.layer_times(cfg) for cfg in corners("model=cnn")]
-    assert chosen == accelerate.choose(*of_each)
+    assert chosen == accelerate.choose(*map(assembly.layer_times, corners("model=cnn")))
     names = ("features.0", "features.1", "features.3", "classifier.1", "classifier.3")
     assert {*chosen} <= {f"model.{name}" for name in names}
-    told = OmegaConf.to_container(OmegaConf.create(chosen))
     cfg = compose("model=cnn", "data.batch_size=64")
-    cfg.fast_layers = told
+    cfg.fast_layers = chosen
     assembly.assemble(cfg)
     assert preflight.calibrate(corners("model=cnn", "fast_layers={}")) == {}
     assert preflight.calibrate([compose("model=cnn"), compose("model=lenet5")]) == {}
 
 
-def test_layers_of_another_models_recipe_give_way(compose: Compose) -> None:
+def test_fast_layers_of_another_model_are_replaced(compose: Compose) -> None:
     recipe = "fast_layers={model.features.0: ChannelsLastConv2d}"
     cfg = compose("model=baseline", recipe)
     chosen = preflight.calibrate([cfg])["fast_layers"]
