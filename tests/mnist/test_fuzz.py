@@ -18,6 +18,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from application import REPOSITORY, Compose, client_of, runs_of, write_digits, write_idx
+from composing import GROUPS
 from generated import arguments, examine, many, numbers, texts
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -178,7 +179,7 @@ def test_any_settings_work_or_are_refused(times: int, compose: Compose, here: Pa
 @many
 def test_any_command_line_works_or_is_refused(times: int, compose: Compose, tmp_path: Path) -> None:
     names = sorted(keys(compose()))
-    groups = [path.parent.name for path in (REPOSITORY / "conf").glob("*/*.yaml")]
+    groups = sorted(GROUPS)
     value = text | texts | numbers.map(str) | arguments.map("[{}]".format)
     prefix = st.sampled_from(["", "", "", "+", "++", "~"])
     word = st.builds("{}{}={}".format, prefix, st.sampled_from([*names, *groups]), value)
@@ -229,7 +230,7 @@ def damaged(content: bytes, damages: list[tuple[str, float, bytes]]) -> bytes:
 def test_any_idx_file_works_or_is_refused(times: int, compose: Compose, tmp_path: Path) -> None:
     cfg = few_digits(tmp_path, compose).data
     raw = tmp_path / "data" / "MNIST" / "raw"
-    whole = {path: path.read_bytes() for path in raw.iterdir()}
+    whole = {path: path.read_bytes() for path in sorted(raw.iterdir())}
     train = sorted(path for path in whole if path.name.startswith("train"))
 
     def claim(file: int, other: int, damages: list[tuple[str, float, bytes]]) -> None:
