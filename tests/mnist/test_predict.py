@@ -1,124 +1,118 @@
 """``examples/digits/predict.py`` as a person uses it: what it prints, how it ends, and which model
-it asks."""
+it uses."""
 
 import csv
 import io
-import json
 import re
-import resource
 import shutil
-import subprocess
 import sys
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
+import application
+import mlflow
 import numpy as np
 import pytest
 import torch
-from application import REPOSITORY, Compose, client_of, copy_store, environment, server
+from application import (
+    REPOSITORY,
+    Compose,
+    Done,
+    client_of,
+    copy_store,
+    environment,
+    modules_after,
+    server,
+)
 from PIL import Image, ImageOps
 from strokes import draw
+from torch import Tensor, nn
 
 import digits
 import predict as script
 from hydrasweep import UserError
-from mnist import config
+from mnist import config, store
 
-Predict = Callable[..., "subprocess.CompletedProcess[str]"]
-
-# As a sweep registers its winners: from pixels uint8 (n, 1, 28, 28) to logits.
-REGISTER = dedent(
-    """
-    import json, sys
-    import mlflow, numpy, torch
-    from torch import nn
-
-    class Scaled(nn.Module):
-        def forward(self, pixels):
-            return pixels.float().flatten(1) / 255
-
-    for name, made_of, tags in json.loads(sys.argv[1]):
-        if made_of.endswith(".pt"):
-            linear = nn.Linear(784, 10)
-            linear.load_state_dict(torch.load(made_of))
-            made_of = mlflow.pytorch.log_model(
-                nn.Sequential(Scaled(), linear).eval(), name="model", pip_requirements=["torch"],
-                input_example=numpy.zeros((2, 1, 28, 28), numpy.uint8), serialization_format="pt2",
-            ).model_uri
-        version = mlflow.register_model(made_of, name)
-        client = mlflow.MlflowClient()
-        for key, value in tags.items():
-            client.set_model_version_tag(name, version.version, key, value)
-        client.set_registered_model_alias(name, "champion", version.version)
-    """
-)
+Predict = Callable[..., Done]
+PREDICT = REPOSITORY / "examples" / "digits" / "predict.py"
+TRAIN = REPOSITORY / "src" / "train.py"
 
 
-def register(uri: str, *models: tuple[str, str, dict[str, str]], cwd: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", REGISTER, json.dumps(models)],
-        env=environment(cwd, MLFLOW_TRACKING_URI=uri),
-        cwd=cwd,
-        check=True,
-        capture_output=True,
-    )
+class Linear(nn.Linear):
+    """A linear model of raw pixels."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(784, 10)
+        self.load_state_dict({"weight": weight, "bias": bias})
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels.float().flatten(1) / 255)
 
 
-def tags(score: float, objective: str = "val/accuracy") -> dict[str, str]:
-    return {"score": str(score), "objective": objective, "study": "first"}
-
-
-def closest_digit(folder: Path) -> str:
-    """Weights that take an image for the drawn digit that is closest to it."""
+def closest_digit() -> Linear:
+    """A model that takes an image for the drawn digit that is closest to it."""
     images = np.stack([np.asarray(digits.as_mnist(draw(digit))) for digit in range(10)])
     drawn = torch.from_numpy(images).flatten(1) / 255
-    path = folder / "closest.pt"
-    torch.save({"weight": drawn, "bias": -(drawn**2).sum(1) / 2}, path)
-    return str(path)
+    return Linear(drawn, -(drawn**2).sum(1) / 2)
 
 
-def always_three(folder: Path) -> str:
-    path = folder / "three.pt"
-    torch.save({"weight": torch.zeros(10, 784), "bias": 9.0 * (torch.arange(10) == 3)}, path)
-    return str(path)
+def register(uri: str, *champions: tuple[str, Linear | str, float]) -> None:
+    """Register models, or the models at these addresses, as a sweep registers its winners."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(action="ignore"):
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        client = mlflow.MlflowClient()
+        for name, model, score in champions:
+            if isinstance(model, Linear):
+                example = np.zeros((2, 1, 28, 28), np.uint8)
+                model = store.log_model(mlflow, model.eval(), example).model_uri
+            version = mlflow.register_model(model, name).version
+            for key, value in {"score": str(score), "objective": "val/accuracy"}.items():
+                client.set_model_version_tag(name, version, key, value)
+            client.set_registered_model_alias(name, "champion", version)
 
 
 @pytest.fixture(scope="module")
 def champions(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
-    """A root with the champions of two architectures, and of another data set."""
+    """A root with the champions of two architectures and of another data set."""
     root = tmp_path_factory.mktemp("root")
     copy_store(empty_store, root)
-    closest, three = closest_digit(root), always_three(root)
+    three = Linear(torch.zeros(10, 784), 9.0 * (torch.arange(10) == 3))
     register(
         f"sqlite:///{root}/mlflow.db",
-        ("mnist-three", three, tags(0.5)),
-        ("mnist-closest", three, tags(0.8)),
-        ("mnist-closest", closest, tags(0.9)),
-        ("mnist_tutorial-three", three, tags(0.99)),
-        cwd=root,
+        ("mnist-three", three, 0.5),
+        ("mnist-closest", three, 0.8),
+        ("mnist-closest", closest_digit(), 0.9),
+        ("mnist_tutorial-three", three, 0.99),
     )
     return root
 
 
 @pytest.fixture
-def predict(champions: Path, tmp_path: Path) -> Predict:
-    """``predict(*words)`` runs the entrypoint in ``tmp_path``, and has it write nothing there."""
+def predict(
+    champions: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Predict:
+    """``predict(*words)`` runs predict.py in this process, in ``tmp_path``, where it must not
+    write."""
 
-    def run(*words: Any, root: Path = champions, **extra: str) -> Any:
+    def run(*words: Any, uri: str = f"sqlite:///{champions}/mlflow.db") -> Done:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words)])
         before = {*tmp_path.rglob("*")}
-        done = subprocess.run(
-            [sys.executable, REPOSITORY / "examples/digits/predict.py", *words],
-            cwd=tmp_path,
-            env=environment(root, **extra),
-            capture_output=True,
-            text=True,
-        )
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            script.main()
         assert {*tmp_path.rglob("*")} == before
-        assert "Traceback" not in done.stderr
-        assert "Warning" not in done.stderr
-        return done
+        code, printed = end.value.code, capsys.readouterr()
+        if isinstance(code, str):  # an interpreter prints it
+            return Done(words, 1, printed.out, f"{printed.err}{code}\n")
+        return Done(words, int(code or 0), printed.out, printed.err)
 
     return run
 
@@ -138,52 +132,49 @@ def table(text: str) -> dict[str, tuple[int, float]]:
     return {name: (int(digit), float(share)) for name, digit, share in rows}
 
 
-def test_one_picture_gives_a_line(predict: Predict, tmp_path: Path) -> None:
+def test_one_picture_gives_one_line(predict: Predict, tmp_path: Path) -> None:
     draw(7).save(tmp_path / "seven.png")
     done = predict("seven.png")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"7  \d+\.\d %  \(mnist-closest v2\)\n", done.stdout)
 
 
-def test_several_and_folders_give_csv_and_tell_what_could_not_be_read(
-    predict: Predict, tmp_path: Path
+def test_several_pictures_and_folders_give_csv_and_unreadable_ones_give_errors(
+    champions: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "drawn"
     (folder / "below").mkdir(parents=True)
     for digit in range(10):
         draw(digit, canvas=(600, 700), at=(digit * 20, 99)).save(folder / f"below/{digit}.JPG")
     ImageOps.invert(draw(2, height=90, pen=9)).save(tmp_path / "two, white.png")
-    (folder / "notes.txt").write_text("not looked at")
+    (folder / "notes.txt").write_text("no picture")
     (folder / "empty.png").touch()
     Image.new("L", (99, 99), 255).save(folder / "blank.png")
-    done = predict("two, white.png", "drawn", "missing.png", tmp_path / "drawn/below/7.JPG")
+    seven = str(tmp_path / "drawn/below/7.JPG")
+    words = [str(PREDICT), "two, white.png", "drawn", "missing.png", seven]
+    done = application.run(words, cwd=tmp_path, env=environment(champions))
     assert done.returncode == 1
-    assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
+    *errors, model = done.stderr.splitlines()
+    assert [line.split(": ")[:2] for line in errors] == [
         ["Error", "drawn/blank.png"],
         ["Error", "drawn/empty.png"],
         ["Error", "missing.png"],
-        ["Read by mnist-closest v2"],
     ]
+    assert "mnist-closest v2" in model
     answers = table(done.stdout)
     assert all(0.5 < share <= 1 for _, share in answers.values())
     assert {file: digit for file, (digit, _) in answers.items()} == {
         "two, white.png": 2,
         **{f"drawn/below/{digit}.JPG": digit for digit in range(10)},
-        str(tmp_path / "drawn/below/7.JPG"): 7,
+        seven: 7,
     }
 
 
-@pytest.mark.parametrize(
-    ("word", "sentence"),
-    [
-        ("none.png", r"none\.png: can't be read as a picture \(No such file or directory\)"),
-        (".", r"\.: can't be read as a picture \(neither a file nor .*\)"),
-    ],
-)
-def test_user_error_is_one_sentence(predict: Predict, word: str, sentence: str) -> None:
+@pytest.mark.parametrize("word", ["none.png", "."])
+def test_path_without_a_picture_is_one_error_message(predict: Predict, word: str) -> None:
     done = predict(word)
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(f"Error: {sentence}\n", done.stderr)
+    assert re.fullmatch(f"Error: {re.escape(word)}: .*\n", done.stderr)
 
 
 def chosen(model: str | None) -> tuple[str, str]:
@@ -191,7 +182,7 @@ def chosen(model: str | None) -> tuple[str, str]:
     return version.name, str(version.version)
 
 
-def test_best_score_of_the_data_set_wins_or_the_model_that_was_asked_for(client: Any) -> None:
+def test_champion_has_the_best_score_or_is_the_given_model(client: Any) -> None:
     assert chosen(None) == ("mnist-closest", "2")
     assert chosen("three") == ("mnist-three", "1")
     client.set_model_version_tag("mnist-three", "1", "score", "0.91")
@@ -200,42 +191,33 @@ def test_best_score_of_the_data_set_wins_or_the_model_that_was_asked_for(client:
     assert chosen("closest") == ("mnist-closest", "1")
 
 
-def test_missing_champion_is_told_with_the_command_that_makes_one(client: Any) -> None:
+def test_missing_champion_is_refused_with_the_command_that_makes_one(client: Any) -> None:
     client.delete_registered_model_alias("mnist-three", "champion")
     for model in ("three", "cnn"):
-        with pytest.raises(UserError) as told:
+        command = f"python src/train.py -m hparams_search=optuna model={model}"
+        with pytest.raises(UserError, match=command):
             script.predict(np.zeros((1, 1, 28, 28), np.uint8), model)
-        assert str(told.value) == (
-            f"no champion of data=mnist model={model} in MLflow: a sweep makes one: "
-            f"python src/train.py -m hparams_search=optuna model={model}"
-        )
 
 
-def test_scores_of_different_objectives_are_not_compared(client: Any) -> None:
+def test_champions_with_different_objectives_are_not_compared(client: Any) -> None:
     client.set_model_version_tag("mnist-three", "1", "objective", "val/loss")
-    with pytest.raises(UserError, match="choose --model of closest, three"):
+    with pytest.raises(UserError, match=r"--model .*closest, three"):
         script.find_champion(None)
     assert chosen("three") == ("mnist-three", "1")
 
 
-def test_model_that_is_gone_is_told_in_a_sentence(client: Any, tmp_path: Path) -> None:
+def test_deleted_model_is_one_error_message(client: Any, tmp_path: Path) -> None:
     version = client.create_model_version("mnist-three", str(tmp_path / "gone")).version
     client.set_registered_model_alias("mnist-three", "champion", version)
-    with pytest.raises(UserError, match=r"^MLflow gives no champion \(.*\)$"):
+    with pytest.raises(UserError, match=r"^.*MLflow.*$"):
         script.predict(np.zeros((1, 1, 28, 28), np.uint8), "three")
 
 
-def test_nothing_heavy_is_imported_for_help_or_for_what_cannot_be_read(tmp_path: Path) -> None:
-    for word in ("--help", "missing.png"):
-        done = subprocess.run(
-            [sys.executable, "-X", "importtime", REPOSITORY / "examples/digits/predict.py", word],
-            env=environment(tmp_path),
-            capture_output=True,
-            text=True,
-        )
-        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-        assert "argparse" in imported
-        assert not imported & {"torch", "mlflow", "torchvision", "optuna", "matplotlib"}
+def test_help_and_refusals_import_nothing_heavy(tmp_path: Path) -> None:
+    shown, imported = modules_after(PREDICT, ["--help"], ["missing.png"], root=tmp_path)
+    assert "--model" in shown
+    assert "argparse" in imported
+    assert not imported & {"torch", "mlflow", "torchvision", "optuna", "matplotlib"}
 
 
 def on_paper(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -256,35 +238,27 @@ def noisy(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
-    """A root whose champion is a LeNet5 as ``python src/train.py`` trains it."""
-    root = tmp_path_factory.mktemp("trained")
+def lenet5(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> str:
+    """The address of a store whose champion is a LeNet5 that was trained on all images."""
+    root = tmp_path_factory.mktemp("lenet5")
     copy_store(empty_store, root)
-    script = [sys.executable, REPOSITORY / "src" / "train.py", f"paths.data={REPOSITORY / 'data'}"]
-    subprocess.run([*script, "n_threads=1"], env=environment(root), check=True)
-    (model,) = client_of(root).search_logged_models(
-        [each.experiment_id for each in client_of(root).search_experiments()]
-    )
-    register(
-        f"sqlite:///{root}/mlflow.db",
-        ("mnist-lenet5", f"models:/{model.model_id}", tags(0.99)),
-        cwd=root,
-    )
-    return root
-
-
-def accuracy(answers: dict[str, tuple[int, float]], labels: dict[str, int]) -> float:
-    assert answers.keys() == labels.keys()
-    return float(np.mean([answers[name][0] == label for name, label in labels.items()]))
+    words = [str(TRAIN), f"paths.data={REPOSITORY / 'data'}", "n_threads=1", "epochs=3"]
+    done = application.run(words, cwd=root, env=environment(root))
+    assert done.returncode == 0, done.stderr
+    (run,) = application.runs_of(client_of(root))
+    (model,) = client_of(root).search_logged_models([run.info.experiment_id])
+    uri = f"sqlite:///{root}/mlflow.db"
+    register(uri, ("mnist-lenet5", f"models:/{model.model_id}", 0.99))
+    return uri
 
 
 @pytest.mark.slow
-def test_mnists_digits_are_read_whatever_they_are_drawn_on(
-    predict: Predict, trained: Path, compose: Compose, tmp_path: Path
+def test_mnists_digits_are_recognized_in_pictures_of_all_kinds(
+    predict: Predict, lenet5: str, compose: Compose, tmp_path: Path
 ) -> None:
     test = config.build(compose(small=False).data).test()
     rng = np.random.default_rng(0)
-    chosen = rng.choice(10_000, 500, replace=False)
+    rows = rng.choice(10_000, 250, replace=False)
     changes: dict[str, Callable[[Image.Image], Image.Image]] = {
         "plain": lambda image: image,
         "inverted": ImageOps.invert,
@@ -292,26 +266,27 @@ def test_mnists_digits_are_read_whatever_they_are_drawn_on(
         "noisy": lambda image: noisy(on_paper(image, rng), rng),
     }
     for change, made in changes.items():
-        labels = {}
         (tmp_path / change).mkdir()
-        for n in chosen:
-            name = f"{change}/{n}.png"
-            made(Image.fromarray(test.inputs[n, 0].numpy())).save(tmp_path / name)
-            labels[name] = int(test.targets[n])
-        answers = table(predict(change, root=trained).stdout)
-        assert accuracy(answers, labels) > (0.96 if change == "noisy" else 0.97), change
+        for n in rows:
+            made(Image.fromarray(test.inputs[n, 0].numpy())).save(tmp_path / change / f"{n}.png")
+    answers = table(predict(*changes, uri=lenet5).stdout)
+    for change in changes:
+        right = [answers[f"{change}/{n}.png"][0] == test.targets[n] for n in rows]
+        assert np.mean(right) > (0.96 if change == "noisy" else 0.97), change
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pen", [3, 8, 20, 40])
-def test_digits_that_someone_drew_are_read(
-    predict: Predict, trained: Path, tmp_path: Path, pen: int
+def test_drawn_digits_are_recognized_with_any_pen(
+    predict: Predict, lenet5: str, tmp_path: Path
 ) -> None:
-    names = [f"{digit}.png" for digit in range(10)]
-    for digit, name in enumerate(names):
-        draw(digit, pen=pen).save(tmp_path / name)
-    answers = table(predict(*names, root=trained).stdout)
-    assert accuracy(answers, {name: digit for digit, name in enumerate(names)}) >= 0.9
+    pens = (3, 8, 20, 40)
+    for pen in pens:
+        for digit in range(10):
+            draw(digit, pen=pen).save(tmp_path / f"{pen}-{digit}.png")
+    answers = table(predict(tmp_path, uri=lenet5).stdout)
+    for pen in pens:
+        right = [answers[str(tmp_path / f"{pen}-{n}.png")][0] == n for n in range(10)]
+        assert np.mean(right) >= 0.9, pen
 
 
 @pytest.mark.slow
@@ -320,27 +295,29 @@ def test_thousand_pictures_take_seconds(predict: Predict, tmp_path: Path) -> Non
     for n in range(1000):
         draw(n % 10).save(tmp_path / "many" / f"{n}.png")
 
-    def seconds(word: str) -> float:  # of a core, whoever else has the others
-        started = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    def seconds(word: str) -> float:  # of a core, however busy the machine is
+        started = time.process_time()
         assert predict(word).returncode == 0
-        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - started
+        return time.process_time() - started
 
-    alone, all_of_them = seconds("many/0.png"), seconds("many")
-    assert all_of_them - alone < 20
+    one, all_of_them = seconds("many/0.png"), seconds("many")
+    assert all_of_them - one < 20
 
 
 @pytest.mark.slow
-def test_server_holds_champions_too(predict: Predict, root: Path, tmp_path: Path) -> None:
+def test_champion_on_a_server_is_used_without_showing_the_password(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     draw(7).save(tmp_path / "seven.png")
     (tmp_path / "remote").mkdir()
-    weights = closest_digit(root)
     with server(tmp_path / "remote") as (port, end):
-        register(f"http://127.0.0.1:{port}", ("mnist-closest", weights, tags(0.9)), cwd=root)
+        register(f"http://127.0.0.1:{port}", ("mnist-closest", closest_digit(), 0.9))
         uri = f"http://me:secret@127.0.0.1:{port}"
-        done = predict("seven.png", MLFLOW_TRACKING_URI=uri)
+        done = predict("seven.png", uri=uri)
         assert re.fullmatch(r"7  \d+\.\d %  \(mnist-closest v1\)\n", done.stdout)
         end()
-        done = predict("seven.png", MLFLOW_TRACKING_URI=uri)
+        done = predict("seven.png", uri=uri)
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"Error: MLflow gives no champion \(.*\)\n", done.stderr)
+    assert re.fullmatch(r"Error: .*MLflow.*\n", done.stderr)
     assert "secret" not in done.stderr
