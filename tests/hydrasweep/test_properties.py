@@ -54,14 +54,15 @@ def test_any_search_space_is_refused_or_can_be_used(times: int) -> None:
                 space.overrides(stratum, corner)
             folder = label(stratum, "search", create_trial(value=0))
             assert Path("sweep", folder).resolve().parent == Path("sweep").resolve()
-        assert space.record() == Space.parse(words, stratify).record()
+        if not any("shuffle" in word for word in words):  # Hydra shuffles anew each time
+            assert space.record() == Space.parse(words, stratify).record()
         assert all(as_text(d) for d in space.distributions.values())
         with contextlib.suppress(UserError):
             space.check([value, dict.fromkeys(space.distributions, value)])
 
     examine(
         claim,
-        60 * times,
+        80 * times,
         words=st.lists(overrides, max_size=3),
         stratify=st.sampled_from([None, "x", "model", ""]),
         value=numbers | texts | st.none() | st.lists(st.none(), max_size=1),

@@ -168,7 +168,7 @@ def test_any_settings_work_or_are_refused(times: int, compose: Compose, here: Pa
     try:
         examine(
             claim,
-            24 * times,
+            30 * times,
             base=st.integers(0, 2),
             changes=st.lists(change_one, min_size=1, max_size=2),
         )
