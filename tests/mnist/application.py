@@ -186,13 +186,13 @@ def run_python(words: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str]
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training of the application: what it printed and the folders that it left."""
+    """A finished training of the application."""
 
     root: Path
-    pid: int
-    returncode: int
-    stdout: str
-    stderr: str
+
+    @property
+    def done(self) -> Done:
+        return Done([], *json.loads((self.root / "done.json").read_text()))
 
     @property
     def output_dir(self) -> Path:
@@ -206,17 +206,12 @@ class Trained:
 
 
 def train_once(root: Path, *overrides: str) -> None:
-    """Train below ``root``, which has an MLflow store. ``trained_in`` returns the result."""
+    """Train below ``root``, which has an MLflow store."""
     (root / "elsewhere").mkdir()
     words = command_line("train.py", *overrides)
-    process = start(words, cwd=root / "elsewhere", env=environment(root))
-    done = process.done()
-    ended = (process.pid, done.returncode, done.stdout, done.stderr)
-    (root / "ended.json").write_text(json.dumps(ended))
-
-
-def trained_in(root: Path) -> Trained:
-    return Trained(root, *json.loads((root / "ended.json").read_text()))
+    done = run(words, cwd=root / "elsewhere", env=environment(root))
+    ended = (done.returncode, done.stdout, done.stderr)
+    (root / "done.json").write_text(json.dumps(ended))
 
 
 def run_here(words: Sequence[str]) -> None:

@@ -23,7 +23,6 @@ from application import (
     run_here,
     runs_of,
     train_once,
-    trained_in,
 )
 from composing import composed
 from omegaconf import DictConfig
@@ -53,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Trai
             root, "epochs=3", "data.n_val=50", "seed=7", "score_train=all/accuracy", "+mine=0.1"
         )
 
-    return trained_in(shared.folder(tmp_path_factory, "application-run", fill))
+    return Trained(shared.folder(tmp_path_factory, "application-run", fill))
 
 
 @pytest.fixture(scope="session")

@@ -127,7 +127,7 @@ def test_error_of_a_users_class_names_the_group_and_its_cause() -> None:
 
 
 def test_added_setting_of_the_users_own_is_kept(trained: Trained) -> None:
-    assert trained.returncode == 0
+    assert trained.done.returncode == 0
     assert OmegaConf.load(trained.output_dir / "config.yaml").mine == 0.1
 
 

@@ -16,11 +16,6 @@ Direct = Callable[[Any], None]
 
 
 @pytest.fixture(autouse=True)
-def _empty_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "_costs", {})
-
-
-@pytest.fixture
 def direct(monkeypatch: pytest.MonkeyPatch) -> Iterator[Direct]:
     """``direct(value)`` sets hydra.sweeper.direction, which is "maximize" at first."""
 
@@ -29,11 +24,11 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> Iterator[Direct]:
         monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(sweeper=sweeper))
 
     set_direction("maximize")
+    monkeypatch.setattr(preflight, "_costs", {})
     yield set_direction
     seal.set_sealed(False)
 
 
-@pytest.mark.usefixtures("direct")
 def test_estimated_seconds_grow_with_the_epochs(compose: Compose) -> None:
     short, long = (preflight.check(compose("model=baseline", f"epochs={n}")) for n in (1, 100))
     assert 0 < short < long
@@ -41,7 +36,6 @@ def test_estimated_seconds_grow_with_the_epochs(compose: Compose) -> None:
     assert preflight.check(compose("epochs=0", "objective=val/accuracy")) == 0
 
 
-@pytest.mark.usefixtures("direct")
 def test_configs_that_differ_only_in_numbers_are_trained_once_with_the_largest_batch(
     compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,14 +83,12 @@ def test_direction_must_be_that_of_the_objective(
     assert preflight.check(cfg) > 0
 
 
-@pytest.mark.usefixtures("direct")
 def test_test_images_are_sealed(compose: Compose) -> None:
     preflight.check(compose("epochs=0"))
     with pytest.raises(UserError, match="sealed"):
         seal.check()
 
 
-@pytest.mark.usefixtures("direct")
 def test_config_that_diverges_is_not_refused(compose: Compose) -> None:
     assert preflight.check(compose("optimizer=sgd", "optimizer.lr=1e30", "epochs=3")) >= 0
 

@@ -75,9 +75,9 @@ def resume(root: Path, folder: Path, **extra: str) -> Done:
 
 
 def test_run_prints_its_settings_epochs_results_and_links(trained: Trained) -> None:
-    assert trained.returncode == 0
-    assert trained.stderr == ""
-    header, _, rest = trained.stdout.partition("epoch 1/3")
+    done = trained.done
+    assert (done.returncode, done.stderr) == (0, "")
+    header, _, rest = done.stdout.partition("epoch 1/3")
     for part in ("lenet5", "61,706", "mnist", "cpu", "1 threads", str(trained.output_dir)):
         assert part in header
     assert re.search(r"epoch 3/3  loss \d\.\d+  train +[\d.]+%  val +[\d.]+%", rest)
@@ -89,7 +89,7 @@ def test_run_prints_its_settings_epochs_results_and_links(trained: Trained) -> N
     assert "http://127.0.0.1:5000/#/experiments/" in rest
     assert f"/runs/{trained.run.info.run_id}" in rest
     assert max(len(line) for line in rest.splitlines() if line.startswith("epoch")) < 80
-    assert "\x1b" not in trained.stdout
+    assert "\x1b" not in done.stdout
     assert not [*(trained.root / "elsewhere").iterdir()]  # the working directory
 
 
@@ -218,7 +218,9 @@ def test_interrupted_run_is_killed_in_mlflow_and_prints_the_command_that_resumes
     (folder,) = root.glob("outputs/*/*")
     assert f"python src/train.py resume={folder}" in done.stderr
     assert "Traceback" not in done.stderr
-    assert [run.info.status for run in runs_of(client_of(root))] == ["KILLED"]
+    (run,) = runs_of(client_of(root))
+    assert run.info.status == "KILLED"
+    assert epochs_of(client_of(root), run) == [1, 2]
 
 
 def test_resumed_run_keeps_its_threads_and_fast_layers(script: Script, root: Path) -> None:
