@@ -3,15 +3,15 @@
 import statistics
 from functools import partial
 
-from common import PART, in_turns, job, ratio
+from common import PART, Rows, in_turns, job, ratio, size
 
 from mnist.training import fit
 
-N_ROUNDS = 7
+N_ROUNDS = size(7, 1)
 KINDS = ("none", "affine", "elastic", "elastic_affine")
 
 
-def measure() -> list[dict[str, str | float]]:
+def measure() -> Rows:
     sides = {}
     for kind in KINDS:
         ours = job("model=lenet5", "scheduler=constant", f"augmentation={kind}", *PART)

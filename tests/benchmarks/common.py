@@ -1,5 +1,4 @@
-"""What the benchmarks share: composed jobs, sides that take turns, the entrypoint with stores
-of its own."""
+"""Helpers of the benchmarks: composed jobs, timing in turns, the entrypoint with its own stores."""
 
 import functools
 import os
@@ -11,9 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import joblib
-import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -22,19 +21,33 @@ from hydrasweep.compose import Composer
 from mnist.accelerate import cpu
 from mnist.assembly import Assembly, assemble
 
+T = TypeVar("T")
+Rows = list[dict[str, str | float]]
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-# Small enough for a comparison to be over in minutes; every epoch costs the same.
-PART = ("data.n_train=12000", "data.n_val=2000", "data.batch_size=100", "n_threads=1")
-OPTIMIZERS = {"baseline": "sgd", "cnn": "adam", "lenet5": "adam"}
-PACKAGES = ("torch", "torchvision", "hydra-core", "optuna", "mlflow")
-DROPOUT = {"baseline": 0.0, "cnn": 0.2, "lenet5": 0.0}
-
+# Set by run.py --smallest: benchmarks only show that they work, and write no results.
+SMALLEST = "BENCHMARKS_SMALLEST" in os.environ
 os.environ.setdefault("HYDRASWEEP_ROOT", str(ROOT))
 
 
+def size(full: T, smallest: T) -> T:
+    """A number or setting of a benchmark, and what replaces it at the smallest size."""
+    return smallest if SMALLEST else full
+
+
+# Small enough for a comparison to be over in minutes; every epoch costs the same.
+N_TRAIN, N_VAL = size((12_000, 2_000), (600, 200))
+PART = (
+    *(f"data.n_train={N_TRAIN}", f"data.n_val={N_VAL}"),
+    *("data.batch_size=100", "n_threads=1"),
+)
+MODELS = size(("baseline", "cnn", "lenet5"), ("lenet5",))
+PACKAGES = ("torch", "torchvision", "hydra-core", "optuna", "mlflow")
+
+
 def job(*overrides: str) -> Assembly:
-    """What ``fit`` needs for a config, which is composed as a worker of a sweep does it."""
+    """What ``fit`` needs, from a config that is composed as in a worker of a sweep."""
     return assemble(_composer().compose(overrides, label="benchmark", number=0))
 
 
@@ -46,26 +59,13 @@ def _composer() -> Composer:
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures depend on besides the code."""
+    """What the results depend on besides the code."""
     return {
         "cpu": cpu(),
         "cores": joblib.cpu_count(),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
     }
-
-
-def recipe(model: str) -> list[str]:
-    """The settings that a plain loop is compared by."""
-    chosen = (f"model={model}", f"optimizer={OPTIMIZERS[model]}", "scheduler=constant")
-    return [*chosen, f"model.dropout={DROPOUT[model]}"]
-
-
-def plain_optimizer(model: torch.nn.Module, name: str) -> torch.optim.Optimizer:
-    """The optimizer of ``recipe(name)`` as a plain loop makes it: not fused."""
-    if OPTIMIZERS[name] == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=0.1)
-    return torch.optim.Adam(model.parameters(), lr=1e-3)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -75,7 +75,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def in_turns(n: int, **sides: Callable[[], object]) -> Mapping[str, list[float]]:
-    """The seconds of ``n`` rounds in which each side has its turn, after a round to warm up."""
+    """The seconds that each side takes in ``n`` rounds, after a round to warm up."""
     rounds = [[seconds(side) for side in sides.values()] for _ in range(n + 1)][1:]
     return {name: [row[i] for row in rounds] for i, name in enumerate(sides)}
 
@@ -86,8 +86,8 @@ def ratio(above: list[float], below: list[float]) -> float:
 
 
 def python(*words: str, store: Path | None = None, **environment: str) -> str:
-    """Run Python in the repository's root, MLflow's store and all outputs in a folder; give
-    what it printed."""
+    """Run Python in the repository's root and return its output. With ``store``, MLflow's store
+    and all outputs are in that folder."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(HERE)])}
     if store:
         env |= {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}

@@ -8,72 +8,58 @@ space are those of conf/hparams_search/optuna.yaml.
 """
 
 import sys
-from pathlib import Path
 
 import optuna
 import torch
 from common import job
-from loop import plain_model
-from sweeps import EPOCHS, PART, ROOT
-from torch.nn import functional as F
+from plain import accuracy, model_of, train, training_images
+from sweeps import EPOCHS, PART
 from torch.utils.data import DataLoader
-from torchvision import datasets, transforms
 
 
 def loaders(batch_size: int) -> tuple[DataLoader, DataLoader]:
-    """Of the images to train on and to validate on: the same as in the other sides."""
-    steps = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+    """The images to train on and to validate on, the same as those of the other sides."""
     parts = []
     for split in SPLITS:
-        part = datasets.MNIST(ROOT / "data", download=True, transform=transforms.Compose(steps))
+        part = training_images()
         part.data, part.targets = split.inputs[:, 0], split.targets
         parts.append(part)
-    train, val = parts
-    return DataLoader(train, batch_size, shuffle=True), DataLoader(val, batch_size)
+    return DataLoader(parts[0], batch_size, shuffle=True), DataLoader(parts[1], batch_size)
 
 
 def objective(trial: optuna.Trial) -> float:
     name = trial.suggest_categorical("model", ["baseline", "cnn", "lenet5"])
-    model = plain_model(name, trial.suggest_float("model.dropout", 0.0, 0.5))
+    model = model_of(name, trial.suggest_float("model.dropout", 0.0, 0.5))
     lr = trial.suggest_float("optimizer.lr", 3e-4, 3e-2, log=True)
-    batch_size = trial.suggest_categorical("data.batch_size", [32, 64, 128, 256])
-    train, val = loaders(batch_size)
+    batches, val = loaders(trial.suggest_categorical("data.batch_size", [32, 64, 128, 256]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         lr,
-        EPOCHS * len(train),
+        EPOCHS * len(batches),
         pct_start=0.06,
         anneal_strategy="linear",
         cycle_momentum=False,
     )
-    accuracy = 0.0
+    score = 0.0
     for epoch in range(1, EPOCHS + 1):
-        model.train()
-        for images, labels in train:
-            optimizer.zero_grad()
-            F.cross_entropy(model(images), labels).backward()
-            optimizer.step()
-            scheduler.step()
-        model.eval()
-        with torch.no_grad():
-            n_correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in val)
-        accuracy = n_correct / len(val.dataset)
-        trial.report(accuracy, epoch)
+        train(model, optimizer, batches, after_step=scheduler.step)
+        score = accuracy(model, val)
+        trial.report(score, epoch)
         if trial.should_prune():
             raise optuna.TrialPruned
-    return accuracy
+    return score
 
 
 if __name__ == "__main__":
     folder, n_trials, seed = sys.argv[1:]
-    both = job("model=baseline", *PART)
-    SPLITS = both.train, both.val
+    parts = job("model=baseline", *PART)
+    SPLITS = parts.train, parts.val
     torch.set_num_threads(2)
     torch.manual_seed(int(seed))
     study = optuna.create_study(
         study_name="script",
-        storage=f"sqlite:///{Path(folder)}/study.db",
+        storage=f"sqlite:///{folder}/study.db",
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=int(seed)),
     )

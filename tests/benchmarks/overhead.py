@@ -1,7 +1,8 @@
 """What a trial costs besides its training, two workers on SQLite stores: seconds.
 
-A trial more lengthens a sweep by the mean time between the starts of two trials, the first ones
-left out, in which workers start too. Its worker is busy with it for twice as long.
+One more trial lengthens a sweep by the mean time between the starts of two trials. The first
+trials are left out, as workers are still starting then. A trial keeps its worker busy for twice
+as long.
 """
 
 import statistics
@@ -10,22 +11,23 @@ from datetime import datetime
 from pathlib import Path
 
 import optuna
-from common import job, python
+from common import N_TRAIN, Rows, job, python, size
 
 from mnist.training import fit
 
-N_ROUNDS = 3
-N_FIRST, N_TRIALS = 20, 80
+N_ROUNDS = size(3, 1)
+N_FIRST, N_TRIALS = size((20, 80), (1, 4))
 N_WORKERS = 2
 BARE = ("hydra.sweeper.check=null", "hydra/sweeper/confirm=none", "hydra.sweeper.report=false")
 # Without images to train on or to evaluate, what is left is not training.
-NO_TRAINING = (*BARE, "epochs=0", "objective=n_parameters", "data.n_train=100", "data.n_val=0")
-# Each epoch is reported, written and logged; none is the last by a pruner's verdict.
+NO_TRAINING = (*BARE, "epochs=0", "hydra.sweeper.max_steps=null", "objective=n_parameters",
+               "data.n_train=100", "data.n_val=0")  # fmt: skip
+# Each epoch is reported, written and logged, and no trial is pruned.
 ONE_BATCH = (*BARE, "epochs=5", "data.n_train=32", "data.n_val=10", "hydra/sweeper/pruner=none")
 
 
 def starts_of_trials(n_trials: int, *settings: str) -> list[datetime]:
-    """When the trials of a sweep with stores of its own began."""
+    """When the trials of a sweep with stores of its own started."""
     with tempfile.TemporaryDirectory() as folder:
         python(
             "src/train.py", "-m", "hparams_search=optuna", f"hydra.sweeper.n_trials={n_trials}",
@@ -49,13 +51,13 @@ def cost(*settings: str) -> float:
 
 
 def lenet5() -> float:
-    """Seconds of training of a worker's five-epoch LeNet5 trial, from an epoch on some images."""
-    ours = job("model=lenet5", "data.n_train=10000", "data.n_val=2000", "n_threads=1")
+    """Seconds that a worker trains a LeNet5 for five epochs, from the time of one on a part."""
+    ours = job("model=lenet5", f"data.n_train={N_TRAIN}", "data.n_val=2000", "n_threads=1")
     epochs = list(fit(ours.training, ours.train, ours.val, epochs=2, batch_size=64))
-    return 5 * 5 * epochs[-1]["time/epoch_seconds"]  # 50,000 and 10,000 images
+    return 5 * 60_000 / (N_TRAIN + 2000) * epochs[-1]["time/epoch_seconds"]
 
 
-def measure() -> list[dict[str, str | float]]:
+def measure() -> Rows:
     training = lenet5()
     costs = {"no epochs": cost(*NO_TRAINING), "five of one batch": cost(*ONE_BATCH)}
     return [

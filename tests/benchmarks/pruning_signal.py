@@ -1,14 +1,14 @@
-"""How well a trial's score at a rung foretells the score at its end.
+"""How well a trial's score at a rung predicts the score at its end.
 
 python tests/benchmarks/run.py signal               reads tests/benchmarks/signal.json
-python tests/benchmarks/pruning_signal.py --record  trains what is not in it, an hour for all
-python tests/benchmarks/pruning_signal.py FOLDER    the same of a sweep of any app, unpruned
+python tests/benchmarks/pruning_signal.py --record  trains what is missing there, an hour for all
+python tests/benchmarks/pruning_signal.py FOLDER    reads an unpruned sweep of any app
 
-Kendall's tau between the score after a step and after the last is 1 where both rank the settings
-alike, and 0 where the one says nothing of the other. The overlap is the share of the best third
-after a step that is in the best third after the last: what halving by three keeps. The curves are
-those of the same 48 settings for each architecture and schedule, on 6,000 images, scored after
-every epoch with the raw weights and with the averaged ones in one training.
+Kendall's tau between the score after a step and after the last is 1 if both rank the settings
+alike, and 0 if one says nothing about the other. The overlap is the share of the best third after
+a step that is in the best third after the last: what halving by three keeps. The curves are those
+of the same 48 settings for each architecture and schedule, on 6,000 images, scored after every
+epoch with the raw weights and with the averaged ones in one training.
 """
 
 import argparse
@@ -19,20 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
+from common import SMALLEST, Rows, job, size
 from joblib import Parallel, delayed
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from rich.console import Console
+from run import as_table
 from scipy.stats import kendalltau, qmc
 
+from mnist.averaging import WeightAverage
+from mnist.training import NonFiniteLossError, evaluate, fit
+
 CURVES = Path(__file__).with_name("signal.json")
-MODELS, SCHEDULES, SCORES = (
-    ("baseline", "cnn", "lenet5"),
-    ("onecycle", "linear", "cosine"),
-    ("raw", "mean"),
-)
-N_SETTINGS, EPOCHS, RUNGS = 48, 9, (1, 3)
-PART = ("data.n_train=6000", "data.n_val=5000", f"epochs={EPOCHS}", "n_threads=1")
+MODELS = size(("baseline", "cnn", "lenet5"), ("lenet5",))
+SCHEDULES, SCORES = size(("onecycle", "linear", "cosine"), ("linear",)), ("raw", "mean")
+N_SETTINGS, EPOCHS, RUNGS = size(48, 2), 9, (1, 3)
+PART = (f"data.n_train={size(6000, 300)}", "data.n_val=5000", f"epochs={EPOCHS}", "n_threads=1")
 SIZES = (32, 64, 128, 256)
 
 
@@ -51,12 +54,6 @@ def settings() -> list[dict[str, float]]:
 
 def train(model: str, schedule: str, params: dict[str, float]) -> dict[str, object]:
     """A training's scores after each epoch, of raw and of averaged weights."""
-    import torch
-    from common import job
-
-    from mnist.averaging import WeightAverage
-    from mnist.training import NonFiniteLossError, evaluate, fit
-
     torch.set_num_threads(1)
     words = [f"{key}={value}" for key, value in params.items()]
     parts = job(f"model={model}", f"scheduler={schedule}", *PART, *words)
@@ -76,11 +73,7 @@ def train(model: str, schedule: str, params: dict[str, float]) -> dict[str, obje
 
 
 def epoch_seconds(model: str, size: int) -> float:
-    """How long an epoch takes on one core that nobody else needs: the least of three."""
-    from common import job
-
-    from mnist.training import fit
-
+    """The shortest of three epochs on one core."""
     parts = job(f"model={model}", *PART, f"data.batch_size={size}")
     epochs = fit(parts.training, parts.train, parts.val, epochs=3, batch_size=size)
     return round(min(epoch["time/epoch_seconds"] for epoch in epochs), 3)
@@ -88,9 +81,9 @@ def epoch_seconds(model: str, size: int) -> float:
 
 def record() -> None:
     """Train what is not recorded yet, one architecture and schedule after another."""
-    kept: dict[str, dict[str, object]] = {}
-    if CURVES.exists():
-        kept = json.loads(CURVES.read_text())
+    kept: dict[str, Any] = (
+        json.loads(CURVES.read_text()) if CURVES.exists() and not SMALLEST else {}
+    )
     kept.setdefault("seconds", {m: {s: epoch_seconds(m, s) for s in SIZES} for m in MODELS})
     for schedule in SCHEDULES:
         for model in MODELS:
@@ -98,9 +91,10 @@ def record() -> None:
                 continue
             jobs = (delayed(train)(model, schedule, params) for params in settings())
             done = Parallel(2)(jobs)
-            # What diverged has no curve.
+            # Trainings that diverged have no curve.
             kept[schedule][model] = [curve for curve in done if len(curve["raw"]) == EPOCHS]
-            CURVES.write_text(json.dumps(kept, separators=(",", ":")) + "\n")
+            if not SMALLEST:
+                CURVES.write_text(json.dumps(kept, separators=(",", ":")) + "\n")
             print(schedule, model, flush=True)
 
 
@@ -126,7 +120,7 @@ def curves() -> dict[str, Any]:
     return json.loads(CURVES.read_text())
 
 
-def measure() -> list[dict[str, str | float]]:
+def measure() -> Rows:
     recorded, rows = curves(), []
     for schedule in SCHEDULES:
         for score in SCORES:
@@ -143,7 +137,7 @@ def measure() -> list[dict[str, str | float]]:
     return rows
 
 
-def of_sweep(folder: Path) -> list[dict[str, str | float]]:
+def of_sweep(folder: Path) -> Rows:
     """The same of each study of a sweep whose trials were not pruned."""
     url, rows = f"sqlite:///{folder}/study.db", []
     for name in optuna.get_all_study_names(url):
@@ -165,8 +159,6 @@ def of_sweep(folder: Path) -> list[dict[str, str | float]]:
 
 
 def main() -> None:
-    from run import as_table
-
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", help="an unpruned sweep's")
     parser.add_argument("--record", action="store_true", help="train the curves anew")

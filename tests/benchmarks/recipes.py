@@ -1,8 +1,9 @@
 """The recipes that ``hparams_search=accuracy`` found, on fresh seeds, and what all get wrong.
 
-python tests/benchmarks/recipes.py trains experiment=best_* on five seeds that no search has seen,
-two at a time with one core each, and goes on where it was interrupted. It writes recipes.json and
-draws the pictures of docs/mnist.md.
+python tests/benchmarks/recipes.py [FOLDER] trains experiment=best_* on five seeds that no search
+has seen, two at a time with one core each, and continues where it was interrupted. It writes
+recipes.json and draws the pictures of docs/mnist.md. With BENCHMARKS_SMALLEST=1 in the
+environment it trains next to nothing and writes all files into FOLDER.
 """
 
 import json
@@ -16,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import HERE, ROOT, machine, python
+from common import HERE, ROOT, SMALLEST, machine, python, size
 from matplotlib.figure import Figure
 
 from mnist import committee
 from mnist.config import build
 from mnist.figures import draw_images
 
-SEEDS = (101, 102, 103, 104, 105)
-NAMES = tuple(sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("best_*.yaml")))
-RESULTS = HERE / "recipes.json"
-CURVES, WRONG = ROOT / "docs" / "mnist_curves.png", ROOT / "docs" / "mnist_wrong.png"
+SEEDS = size((101, 102, 103, 104, 105), (101, 102))
+TINY = ("epochs=1", "data.n_train=600", "data.n_val=200", "tracking=none")
+PATTERN = size("best_*.yaml", "best_lenet5.yaml")
+NAMES = tuple(sorted(path.stem for path in (ROOT / "conf" / "experiment").glob(PATTERN)))
 
 
 def train(folder: Path, name: str, seed: int) -> None:
@@ -38,6 +39,7 @@ def train(folder: Path, name: str, seed: int) -> None:
     else:
         shutil.rmtree(folder, ignore_errors=True)
         words = [f"experiment={name}", f"seed={seed}", "n_threads=1", f"hydra.run.dir={folder}"]
+        words += size((), TINY)
     python("src/train.py", *words)
     (folder / "last.pt").unlink()
     print(f"{folder.name}: {epochs(folder)[-1]['val/accuracy']:.2%} on validation", flush=True)
@@ -67,7 +69,7 @@ def results(name: str, folders: Sequence[Path]) -> tuple[dict[str, Any], torch.T
     }, right
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]]) -> None:
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for row in rows:
@@ -81,10 +83,10 @@ def draw_curves(rows: Sequence[Mapping[str, Any]]) -> None:
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(CURVES, dpi=110)
+    figure.savefig(path, dpi=110)
 
 
-def draw_wrong(cfg: Any, folders: Sequence[Path], right: torch.Tensor) -> int:
+def draw_wrong(cfg: Any, folders: Sequence[Path], right: torch.Tensor, path: Path) -> int:
     """Draw the test images that no run of any recipe got right; how many they are."""
     test = build(cfg).test()
     members, _ = committee.load_members(folders)
@@ -93,7 +95,7 @@ def draw_wrong(cfg: Any, folders: Sequence[Path], right: torch.Tensor) -> int:
     with torch.inference_mode():
         votes = committee.Committee([member.model for member in members]).eval()(images).argmax(1)
     captions = [f"{label} > {vote}" for label, vote in zip(labels, votes.tolist(), strict=True)]
-    draw_images(images, captions, "label > what most say", WRONG)
+    draw_images(images, captions, "label > what most say", path)
     return len(labels)
 
 
@@ -106,10 +108,12 @@ def main(outputs: Path) -> None:
     of = {name: [folders[name, seed] for seed in SEEDS] for name in NAMES}
     rows, right = zip(*(results(name, each) for name, each in of.items()), strict=True)
     _, cfg = committee.load_members(of[NAMES[0]])
-    n_wrong = draw_wrong(cfg, [*folders.values()], torch.cat(right))
-    draw_curves(rows)
-    told = {"machine": machine(), "seeds": SEEDS, "wrong_in_all": n_wrong, "recipes": rows}
-    RESULTS.write_text(json.dumps(told, indent=1) + "\n")
+    tables, pictures = (outputs, outputs) if SMALLEST else (HERE, ROOT / "docs")
+    all_folders = [*folders.values()]
+    n_wrong = draw_wrong(cfg, all_folders, torch.cat(right), pictures / "mnist_wrong.png")
+    draw_curves(rows, pictures / "mnist_curves.png")
+    found = {"machine": machine(), "seeds": SEEDS, "wrong_in_all": n_wrong, "recipes": rows}
+    (tables / "recipes.json").write_text(json.dumps(found, indent=1) + "\n")
     for row in rows:
         means = {part: statistics.fmean(row[part]) for part in ("val", "test")}
         print(

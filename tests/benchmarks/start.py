@@ -1,6 +1,6 @@
 """From the command to its first batch, --help and --cfg job, against `import torch`: seconds.
 
-The clock stops when the first batch of training gets to the augmentation, which ends the process.
+The clock stops when the augmentation receives the first batch, and ends the process.
 """
 
 import os
@@ -8,14 +8,20 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from common import in_turns, python
+from common import Rows, in_turns, python, size
 from torch import Tensor, nn
 
-N_ROUNDS = 5
+N_ROUNDS = size(5, 1)
+COMMANDS = {
+    "torch": "python -c 'import torch'",
+    "training": "train.py model=lenet5, to its first batch",
+    "help": "train.py --help",
+    "config": "train.py --cfg job",
+}
 
 
 class End(nn.Module):
-    """Ends the process in place of augmenting a batch; lets pass what only tries the parts."""
+    """Ends the process instead of augmenting a batch of training."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         if self.training:
@@ -23,23 +29,16 @@ class End(nn.Module):
         return pixels
 
 
-def measure() -> list[dict[str, str | float]]:
+def measure() -> Rows:
     with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder)
         first = ("src/train.py", "model=lenet5", "augmentation._target_=start.End")
         times = in_turns(
             N_ROUNDS,
             torch=lambda: python("-c", "import torch"),
-            training=lambda: python(*first, store=store),
+            training=lambda: python(*first, store=Path(folder)),
             help=lambda: python("src/train.py", "--help"),
             config=lambda: python("src/train.py", "--cfg", "job"),
         )
-    commands = {
-        "torch": "python -c 'import torch'",
-        "training": "train.py model=lenet5, to its first batch",
-        "help": "train.py --help",
-        "config": "train.py --cfg job",
-    }
     return [
         {
             "command": command,
@@ -48,5 +47,5 @@ def measure() -> list[dict[str, str | float]]:
                 (t - 1) / torch for t, torch in zip(times[side], times["torch"], strict=True)
             ),
         }
-        for side, command in commands.items()
+        for side, command in COMMANDS.items()
     ]

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from common import Rows, size
 from joblib import Parallel, delayed
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -47,8 +48,8 @@ SPACE = {
     "model.dropout": FloatDistribution(0.0, 0.5),
     "data.batch_size": CategoricalDistribution(SIZES),
 }
-MARKS = (15, 30, 45)  # trials of an architecture
-N_SEEDS = 20
+MARKS = size((15, 30, 45), (6,))  # trials of an architecture
+N_SEEDS = size(20, 1)
 N_WORKERS = 2
 
 Params = Mapping[str, Any]
@@ -84,7 +85,10 @@ class Landscape:
         y = np.log(1 - np.array([trial[score] for trial in trials]))
         smooth = RBF([0.5, 1.0, 1.0], length_scale_bounds=(0.2, 10))  # each setting's range is 1
         kernel = ConstantKernel(1.0) * smooth + WhiteKernel(0.01)
-        process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
+        optimizer = size("fmin_l_bfgs_b", None)
+        process = GaussianProcessRegressor(
+            kernel, normalize_y=True, random_state=0, optimizer=optimizer
+        )
         luck = y - cross_val_predict(process, x, y, cv=LeaveOneOut())
         # Where training diverges the surface is a cliff, which is no luck.
         luck = luck[np.abs(luck[:, -1]) < 3 * np.median(np.abs(luck[:, -1]))]
@@ -115,7 +119,7 @@ def landscapes(schedule: str, score: str) -> list[Landscape]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a length scale at its bound: a setting that is no matter
         return [
-            Landscape.of(trials, score, recorded["seconds"][name])
+            Landscape.of(trials[:: size(1, 6)], score, recorded["seconds"][name])
             for name, trials in recorded[schedule].items()
         ]
 
@@ -169,7 +173,7 @@ STRATEGIES = {
     "promotion, 3 startup trials": Strategy(tpe(startup=3), PROMOTION),
     "promotion, 10 startup trials": Strategy(tpe(startup=10), PROMOTION),
     "promotion, GP": Strategy(
-        lambda seed: GPSampler(seed=seed, n_startup_trials=5), PROMOTION, n_seeds=6
+        lambda seed: GPSampler(seed=seed, n_startup_trials=5), PROMOTION, n_seeds=size(6, 1)
     ),  # takes a hundred times as long as TPE
 }
 
@@ -226,9 +230,9 @@ def plays(name: str, seed: int, n_trials: int) -> list[Outcome]:
     return [play(strategy, land, seed, n_trials) for land in landscapes(*strategy.curves)]
 
 
-def measure() -> list[dict[str, str | float]]:
+def measure() -> Rows:
     jobs = [(name, i, n) for name, s in STRATEGIES.items() for i in range(s.n_seeds) for n in MARKS]
-    done = zip(jobs, Parallel(-1)(delayed(plays)(*job) for job in jobs), strict=True)
+    done = zip(jobs, Parallel(size(-1, 1))(delayed(plays)(*job) for job in jobs), strict=True)
     kept: dict[tuple[str, int], list[Outcome]] = defaultdict(list)
     for (name, _, n), outcomes in done:
         kept[name, n] += outcomes

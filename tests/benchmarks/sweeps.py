@@ -1,10 +1,9 @@
 """Whole sweeps on the same space, images, epochs and number of trials, from command to end.
 
-Against an Optuna script (optuna_script.py) and against hydra-optuna-sweeper as it comes with the
+Against an Optuna script (optuna_script.py) and against hydra-optuna-sweeper as it comes, with the
 joblib launcher and n_jobs=2 (stock_sweeper.py). The sides take turns, sweep seed by sweep seed.
-sweeps.png shows the best validation accuracy so far against the time since the command;
-python tests/benchmarks/sweeps.py draws it again. Equal accuracy is what every side has at its end
-with the same seed, less 0.1 point. An interrupted benchmark goes on where it stopped.
+sweeps.png shows the best validation accuracy so far against the time since the command. Equal
+accuracy is what every side has at its end with the same seed, less 0.1 point.
 """
 
 import json
@@ -16,20 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from common import HERE, machine, python, ratio
+from common import HERE, SMALLEST, Rows, machine, python, ratio, size
+from matplotlib.figure import Figure
 
 from hydrasweep.stratum import RESUMES
 
-N_TRIALS, SEEDS, EPOCHS = 30, (0, 1, 2), 9
-PART = ("data.n_train=6000", "data.n_val=5000", f"epochs={EPOCHS}")
+N_TRIALS, SEEDS, EPOCHS = size((30, (0, 1, 2), 9), (3, (0,), 1))
+PART = size(("data.n_train=6000", "data.n_val=5000"), ("data.n_train=600", "data.n_val=200"))
+PART += (f"epochs={EPOCHS}",)
 SPACE = (
     "model=choice(baseline,cnn,lenet5)",
     "optimizer.lr=tag(log, interval(3e-4, 3e-2))",
     "model.dropout=interval(0.0, 0.5)",
     "data.batch_size=choice(32,64,128,256)",
 )
-PICTURE = HERE / "sweeps.png"
-CURVES = HERE / "sweeps.json"
 TICKS = (30, 50, 100, 200, 500, 1000)
 Curve = list[tuple[float, float]]  # seconds since the command, best validation accuracy so far
 
@@ -38,7 +37,8 @@ def hydrasweep(folder: Path, seed: int) -> None:
     python(
         "src/train.py", "-m", "hparams_search=optuna", "study=benchmark", *PART,
         f"hydra.sweeper.n_trials={N_TRIALS}", f"hydra.sweeper.sampler.seed={seed}",
-        "hydra/sweeper/confirm=none", "hydra.sweeper.report=false", store=folder,
+        "hydra/sweeper/confirm=none", "hydra.sweeper.report=false",
+        *size((), ("hydra.sweeper.n_workers=1",)), store=folder,
     )  # fmt: skip
 
 
@@ -87,18 +87,9 @@ def run_side(side: str, seed: int) -> tuple[float, Curve]:
     return seconds, [(at, max(v for _, v in done[: i + 1])) for i, (at, _) in enumerate(done)]
 
 
-def recorded() -> list[dict[str, Any]]:
-    """The runs so far, each with its side, seed, seconds and curve."""
-    return json.loads(CURVES.read_text()) if CURVES.exists() else []
-
-
 def draw(runs: Sequence[Mapping[str, Any]]) -> None:
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
     for run in runs:
         at, best = zip(*run["curve"], strict=True)
         label = run["side"] if run["seed"] == SEEDS[0] else None
@@ -110,28 +101,24 @@ def draw(runs: Sequence[Mapping[str, Any]]) -> None:
     axes.set_ylabel("best validation accuracy so far, %")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(PICTURE, dpi=110)
+    figure.savefig(HERE / "sweeps.png", dpi=110)
 
 
-def measure() -> list[dict[str, str | float]]:
-    """Run all sides, or go on where an interrupted benchmark stopped on this CPU."""
-    cpu, runs = str(machine()["cpu"]), recorded()
-    if len(runs) == len(SEEDS) * len(SIDES) or any(run["cpu"] != cpu for run in runs):
-        runs = []
+def measure() -> Rows:
+    cpu, runs = str(machine()["cpu"]), []
     for seed in SEEDS:
         for side in SIDES:
-            if any((run["side"], run["seed"]) == (side, seed) for run in runs):
-                continue
             took, curve = run_side(side, seed)
             print(f"seed {seed}: {side} {took:.0f} s, best {curve[-1][1]:.2%}", flush=True)
             new = {"side": side, "seed": seed, "cpu": cpu, "seconds": round(took, 1)}
             runs.append(new | {"curve": [(round(at, 1), best) for at, best in curve]})
-            CURVES.write_text(json.dumps(runs) + "\n")
-    draw(runs)
+    if not SMALLEST:
+        (HERE / "sweeps.json").write_text(json.dumps(runs) + "\n")
+        draw(runs)
     return rows(runs)
 
 
-def rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, str | float]]:
+def rows(runs: Sequence[Mapping[str, Any]]) -> Rows:
     of = {side: [run for run in runs if run["side"] == side] for side in SIDES}
     ends = zip(*([run["curve"][-1][1] for run in each] for each in of.values()), strict=True)
     targets = [min(end) - 0.001 for end in ends]
@@ -155,7 +142,3 @@ def rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, str | float]]:
         }
         for side in SIDES
     ]
-
-
-if __name__ == "__main__":
-    draw(recorded())

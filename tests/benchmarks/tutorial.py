@@ -1,9 +1,8 @@
 """Trials a minute on two cores: two workers with fit() against one process as in a tutorial.
 
 A trial is built, trained for one epoch on 12,000 images and evaluated on 2,000. The tutorial's
-process has both cores for its threads, and reads torchvision's MNIST through ToTensor and
-Normalize by a DataLoader; the workers have a thread each, and compose as in a sweep. Each model
-has new processes, as a training has that somebody starts.
+process has both cores for its threads and reads torchvision's MNIST with a DataLoader; the
+workers have a thread each, and compose as in a sweep. Each model gets new processes.
 """
 
 import functools
@@ -11,16 +10,14 @@ import multiprocessing
 import statistics
 
 import torch
-from common import DROPOUT, OPTIMIZERS, PART, ROOT, in_turns, job, plain_optimizer, recipe
-from loop import plain_model
-from torch.nn import functional as F
+from common import MODELS, N_TRAIN, N_VAL, PART, Rows, in_turns, job, size
+from plain import DROPOUT, accuracy, model_of, optimizer_of, recipe, train, training_images
 from torch.utils.data import DataLoader, Subset
 
 from mnist.training import fit
 
-N_ROUNDS = 5
+N_ROUNDS = size(5, 1)
 N_WORKERS = N_THREADS = 2
-N_TRAIN, N_VAL = 12_000, 2_000
 
 
 def trial(name: str) -> float:
@@ -32,32 +29,19 @@ def trial(name: str) -> float:
 
 @functools.cache
 def loaders() -> list[DataLoader]:
-    """Of the images to train on, and of those to evaluate on."""
-    from torchvision import datasets, transforms
-
-    steps = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
-    data = datasets.MNIST(str(ROOT / "data"), download=True, transform=transforms.Compose(steps))
+    """The images to train on, and those to evaluate on."""
     parts = (range(N_TRAIN), range(N_TRAIN, N_TRAIN + N_VAL))
+    data = training_images()
     return [DataLoader(Subset(data, part), batch_size=100, shuffle=True) for part in parts]
 
 
 def tutorial(name: str) -> float:
     """The same trial as a tutorial has it."""
     torch.set_num_threads(N_THREADS)
-    train, val = loaders()
-    model = plain_model(name, DROPOUT[name])
-    optimizer = plain_optimizer(model, name)
-    for images, labels in train:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-    model.eval()
-    n_correct = 0
-    with torch.no_grad():
-        for images, labels in val:
-            n_correct += (model(images).argmax(1) == labels).sum().item()
-    return n_correct / N_VAL
+    batches, val = loaders()
+    model = model_of(name, DROPOUT[name])
+    train(model, optimizer_of(model, name), batches)
+    return accuracy(model, val)
 
 
 def compare(name: str) -> dict[str, str | float]:
@@ -69,14 +53,13 @@ def compare(name: str) -> dict[str, str | float]:
             sweep=lambda: workers.map(trial, [name] * N_WORKERS, chunksize=1),
         )
     pace = {"tutorial": 60.0, "sweep": 60.0 * N_WORKERS}
-    a_minute = {side: pace[side] / statistics.median(times[side]) for side in times}
     pairs = zip(times["tutorial"], times["sweep"], strict=True)
     return {
         "model": name,
-        **{f"{side}, trials a minute": number for side, number in a_minute.items()},
+        **{f"{s}, trials a minute": pace[s] / statistics.median(times[s]) for s in pace},
         "times as many": statistics.median(N_WORKERS * a / b for a, b in pairs),
     }
 
 
-def measure() -> list[dict[str, str | float]]:
-    return [compare(name) for name in OPTIMIZERS]
+def measure() -> Rows:
+    return [compare(name) for name in MODELS]
