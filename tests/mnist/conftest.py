@@ -34,11 +34,14 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow store. Creating one takes MLflow seconds, so tests copy this one."""
-    folder = tmp_path_factory.mktemp("store")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    with chdir(folder):
-        assert client_of(folder)  # its first use creates the database
-    return folder / "mlflow.db"
+    import shared  # it imports what only the tests of sweeps need
+
+    def fill(folder: Path) -> None:
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        with chdir(folder):
+            assert client_of(folder)  # its first use creates the database
+
+    return shared.folder(tmp_path_factory, "application-store", fill) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
