@@ -1,10 +1,10 @@
-"""How fast workers take trials that only sleep, by their number, on a PostgreSQL of this machine.
+"""The trials per second of different numbers of workers, on a PostgreSQL of this machine.
 
 python tests/cluster/scale.py        1 to 32 workers, trials of 2 s: about 6 minutes
 
-Counted is from when the last worker has begun its second trial until the last trial begins. The
-storage's time is what PostgreSQL says it spent on the statements of a trial, waiting for locks
-included. The figures are printed and kept in scale.json.
+The trials only sleep. Those count that begin after every worker has begun its second trial. The
+storage's time is PostgreSQL's own figure for the statements of a trial, with waits for locks. The
+figures are printed and written into scale.json.
 """
 
 import argparse
@@ -30,7 +30,7 @@ N_EACH = 20  # trials for each worker
 
 
 def run(server: PostgreSQL, n_workers: int, seconds: float, n_each: int) -> dict[str, float]:
-    """A sweep with so many workers; its figures."""
+    """Run a sweep with this number of workers and return its figures."""
     name = f"scale{n_workers}"
     url = server.create(name)
     with tempfile.TemporaryDirectory() as folder:

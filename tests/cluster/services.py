@@ -1,5 +1,5 @@
-"""Real parts on loopback, with all their files in a folder of their own: PostgreSQL, a Slurm
-and a Ray of one node each, and machines that share nothing but these."""
+"""Servers on loopback with all their files in temporary folders: PostgreSQL, a Slurm and a Ray of
+one node each, and machines that share nothing but these."""
 
 import functools
 import os
@@ -17,10 +17,10 @@ from urllib.parse import quote
 
 import pytest
 
-psycopg = pytest.importorskip("psycopg", reason='wants the extras ".[postgres,slurm,ray]"')
+psycopg = pytest.importorskip("psycopg", reason='needs the extras ".[postgres,slurm,ray]"')
 
 PASSWORD = "hush@4711secret"
-TELLTALE = "4711secret"  # of the password, however it is quoted
+TELLTALE = "4711secret"  # this part of the password is never quoted
 SECONDS_TO_START = 60
 
 
@@ -29,9 +29,13 @@ def installed(command: str, *packages: str) -> str:
     if found := _which(command):
         return found
     if os.geteuid() or not shutil.which("apt-get"):
-        pytest.skip(f"{command} isn't here, and only root on Debian can install it")
+        pytest.skip(f"{command} is missing, and only root on Debian can install it")
     _update_lists()
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # starts nothing
+    quiet = {
+        **os.environ,
+        "DEBIAN_FRONTEND": "noninteractive",
+        "RUNLEVEL": "1",
+    }  # no package starts its server
     words = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
     subprocess.run(words, check=True, env=quiet, stdout=subprocess.DEVNULL)
     return str(_which(command))
@@ -62,13 +66,13 @@ def listens(port: int) -> bool:
 
 
 def machine(name: str) -> list[str]:
-    """What makes a command run on a machine of this name: it sees no process of others, and
-    dies with all of its own when it is killed."""
+    """The words before a command that run it on a machine of this name: it sees only its own
+    processes, and killing it kills all of them."""
     words = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
     words += ["sh", "-c", 'hostname "$0" && exec "$@"', name]
     tried = subprocess.run([*words, "true"], capture_output=True, text=True)
     if tried.returncode:
-        pytest.skip(f"can't make namespaces: {tried.stderr.strip()}")
+        pytest.skip(f"cannot make namespaces: {tried.stderr.strip()}")
     return words
 
 
@@ -87,7 +91,7 @@ def folder_of(user: str | None = None) -> Iterator[Path]:
 def service(
     folder: Path, words: Sequence[str], answers: Callable[[], bool], **settings: Any
 ) -> "Iterator[subprocess.Popen[bytes]]":
-    """A process that answers, until it is killed at the end."""
+    """Start a process, wait until it answers, and kill it at the end of the block."""
     log = folder / f"{Path(words[0]).name}-{len(list(folder.iterdir()))}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -129,7 +133,7 @@ class PostgreSQL:
         self._stack.enter_context(running)
 
     def stop(self, mode: str) -> None:
-        """In one of the modes of pg_ctl."""
+        """Stop in one of the modes of pg_ctl."""
         self._run("pg_ctl", "stop", "-m", mode)
         self._stack.close()
 
@@ -139,7 +143,7 @@ class PostgreSQL:
         return False
 
     def create(self, database: str) -> str:
-        """Create a database; give its URL."""
+        """Create a database and return its URL."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{database}"')  # type: ignore[arg-type]
         return self.url(database)
@@ -151,7 +155,7 @@ class PostgreSQL:
 
 @contextmanager
 def postgresql() -> Iterator[PostgreSQL]:
-    installed("postgres", "postgresql")  # makes the user
+    installed("postgres", "postgresql")  # the package creates the user
     with folder_of("postgres") as folder:
         server = PostgreSQL(folder)
         server.start()
@@ -203,8 +207,8 @@ PidFile={folder}/slurmdbd.pid
 
 @contextmanager
 def slurm() -> Iterator[dict[str, str]]:
-    """Slurm with a node of two cores, and the accounting without which submitit never learns
-    that a job was killed; gives the variables of those who use it."""
+    """Run Slurm with a node of two cores; yield the environment variables with which processes
+    use it. Without its accounting, submitit would not notice that a job was killed."""
     packages = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server-core", "mariadb-client-core")
     programs = "slurmctld", "slurmdbd", "slurmd", "munged", "mariadbd", "mariadb-install-db"
     ctld, dbd, slurmd, munged, mariadbd, install = (installed(p, *packages) for p in programs)
@@ -247,14 +251,14 @@ def slurm() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def ray(variables: Mapping[str, str]) -> Iterator[str]:
-    """Ray on a node of two cores, where processes have these variables; gives its address."""
+    """Run Ray on a node of two cores, whose processes have these variables; yield its address."""
     port = free_port()
     program = Path(sys.executable).with_name("ray")
     with folder_of() as folder:
         words = [*machine("raynode"), str(program), "start", "--head", "--block"]
         words += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
         words += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}/ray"]
-        # Ray wants a token of who connects where any local Ray has left one in the home folder.
+        # Ray asks for a token if another local Ray has left one in the home folder.
         env = os.environ | variables | {"RAY_AUTH_MODE": "disabled"}
         with service(folder, words, lambda: listens(port), env=env):
             yield f"127.0.0.1:{port}"

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import apps
 import pytest
-from application import Script, server
+from application import Script, copy_store, server
 from planted import plant, searched, with_seeds
 from sweeps import MODELS, Sweep
 
@@ -121,7 +121,7 @@ def architectures(html: str) -> set[str]:
 def test_mlflow_pages_compare_the_trials_of_a_sweep(
     sweep: Sweep, script: Script, page: Page, root: Path
 ) -> None:
-    shutil.copy(sweep.root / "mlflow.db", root)
+    copy_store(sweep.root / "mlflow.db", root)
     done = script("train.py", "model=baseline", "epochs=1", "artifacts=false", "seed=7")
     assert done.returncode == 0, done.stderr
     links = [

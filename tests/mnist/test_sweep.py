@@ -8,7 +8,7 @@ from pathlib import Path
 import application
 import pytest
 import torch
-from application import Script, client_of, command_line, environment
+from application import Script, client_of, command_line, copy_store, environment
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from sweeps import ALONE, MODELS, SWEEP, UNCONFIRMED, WHOLE, Sweep, history
@@ -131,7 +131,7 @@ def test_finished_sweep_shows_its_winners_again_and_trains_nothing(
 ) -> None:
     copy = Sweep(root, "whole")
     shutil.copytree(sweep.folder, copy.folder, ignore=shutil.ignore_patterns("*.pt"))
-    shutil.copy(sweep.root / "mlflow.db", root)
+    copy_store(sweep.root / "mlflow.db", root)
     words = command_line("train.py", *WHOLE)
     done = application.run(words, cwd=tmp_path, env=environment(root))
     assert done.returncode == 0, done.stderr
