@@ -1,57 +1,42 @@
 """An app with folders, logging and modules of its own, under each launcher."""
 
 import json
-from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from foreign import copy
+from foreign import copy, needs
 
 LAUNCHERS = [
-    "basic",
-    "joblib",
-    pytest.param(
-        "submitit_local",
-        marks=pytest.mark.skipif(not find_spec("submitit"), reason="wants hydra-submitit-launcher"),
-    ),
-    pytest.param(
-        "ray",
-        marks=[
-            pytest.mark.cluster,
-            pytest.mark.skipif(not find_spec("ray"), reason="wants hydra-ray-launcher"),
-        ],
-    ),
+    pytest.param("basic", 1, id="basic", marks=pytest.mark.slow),
+    pytest.param("joblib", 2, id="joblib"),
+    pytest.param("submitit_local", 2, id="submitit", marks=needs("submitit")),
+    pytest.param("ray", 2, id="ray", marks=[pytest.mark.cluster, needs("ray")]),
 ]
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_an_app_with_folders_logging_and_modules_of_its_own(tmp_path: Path, launcher: str) -> None:
+@pytest.mark.parametrize(("launcher", "n_workers"), LAUNCHERS)
+def test_app_with_folders_logging_and_modules_of_its_own(
+    tmp_path: Path, launcher: str, n_workers: int
+) -> None:
     app = copy("own_folders", tmp_path)
     before = {path.name for path in app.folder.iterdir()}
-    words = ["+hydra.launcher.ray.init.num_cpus=2"] if launcher == "ray" else []
-    printed = app.run("-m", f"hydra/launcher={launcher}", *words)
-    assert "step 1" not in printed  # what a trial logs stays off the screen
+    cpus = ["+hydra.launcher.ray.init.num_cpus=2"] if launcher == "ray" else []
+    printed = app.run("-m", f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=4", *cpus)
+    assert "step 1" not in printed  # the log of a trial is not on the screen
     rows = app.trials()
-    assert Counter(row["state"] for row in rows) == {"COMPLETE": 6}
+    assert [row["state"] for row in rows] == ["COMPLETE"] * 4
     for row in rows:
         folder = app.sweep() / f"00{row['number']}"
         made = json.loads((folder / "fit.json").read_text())
-        assert made["slope"] == float(row["slope"])
-        assert made["error"] == float(row["value"])
-        text = (folder / "line.log").read_text()
-        levels, pids, messages = zip(*(line.split("|") for line in text.splitlines()), strict=True)
-        assert messages == (
-            "read 5 points, slope " + row["slope"],
-            *(f"step {i}" for i in range(5)),
-        )
+        assert (made["slope"], made["error"]) == (float(row["slope"]), float(row["value"]))
+        lines = [line.split("|") for line in (folder / "line.log").read_text().splitlines()]
+        levels, pids, messages = map(list, zip(*lines, strict=True))
+        read = f"read 5 points, slope {row['slope']}"
+        assert messages == [read, *(f"step {i}" for i in range(5))]
         assert set(pids) == {str(made["pid"])}
         assert set(levels) == {"INFO", "DEBUG"}
-        printed = (folder / "app.log").read_text()
-        assert printed.count(f"error: {row['value']}") == 1
+        assert (folder / "app.log").read_text().count(f"error: {row['value']}") == 1
         assert (folder / "ended.txt").read_text() == f"COMPLETED {row['slope']}\n"
-    assert len(list(app.sweep().rglob("ended.txt"))) == len(rows)  # a worker's own job has none
-    created = {path.name for path in app.folder.iterdir()} - before
-    assert created <= {"sweeps", "__pycache__"}
-    n_workers = 1 if launcher == "basic" else 2
+    assert len(list(app.sweep().rglob("ended.txt"))) == len(rows)  # no callback for workers
+    assert {path.name for path in app.folder.iterdir()} - before <= {"sweeps", "__pycache__"}
     assert len(list((app.sweep() / "workers").iterdir())) == n_workers

@@ -1,4 +1,5 @@
-"""docs/own_project.md, done to a project in lightning-hydra-template's layout as it says."""
+"""The changes and commands of docs/own_project.md, in a project with the layout of
+lightning-hydra-template."""
 
 import re
 import shlex
@@ -15,16 +16,15 @@ LIT = ["model=lit", "data=lit", "callbacks=lit", "trainer=lit"]
 
 
 def blocks(language: str) -> list[str]:
-    """The document's blocks of code."""
-    found = re.findall(
-        rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE
-    )
+    """Return the document's blocks of code in a language."""
+    text = DOCUMENT.read_text()
+    found = re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert found
     return found
 
 
 def apply(diff: str, project: Project) -> None:
-    """Change a file as a diff says, whose parts are separated by lines of @@."""
+    """Apply a diff, whose parts are separated by ``@@`` lines, to the file that it names."""
     name, _, body = diff.removeprefix("--- ").partition("\n")
     path = project.folder / name
     text = path.read_text()
@@ -32,19 +32,19 @@ def apply(diff: str, project: Project) -> None:
         lines = part.splitlines(keepends=True)
         before = "".join(line[1:] for line in lines if line[0] != "+")
         after = "".join(line[1:] for line in lines if line[0] != "-")
-        assert text.count(before) == 1 or not before, f"{name} has not this one time:\n{before}"
+        assert text.count(before) == 1 or not before, f"{name} does not have this once:\n{before}"
         text = text.replace(before, after, 1)
     path.write_text(text)
 
 
-def test_the_diff_has_at_most_ten_lines() -> None:
+def test_diffs_have_at_most_ten_changed_lines() -> None:
     search, loop = blocks("diff")
-    assert 0 < len(re.findall(r"^[+-](?!--)", search, re.MULTILINE)) <= 10
-    assert 0 < len(re.findall(r"^[+-](?!--)", loop, re.MULTILINE)) <= 10
+    for diff in (search, loop):
+        assert 0 < len(re.findall(r"^[+-](?!--)", diff, re.MULTILINE)) <= 10
 
 
 def commands() -> list[list[str]]:
-    """The words of the document's commands."""
+    """Return the arguments of the document's six commands."""
     _, shell = blocks("bash")
     found = [shlex.split(line) for line in shell.splitlines() if line.startswith("python ")]
     assert len(found) == 6
@@ -52,7 +52,7 @@ def commands() -> list[list[str]]:
 
 
 def without_lightning(tmp_path: Path) -> Project:
-    """The project after the document's changes; its loop's own line in the callback's place."""
+    """Copy the project and change it as the document says, but for Lightning's callback."""
     project = copy("template", tmp_path)
     for diff in blocks("diff"):
         apply(diff, project)
@@ -63,29 +63,46 @@ def without_lightning(tmp_path: Path) -> Project:
     return project
 
 
-def test_the_template_without_lightning(tmp_path: Path) -> None:
+def test_template_without_lightning_runs_and_prunes_a_sweep(tmp_path: Path) -> None:
     project = without_lightning(tmp_path)
-    try_it, sweep, resume, *_ = commands()
-    assert "dry_run=true" in try_it[-1]
-    project.run(*try_it[1:], app=try_it[0])
-    assert not list(project.folder.rglob("study.db"))
-    project.run(*sweep[1:], app=sweep[0])
+    _, (app, *sweep), *_ = commands()
+    project.run(*sweep, "hydra.sweeper.n_trials=8", app=app)
     rows = project.trials()
-    assert len(rows) == 6
-    project.run(*resume[1:], app=resume[0])
-    assert project.trials()[:6] == rows
-    assert len(project.trials()) == 12
-    assert any(row["state"] == "PRUNED" for row in project.trials())
+    assert len(rows) == 8
+    assert any(row["state"] == "PRUNED" for row in rows)
     assert project.sweep().name == "lr"
 
 
+def test_search_file_may_have_the_other_settings_of_the_document(tmp_path: Path) -> None:
+    """The plan is printed with all of them, by the document's command for that."""
+    project = copy("template", tmp_path)
+    apply(blocks("diff")[0], project)
+    search = project.folder / SEARCH
+    (settings,) = blocks("yaml")
+    merged = OmegaConf.merge(OmegaConf.load(search), OmegaConf.create(settings))
+    merged.defaults = [*OmegaConf.load(search).defaults, *OmegaConf.create(settings).defaults]
+    search.write_text("# @package _global_\n" + OmegaConf.to_yaml(merged))
+    (app, *plan), *_ = commands()
+    assert "dry_run=true" in plan[-1]
+    printed = project.run(*plan, app=app)
+    assert "Study lr: 6 trials, 2 workers" in printed
+    assert "3 fresh seeds" in printed
+    assert not list(project.folder.rglob("study.db"))
+
+
 @pytest.mark.slow
-def test_the_other_commands(tmp_path: Path) -> None:
+def test_all_commands_of_the_document(tmp_path: Path) -> None:
     project = without_lightning(tmp_path)
-    for app, *words in commands()[3:]:
+    _, (app, *sweep), (_, *resume), *others = commands()
+    project.run(*sweep, app=app)
+    rows = project.trials()
+    project.run(*resume, app=app)
+    resumed = project.trials()
+    assert (resumed[:6], len(resumed)) == (rows, 12)
+    for app, *words in others:
         project.run(*words, app=app)
     sweeps = sorted(path.parent for path in (project.folder / "logs").rglob("trials.csv"))
-    parallel, confirmed, reported = sweeps
+    parallel, confirmed, reported = (path for path in sweeps if path.name != "lr")
     assert len(list((parallel / "workers").iterdir())) == 2
     assert (confirmed / "best" / "overall.yaml").exists()
     assert (reported / "report.html").exists()
@@ -94,28 +111,13 @@ def test_the_other_commands(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(
     not (find_spec("lightning") and find_spec("optuna_integration")),
-    reason="wants lightning and optuna-integration",
+    reason="needs lightning and optuna-integration",
 )
-def test_the_template_with_lightning(tmp_path: Path) -> None:
+def test_template_with_lightning(tmp_path: Path) -> None:
     project = copy("template", tmp_path)
     apply(blocks("diff")[0], project)
     printed = project.run("-m", "hparams_search=mnist_optuna", *LIT, app="src/train.py")
     assert re.search(r"Trials: \d COMPLETE, [1-9] PRUNED", printed)
     assert "Traceback" not in printed
-    # Without a sweep the callback listens to nobody.
+    # The callback accepts reports without a sweep.
     project.run(*LIT, "hparams_search=mnist_optuna", "hydra.mode=RUN", app="src/train.py")
-
-
-def test_the_search_file_has_the_document_s_other_settings(tmp_path: Path) -> None:
-    project = copy("template", tmp_path)
-    apply(blocks("diff")[0], project)
-    search = project.folder / SEARCH
-    (settings,) = blocks("yaml")
-    merged = OmegaConf.merge(OmegaConf.load(search), OmegaConf.create(settings))
-    merged.defaults = [*OmegaConf.load(search).defaults, *OmegaConf.create(settings).defaults]
-    search.write_text("# @package _global_\n" + OmegaConf.to_yaml(merged))
-    printed = project.run(
-        "-m", "hparams_search=mnist_optuna", "hydra.sweeper.dry_run=true", app="src/train.py"
-    )
-    assert "Study lr: 6 trials, 2 workers" in printed
-    assert "race for 3 fresh seeds" in printed

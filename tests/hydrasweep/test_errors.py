@@ -1,4 +1,4 @@
-"""How a process ends: in a sentence and with an exit code, and as it was found."""
+"""How a process ends: with one message, an exit code, and its environment as it was."""
 
 import errno
 import os
@@ -18,27 +18,22 @@ from omegaconf.errors import OmegaConfBaseException
 from hydrasweep import Outage, UserError, errors, plain_exit
 from hydrasweep.errors import SIGNALS, is_outage, root_cause, signals_as_exceptions
 
-# Words
+RESUME = "python app.py"
+
+# Messages
 
 
-def test_outage_is_what_a_disk_or_a_store_does() -> None:
-    assert is_outage(Outage("no answer"))
-    for number in (errno.ENOSPC, errno.EROFS, errno.EIO):
-        assert is_outage(OSError(number, "a disk's"))
-    assert not is_outage(UserError("x=1: must be 2"))
-    assert not is_outage(OSError(errno.ENOENT, "no such file"))
-    assert not is_outage(RuntimeError("no space left"))
+def test_outage_is_an_error_of_a_disk_or_a_store() -> None:
+    full, read_only, broken = (OSError(e, "") for e in (errno.ENOSPC, errno.EROFS, errno.EIO))
+    for outage in (Outage("no answer"), full, read_only, broken):
+        assert is_outage(outage)
+    for other in (UserError("x=1"), OSError(errno.ENOENT, ""), RuntimeError("no space left")):
+        assert not is_outage(other)
 
 
-def test_root_cause_is_the_first_of_a_chain_in_one_line_without_its_password() -> None:
-    error: BaseException
-    try:
-        try:
-            raise OSError("no answer of http://me:secret@host/x\nfor a minute")
-        except OSError as cause:
-            raise RuntimeError("failed") from cause
-    except RuntimeError as failed:
-        error = failed
+def test_root_cause_is_one_line_without_a_password() -> None:
+    error = RuntimeError("failed")
+    error.__cause__ = OSError("no answer of http://me:secret@host/x\nfor a minute")
     assert root_cause(error) == "OSError: no answer of http://host/x"
 
 
@@ -51,7 +46,7 @@ def test_root_cause_is_the_first_of_a_chain_in_one_line_without_its_password() -
         ("a // b@c", "a // b@c"),
     ],
 )
-def test_addresses_are_shown_without_their_password(text: str, shown: str) -> None:
+def test_addresses_are_shown_without_user_and_password(text: str, shown: str) -> None:
     assert errors.without_password(text) == shown
 
 
@@ -59,48 +54,61 @@ def test_addresses_are_shown_without_their_password(text: str, shown: str) -> No
 
 
 def ended(error: BaseException, resume: str | None = None) -> Any:
-    """The code of the exit that an error ends in."""
+    """The exit code, or the message, that an error ends in."""
     with pytest.raises(SystemExit) as end, plain_exit(resume):
         raise error
     return end.value.code
 
 
-def test_users_error_is_one_sentence_and_an_outage_tells_how_to_resume() -> None:
-    assert ended(UserError("x=1: must be 2"), "python app.py") == "Error: x=1: must be 2"
-    words = "Error: the disk is full. To resume: python app.py"
-    assert ended(Outage("the disk is full"), "python app.py") == words
-    assert ended(Outage("the disk is full")) == "Error: the disk is full"
-    full = ended(OSError(errno.ENOSPC, "No space left", "/data"), "python app.py")
-    assert full.startswith("Error: [Errno 28] No space left: '/data'. To resume: ")
-    missing = ended(FileNotFoundError(errno.ENOENT, "No such file", "/data"), "python app.py")
-    assert missing == "Error: [Errno 2] No such file: '/data'"
+@pytest.mark.parametrize(
+    ("error", "message", "resumes"),
+    [
+        (UserError("x=1: must be 2"), "x=1: must be 2", False),
+        (Outage("the disk is full"), "the disk is full", True),
+        (OSError(errno.ENOSPC, "No space", "/data"), "[Errno 28] No space: '/data'", True),
+        (FileNotFoundError(errno.ENOENT, "No file", "/data"), "[Errno 2] No file: '/data'", False),
+    ],
+)
+def test_error_of_the_user_or_a_disk_is_one_message(
+    error: Exception, message: str, resumes: bool
+) -> None:
+    assert ended(error) == f"Error: {message}"
+    shown = ended(error, RESUME)
+    assert shown.startswith(f"Error: {message}")
+    assert shown.endswith(RESUME) == resumes
 
 
-def test_configs_error_is_told_with_its_cause() -> None:
+def test_error_of_a_config_is_shown_with_its_cause() -> None:
     with pytest.raises(OmegaConfBaseException) as raised:
         OmegaConf.to_container(OmegaConf.create({"a": "${b}"}), resolve=True)
     assert ended(raised.value).startswith("Error: Interpolation key 'b' not found")
 
 
-def test_bug_shows_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended(ZeroDivisionError("by zero")) == 1
-    assert "ZeroDivisionError: by zero" in capsys.readouterr().err
-
-
-def test_interruption_tells_how_to_resume(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended(KeyboardInterrupt(), "python app.py") == 130
-    assert capsys.readouterr().err == "\nStopped. To resume: python app.py\n"
-    assert ended(KeyboardInterrupt()) == 130
-    assert capsys.readouterr().err == "\nStopped.\n"
-    assert ended(SystemExit(3), "python app.py") == 3
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize(
+    ("error", "code", "texts"),
+    [
+        (ZeroDivisionError("by zero"), 1, ["Traceback", "ZeroDivisionError: by zero"]),
+        (KeyboardInterrupt(), 130, [RESUME]),
+        (SystemExit(3), 3, []),
+    ],
+)
+def test_bug_shows_its_traceback_and_an_interruption_how_to_resume(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, texts: list[str]
+) -> None:
+    assert ended(error, RESUME) == code
+    shown = capsys.readouterr().err
+    assert bool(shown) == bool(texts)
+    for text in texts:
+        assert text in shown
+    assert ended(error) == code
+    assert RESUME not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 @pytest.mark.parametrize("becomes", [None, AttributeError])
-def test_signal_ends_the_process_whatever_a_library_makes_of_it(
+def test_signal_ends_the_process_also_if_a_library_raises_another_error(
     signum: signal.Signals, code: int, becomes: type[BaseException] | None
 ) -> None:
     before = [signal.getsignal(each) for each in SIGNALS]
@@ -115,7 +123,7 @@ def test_signal_ends_the_process_whatever_a_library_makes_of_it(
                 raise becomes from None
             raise
         finally:
-            os.kill(os.getpid(), signum)  # an impatient second one disturbs nothing
+            os.kill(os.getpid(), signum)  # a second signal must not interrupt the clean-up
             closed.append(True)
 
     with pytest.raises(SystemExit) as end, plain_exit():
@@ -125,7 +133,7 @@ def test_signal_ends_the_process_whatever_a_library_makes_of_it(
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
-def test_signal_that_was_swallowed_is_raised_at_the_next_look() -> None:
+def test_swallowed_signal_is_raised_at_the_next_check() -> None:
     def work() -> None:
         with suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -134,10 +142,10 @@ def test_signal_that_was_swallowed_is_raised_at_the_next_look() -> None:
     with pytest.raises(KeyboardInterrupt), signals_as_exceptions():
         work()
     with signals_as_exceptions():
-        errors.raise_received()  # that one has ended what it was to end
+        errors.raise_received()  # the signal has had its effect
 
 
-def test_signal_that_a_shell_lets_be_ignored_is_ignored() -> None:
+def test_signal_that_a_shell_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with plain_exit():
@@ -150,14 +158,14 @@ def test_exits_may_be_nested() -> None:
     handler = signal.getsignal(signal.SIGTERM)
     with plain_exit():
         outer = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit, match=r"inner\. To resume: inner"), plain_exit("inner"):
-            raise Outage("inner")
+        with pytest.raises(SystemExit, match=r"failed.*again"), plain_exit("again"):
+            raise Outage("failed")
         assert signal.getsignal(signal.SIGTERM) == outer
         assert os.environ["HYDRA_FULL_ERROR"] == "1"
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
-def test_thread_that_cannot_set_handlers_does_without() -> None:
+def test_exit_works_in_a_thread_which_cannot_set_handlers() -> None:
     ends: list[Any] = []
     thread = threading.Thread(target=lambda: ends.append(ended(UserError("no"))))
     thread.start()
@@ -165,8 +173,8 @@ def test_thread_that_cannot_set_handlers_does_without() -> None:
     assert ends == ["Error: no"]
 
 
-@pytest.mark.parametrize("wanted", [None, "0", "1"])
-def test_environment_and_output_are_put_back(wanted: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("full_error", [None, "0", "1"])
+def test_environment_and_output_are_restored(full_error: str | None, tmp_path: Path) -> None:
     code = """
 import os, sys
 from hydrasweep import UserError, plain_exit
@@ -180,20 +188,20 @@ try:
 except SystemExit as end:
     print(end.code)
 except UserError:
-    print("a traceback is wanted")
+    print("traceback")
 print(os.environ == before, sys.stdout.errors)
 """
     env = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
-    env |= {"HYDRA_FULL_ERROR": wanted} if wanted else {}
+    env |= {"HYDRA_FULL_ERROR": full_error} if full_error else {}
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    told = "a traceback is wanted" if wanted == "1" else "Error: no"
-    assert done.stdout.splitlines() == ["3 ? 1", told, "True strict"]
+    end = "traceback" if full_error == "1" else "Error: no"
+    assert done.stdout.splitlines() == ["3 ? 1", end, "True strict"]
 
 
-def test_closed_output_is_no_traceback() -> None:
+def test_closed_output_is_reported_in_one_line() -> None:
     code = """
 from hydrasweep import plain_exit
 with plain_exit(resume="python app.py"):

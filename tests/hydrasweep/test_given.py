@@ -1,11 +1,12 @@
-"""Which repetition is next: the leader's, by what search and seeds have shown so far."""
+"""A race: which queued settings lead, by the search and by the seeds that they have run on."""
 
 from collections.abc import Callable, Sequence
 
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
+from planted import trial
 
 from hydrasweep.given import Given, Race
 
@@ -14,24 +15,21 @@ SPACE = {"x": FloatDistribution(0, 1), "seed": IntDistribution(0, 9)}
 N_SEEDS = 3
 
 
-def given(sign: int = 1, **searched: float) -> list[Given]:
-    """Three seeds of each setting, such as ``x2=0.9``, which is x=0.2 and its search's score."""
+def queued(scores: dict[float, float], sign: int = 1) -> list[Given]:
+    """Settings with each x on three seeds. ``scores`` has the value of each in the search."""
     return [
-        Given({"x": int(name[1:]) / 10, "seed": seed}, SPACE, score=sign * score)
-        for name, score in searched.items()
+        Given({"x": x, "seed": seed}, SPACE, score=sign * score)
+        for x, score in scores.items()
         for seed in range(N_SEEDS)
     ]
 
 
 def ran(x: float, values: Sequence[float | None], sign: int = 1) -> list[FrozenTrial]:
-    """One trial for each seed; None is one that failed."""
+    """A trial of x on each seed. Those whose value is None failed."""
     return [
-        create_trial(
-            state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-            value=None if value is None else sign * value,
-            params={"x": x, "seed": seed},
-            distributions=SPACE,
-        )
+        trial(state=TrialState.FAIL, space=SPACE, x=x, seed=seed)
+        if value is None
+        else trial(sign * value, space=SPACE, x=x, seed=seed)
         for seed, value in enumerate(values)
     ]
 
@@ -39,53 +37,53 @@ def ran(x: float, values: Sequence[float | None], sign: int = 1) -> list[FrozenT
 @pytest.mark.parametrize(
     ("first", "second", "leader"),
     [
-        ([], [], 0.1),  # by the search
-        ([0.88], [], 0.2),  # 0.89 against 0.895
-        ([0.88], [0.86], 0.1),  # 0.89 against 0.8775
+        ([], [], 0.1),  # the values in the search decide
+        ([0.88], [], 0.2),  # 0.89 and 0.895
+        ([0.88], [0.86], 0.1),  # 0.89 and 0.8775
         ([0.9, 0.9, 0.9], [], 0.1),
         ([0.9, 0.9, 0.9], [0.99], 0.2),
-        ([0.895], [0.9], 0.1),  # 0.8975 both: who was better in the search
-        ([0.99, None], [], 0.2),  # it failed on a seed
+        ([0.895], [0.9], 0.1),  # both 0.8975: the better one in the search leads
+        ([0.99, None], [], 0.2),  # the first failed on a seed
         ([0.99, None], [0.1, None], 0.1),
     ],
 )
-def test_who_leads_goes_on(
+def test_best_mean_of_search_and_seeds_leads(
     first: list[float | None], second: list[float | None], leader: float
 ) -> None:
     for direction, sign in ((MAXIMIZE, 1), (MINIMIZE, -1)):
         trials = ran(0.1, first, sign) + ran(0.2, second, sign)
-        leading = Race("seed").leading(given(sign, x1=0.9, x2=0.895), trials, direction)
-        assert [(each.params["x"], each.params["seed"]) for each in leading] == [
-            (leader, seed) for seed in range(N_SEEDS)
+        leading = Race("seed").leading(queued({0.1: 0.9, 0.2: 0.895}, sign), trials, direction)
+        assert [each.params for each in leading] == [
+            {"x": leader, "seed": seed} for seed in range(N_SEEDS)
         ]
 
 
-def test_trials_of_other_settings_change_nothing() -> None:
-    """Such as those of an earlier start, before the search went on and found better ones."""
-    leading = Race("seed").leading(given(x1=0.9, x2=0.8), ran(0.5, [0.99] * 3), MAXIMIZE)
+def test_trials_of_other_settings_are_ignored() -> None:
+    """An earlier start may have confirmed them before the search found better ones."""
+    others = ran(0.5, [0.99] * 3)
+    leading = Race("seed").leading(queued({0.1: 0.9, 0.2: 0.8}), others, MAXIMIZE)
     assert {each.params["x"] for each in leading} == {0.1}
-    assert Race("seed").leading([], ran(0.5, [0.99] * 3), MAXIMIZE) == []
+    assert Race("seed").leading([], others, MAXIMIZE) == []
 
 
 @pytest.mark.parametrize(
     ("value", "n_trained"),
     [
-        (lambda x: 1 - x, {0.1: 3}),  # as the search said: the others are never trained
-        (lambda x: x, {0.1: 1, 0.2: 1, 0.3: 3}),  # the other way round
+        (lambda x: 1 - x, {0.1: 3}),  # as in the search: the others are never trained
+        (lambda x: x, {0.1: 1, 0.2: 1, 0.3: 3}),  # the opposite of the search
     ],
 )
-def test_a_race_ends_when_the_leader_has_all_its_seeds(
+def test_race_ends_when_the_leader_has_run_on_all_seeds(
     value: Callable[[float], float], n_trained: dict[float, int]
 ) -> None:
-    settings = given(x1=0.5, x2=0.47, x3=0.46)
+    settings = queued({0.1: 0.5, 0.2: 0.47, 0.3: 0.46})
     trials: list[FrozenTrial] = []
     while left := [
         each
         for each in Race("seed").leading(settings, trials, MAXIMIZE)
-        if each.params not in [trial.params for trial in trials]
+        if each.params not in [other.params for other in trials]
     ]:
         chosen = left[0].params
-        seen = ran(chosen["x"], [value(chosen["x"])] * N_SEEDS)
-        trials += [trial for trial in seen if trial.params == chosen]
-    counts = {x: sum(trial.params["x"] == x for trial in trials) for x in (0.1, 0.2, 0.3)}
-    assert {x: n for x, n in counts.items() if n} == n_trained
+        trials.append(trial(value(chosen["x"]), space=SPACE, **chosen))
+    xs = [each.params["x"] for each in trials]
+    assert {x: xs.count(x) for x in set(xs)} == n_trained

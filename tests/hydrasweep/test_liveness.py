@@ -1,16 +1,14 @@
-"""Who lives: processes of this machine are looked up, those of others known by their signs."""
+"""Whether the worker of a trial lives: by its process here, by its heartbeats elsewhere."""
 
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from omegaconf import OmegaConf
-from optuna.distributions import FloatDistribution
+from opened import HeldLock, begin, journal, open_studies
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
@@ -18,15 +16,14 @@ from hydrasweep import liveness
 from hydrasweep.liveness import BEAT, N_MISSED, OWNER, SECONDS, SLACK, beating, identity, is_dead
 from hydrasweep.storage import close_storages
 from hydrasweep.stratum import RETRY_OF
-from hydrasweep.studies import MAX_RETRIES, Studies
+from hydrasweep.studies import Studies
 
-SPACE = {"x": FloatDistribution(0.0, 1.0)}
-# The clock of another machine, and its time zone, may be anything.
+# The clock and the time zone of another machine may be anything.
 ELSEWHERE = {"host": "elsewhere", "pid": "1", "process_started": "1e12", SECONDS: 1.0}
 
 
 class Clock:
-    """Stands for the time module's monotonic clock."""
+    """Replaces the monotonic clock of the time module."""
 
     now = 1000.0
 
@@ -42,140 +39,118 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def studies(tmp_path: Path) -> Any:
-    sampler = OmegaConf.create({"_target_": "optuna.samplers.RandomSampler", "seed": 1})
-    url = f"sqlite:///{tmp_path}/s.db"
-    storage = OmegaConf.create({"_target_": "hydrasweep.storage.database", "url": url})
-    yield Studies.open("s", storage, [""], ["maximize"], sampler, None)
+def studies(tmp_path: Path) -> Iterator[Studies]:
+    """A study that is to have one trial."""
+    opened = open_studies(journal(tmp_path / "study"))
+    opened.fill(1)
+    yield opened
     close_storages()
 
 
-Take = Callable[[], Trial]
-
-
-@pytest.fixture
-def taken_elsewhere(studies: Studies) -> Take:
-    """Takes a trial in the name of a process of another machine."""
-
-    def take() -> Trial:
-        studies.fill(1)
-        taken = studies.take(SPACE)
-        assert taken is not None
-        taken[1].set_user_attr(OWNER, ELSEWHERE)
-        return taken[1]
-
-    return take
+def begin_elsewhere(studies: Studies) -> Trial:
+    """Begin a trial in the name of a worker of another machine."""
+    _, trial = begin(studies)
+    trial.set_user_attr(OWNER, ELSEWHERE)
+    return trial
 
 
 # Processes of this machine
 
 
-def test_process_lives_until_it_has_ended() -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as other:
-        other.wait()
-    assert not is_dead(identity())
-    assert is_dead({**identity(), "pid": str(other.pid)})
-    assert not is_dead({**identity(), "pid": str(other.pid), "host": "another-machine"})
-    assert not is_dead({**identity(), "pid": str(other.pid), "pid_namespace": "of a container"})
-    assert not is_dead({**identity(), "pid": str(other.pid), "boot": "of one with the same name"})
-
-
-def test_process_that_nobody_waited_for_has_ended() -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as other:
+def test_process_is_dead_when_it_has_ended() -> None:
+    own = identity()
+    with subprocess.Popen(["true"]) as other:
         while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
-        assert is_dead({**identity(), "pid": str(other.pid)})
+        assert is_dead({**own, "pid": str(other.pid)})  # nobody has waited for it yet
+    ended = {**own, "pid": str(other.pid)}
+    assert not is_dead(own)
+    assert is_dead(ended)
+    for elsewhere in (
+        {"host": "another-machine"},
+        {"pid_namespace": "of a container"},
+        {"boot": "of a machine with the same name"},
+    ):
+        assert not is_dead({**ended, **elsewhere})
 
 
-def test_reused_pid_is_another_process() -> None:
+@pytest.mark.parametrize(("seconds", "is_another"), [(-60, True), (-0.9, False), (0.9, False)])
+def test_process_with_another_start_time_has_a_reused_pid(seconds: float, is_another: bool) -> None:
+    """The system rounds start times, so that small differences mean nothing."""
+    assert abs(seconds) < SLACK or is_another
     own = identity()
-    time.sleep(2 * SLACK)  # the other begins later than this process by more than is rounded
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        assert is_dead({**own, "pid": str(other.pid)})
-        other.communicate(b"\n")
+    started = f"{float(own['process_started']) + seconds:.2f}"
+    assert is_dead({**own, "process_started": started}) == is_another
 
 
 @pytest.mark.parametrize("seconds", [-86400, -10, 10, 86400])
-def test_setting_the_clock_kills_nobody(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+def test_process_lives_on_when_the_clock_is_set(
+    monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
     before = identity()
-    # Linux derives the time at which the machine began from its clock, at each look.
+    # Linux computes the time at which the machine was started from its clock.
     began = psutil._psplatform.boot_time
     monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: began() + seconds)
     assert not is_dead(before)
     assert identity() == before
 
 
-def test_own_machines_worker_is_looked_up_and_needs_no_signs(
-    studies: Studies, clock: Clock
-) -> None:
-    studies.fill(1)
-    studies.take(SPACE)
-    studies.settle()
-    clock.now += 1e6
+def test_worker_of_this_machine_needs_no_heartbeats(studies: Studies, clock: Clock) -> None:
+    begin(studies)
     assert studies.settle() == []
-    assert studies.settle(elsewhere=True) == []
+    clock.now += 1e6
+    assert studies.settle() == studies.settle(elsewhere=True) == []
 
 
-# Processes of other machines
+def test_trial_without_an_owner_is_lost(studies: Studies) -> None:
+    studies.strata[0].study.ask()
+    assert studies.settle() == ["000"]
 
 
-def test_silent_worker_of_another_machine_is_lost_and_its_trial_tried_again(
-    studies: Studies, taken_elsewhere: Take, clock: Clock
-) -> None:
-    lost = taken_elsewhere()
+# Workers of other machines
+
+
+def test_trial_of_a_silent_worker_fails_and_is_repeated(studies: Studies, clock: Clock) -> None:
+    lost = begin_elsewhere(studies)
     assert studies.settle() == []
     clock.now += N_MISSED
     assert studies.settle() == []
     clock.now += 0.1
     assert studies.settle(elsewhere=True) == ["000"]
-    first, again = studies.strata[0].study.trials
+    first, repeated = studies.strata[0].study.trials
     assert first.state == TrialState.FAIL
-    assert (again.state, again.user_attrs[RETRY_OF]) == (TrialState.WAITING, first.number)
-    taken = studies.take(SPACE)
-    assert taken is not None
-    assert taken[1].params == lost.params
+    assert (repeated.state, repeated.user_attrs[RETRY_OF]) == (TrialState.WAITING, first.number)
+    assert begin(studies)[1].params == lost.params
 
 
-def test_worker_that_gives_signs_is_left_alone(
-    studies: Studies, taken_elsewhere: Take, clock: Clock
-) -> None:
-    trial = taken_elsewhere()
+def test_heartbeats_and_reports_keep_a_worker_alive(studies: Studies, clock: Clock) -> None:
+    trial = begin_elsewhere(studies)
     for n in range(5):
         trial.set_user_attr(BEAT, n)
         assert studies.settle() == []
         clock.now += N_MISSED
-    trial.report(0.5, 1)  # which is a sign as well
+    trial.report(0.5, 1)
     assert studies.settle() == []
     clock.now += N_MISSED
     assert studies.settle() == []
 
 
-def test_trial_that_is_lost_each_time_fails_and_counts(
-    studies: Studies, taken_elsewhere: Take, clock: Clock
+def test_heartbeat_while_the_lock_is_awaited_keeps_a_worker_alive(
+    studies: Studies, clock: Clock
 ) -> None:
-    for _ in range(MAX_RETRIES + 1):
-        taken_elsewhere()
-        studies.settle()
-        clock.now += 100
-        studies.settle()
-    assert [trial.state for _, trial in studies.trials()] == [TrialState.FAIL]
+    trial = begin_elsewhere(studies)
+    studies.settle()
+    clock.now += N_MISSED + 1
+    studies.lock = HeldLock(lambda: trial.set_user_attr(BEAT, 1))
+    studies.settle()
+    assert [each.state for _, each in studies.trials()] == [TrialState.RUNNING]
 
 
-def test_trial_that_no_worker_owns_is_lost(studies: Studies) -> None:
-    studies.fill(1)
-    studies.strata[0].study.ask()
-    assert studies.settle() == ["000"]
-
-
-def test_signs_are_given_while_a_trial_runs_and_no_longer(studies: Studies) -> None:
-    studies.fill(1)
-    taken = studies.take(SPACE)
-    assert taken is not None
-    stratum, trial = taken
+def test_heartbeats_end_with_the_trial(studies: Studies) -> None:
+    stratum, trial = begin(studies)
 
     def n_beats() -> Any:
-        (frozen,) = stratum.study.get_trials()
-        return frozen.user_attrs.get(BEAT, 0)
+        return stratum.study.get_trials()[0].user_attrs.get(BEAT, 0)
 
     with beating(trial, 0.01):
         until = time.monotonic() + 10
@@ -187,11 +162,8 @@ def test_signs_are_given_while_a_trial_runs_and_no_longer(studies: Studies) -> N
     assert n_beats() == n
 
 
-def test_worker_whose_trial_others_requeued_can_still_end_it(studies: Studies) -> None:
-    studies.fill(1)
-    taken = studies.take(SPACE)
-    assert taken is not None
-    stratum, trial = taken
+def test_heartbeats_of_a_trial_that_others_requeued_are_ignored(studies: Studies) -> None:
+    stratum, trial = begin(studies)
     studies.requeue(stratum, trial.number, "it was silent", counts=False)
     with beating(trial, 0.001):
         time.sleep(0.05)

@@ -1,17 +1,17 @@
-"""Where studies are kept: no password leaves the environment, and no step is taken twice."""
+"""The storage of a sweep: its address, its password, and several processes that open it."""
 
 import multiprocessing
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import cloudpickle
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from opened import open_studies
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
@@ -19,26 +19,31 @@ from hydrasweep import storage
 from hydrasweep.agreement import agree
 from hydrasweep.errors import Outage, UserError
 from hydrasweep.given import Given
-from hydrasweep.studies import Studies
 
 PASSWORD = "hunter2"
 VARIABLE = "HYDRASWEEP_STORAGE"
+POSTGRESQL = "hydra/sweeper/storage=postgresql"
 fork = multiprocessing.get_context("fork")
+
+Place = Callable[..., DictConfig]
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Iterator[Any]:
-    """``config("hydra/sweeper/storage=journal")`` gives the config of a sweep with that storage."""
+def place(tmp_path: Path) -> Iterator[Place]:
+    """``place("hydra/sweeper/storage=journal")`` returns the node of that storage."""
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "config.yaml").write_text("defaults: [override hydra/sweeper: hydrasweep]")
 
-    def composed(*overrides: str) -> DictConfig:
-        words = [*overrides, f"hydra.sweep.dir={tmp_path}"]
+    def node(*overrides: str) -> DictConfig:
         with initialize_config_dir(str(tmp_path / "conf")):
-            return compose("config", words, return_hydra_config=True)
+            words = [*overrides, f"hydra.sweep.dir={tmp_path}"]
+            return storage.shareable(compose("config", words, return_hydra_config=True))
 
-    yield composed
+    yield node
     storage.close_storages()
+
+
+# What is refused
 
 
 @pytest.mark.parametrize(
@@ -49,37 +54,39 @@ def config(tmp_path: Path) -> Iterator[Any]:
         f"postgresql:///db?user=me&password={PASSWORD}",
     ],
 )
-def test_password_in_the_config_is_refused(config: Any, url: str) -> None:
-    for override in (f"storage='{url}'", f"storage={{_target_: x, url: '{url}'}}"):
-        with pytest.raises(UserError, match=VARIABLE) as refused:
-            storage.shareable(config(f"hydra.sweeper.{override}"))
-        assert PASSWORD not in str(refused.value)
+@pytest.mark.parametrize("setting", ["'{}'", "{{_target_: x, url: '{}'}}"])
+def test_password_in_the_config_is_refused(place: Place, url: str, setting: str) -> None:
+    with pytest.raises(UserError, match=VARIABLE) as refused:
+        place(f"hydra.sweeper.storage={setting.format(url)}")
+    assert PASSWORD not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "text"),
     [
         ("", f"{VARIABLE}=postgresql://"),
-        (f"{PASSWORD} is no URL", "must be like postgresql://"),
-        (f"postgresql://me:pass@{PASSWORD}@localhost/db", "must be like postgresql://"),
-        (f"postgresql://me:{PASSWORD}@localhost:port/db", "must be like postgresql://"),
+        (f"{PASSWORD} is no URL", "postgresql://"),
+        (f"postgresql://me:pass@{PASSWORD}@localhost/db", "postgresql://"),
+        (f"postgresql://me:{PASSWORD}@localhost:port/db", "postgresql://"),
         (f"nosuchkind://me:{PASSWORD}@localhost/db", "nosuchkind"),
+        (f"postgresql://me:{PASSWORD}@127.0.0.1:9/db", "//me:***@127.0.0.1:9/db"),  # no answer
     ],
 )
-def test_url_that_cannot_work_is_refused_without_its_password(
-    config: Any, monkeypatch: pytest.MonkeyPatch, url: str, words: str
+def test_address_that_cannot_be_used_is_refused_without_its_password(
+    place: Place, monkeypatch: pytest.MonkeyPatch, url: str, text: str
 ) -> None:
+    if "127.0.0.1" in url:
+        pytest.importorskip("psycopg")
     monkeypatch.setenv(VARIABLE, url)
     with pytest.raises(UserError) as refused:
-        storage.shareable(config("hydra/sweeper/storage=postgresql"))
+        place(POSTGRESQL)
     assert str(refused.value).startswith("hydra.sweeper.storage: ")
-    assert words in str(refused.value)
+    assert text in str(refused.value)
     assert PASSWORD not in str(refused.value)
-    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         (
             "hydra.sweeper.storage._target_=optuna.storages.InMemoryStorage",
@@ -90,56 +97,63 @@ def test_url_that_cannot_work_is_refused_without_its_password(
         ("hydra.sweeper.storage='mysql+pymysql://localhost/db'",),
     ],
 )
-def test_storage_that_processes_cannot_share_is_refused(config: Any, words: tuple[str]) -> None:
-    with pytest.raises(UserError, match=r"^hydra\.sweeper\.storage: .*(must be|needs a package)"):
-        storage.shareable(config(*words))
-
-
-def test_database_that_does_not_answer_is_told_without_the_password(
-    config: Any, monkeypatch: pytest.MonkeyPatch
+def test_storage_that_processes_cannot_share_is_refused(
+    place: Place, overrides: tuple[str, ...]
 ) -> None:
-    pytest.importorskip("psycopg")
-    monkeypatch.setenv(VARIABLE, f"postgresql://me:{PASSWORD}@127.0.0.1:9/db")
-    with pytest.raises(UserError, match=r"//me:\*\*\*@127\.0\.0\.1:9/db can't be used") as told:
-        storage.shareable(config("hydra/sweeper/storage=postgresql"))
-    assert PASSWORD not in str(told.value)
+    with pytest.raises(UserError, match=r"^hydra\.sweeper\.storage: .*PostgreSQL"):
+        place(*overrides)
 
 
-@pytest.mark.parametrize(
-    "override",
-    ["hydra/sweeper/storage=postgresql", "hydra.sweeper.storage=${oc.env:HYDRASWEEP_STORAGE}"],
-)
-def test_each_process_reads_the_url_from_its_own_environment(
-    config: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, override: str
+def test_failure_of_a_storage_is_an_outage_with_the_error_of_its_driver() -> None:
+    locked = sqlite3.OperationalError("database is locked\nsomewhere")
+    wrapped = StorageInternalError("An exception is raised")
+    wrapped.__cause__ = OperationalError("SELECT 1", {}, locked)
+    for error in (locked, wrapped.__cause__, wrapped):
+        with pytest.raises(Outage) as outage, storage.in_words():
+            raise error
+        message = str(outage.value)
+        assert message.startswith("hydra.sweeper.storage ")
+        assert "OperationalError: database is locked" in message
+        assert "\n" not in message
+
+
+# Where it is
+
+
+@pytest.mark.parametrize("override", [POSTGRESQL, f"hydra.sweeper.storage=${{oc.env:{VARIABLE}}}"])
+def test_each_process_reads_the_address_from_its_own_environment(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, override: str
 ) -> None:
-    monkeypatch.setattr(storage, "sqlite_file", lambda _: None)  # as of any other database
+    monkeypatch.setattr(storage, "sqlite_file", lambda _: None)  # treat it as a server
     monkeypatch.setattr(storage, "make_lock", lambda _: None)
     monkeypatch.setenv(VARIABLE, f"sqlite:///{tmp_path}/{PASSWORD}.db")
-    pickled = cloudpickle.dumps(storage.shareable(config(override)))
+    pickled = cloudpickle.dumps(place(override))
     assert PASSWORD.encode() not in pickled
     monkeypatch.setenv(VARIABLE, f"sqlite:///{tmp_path}/other.db")
     storage.open_storage(cloudpickle.loads(pickled))
     assert (tmp_path / "other.db").exists()
 
 
-def test_default_is_a_file_in_the_sweeps_folder(config: Any, tmp_path: Path) -> None:
-    for override in ("hydra/sweeper/storage=sqlite", "hydra.sweeper.storage=null"):
-        for words in ((), (override,)):
-            node = storage.shareable(config(*words))
-            assert node.url == f"sqlite:///{tmp_path}/study.db?timeout=60"
-
-
-def test_relative_file_is_one_for_all_working_directories(
-    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("override", "file"),
+    [
+        (None, "study.db?timeout=60"),
+        ("hydra/sweeper/storage=sqlite", "study.db?timeout=60"),
+        ("hydra.sweeper.storage=null", "study.db?timeout=60"),
+        ("hydra.sweeper.storage='sqlite:///mine.db?timeout=7'", "mine.db?timeout=7"),
+    ],
+)
+def test_file_is_in_the_sweeps_folder_or_relative_to_the_working_directory(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str | None, file: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    override = "hydra.sweeper.storage='sqlite:///mine.db?timeout=7'"
-    assert storage.shareable(config(override)).url == f"sqlite:///{tmp_path}/mine.db?timeout=7"
-    assert not (tmp_path / "mine.db").exists()
+    monkeypatch.chdir(tmp_path if "mine" in file else "/")
+    node = place(*[override] if override else [])
+    assert node.url == f"sqlite:///{tmp_path}/{file}"
+    assert not list(tmp_path.glob("*.db"))
 
 
-def test_process_has_one_of_each_storage_and_can_close_them(config: Any, tmp_path: Path) -> None:
-    node = storage.shareable(config())
+def test_process_opens_each_storage_once_and_can_close_it(place: Place, tmp_path: Path) -> None:
+    node = place()
     assert storage.open_storage(node) is storage.open_storage(node.copy())
 
     def is_open() -> bool:
@@ -154,21 +168,17 @@ def test_process_has_one_of_each_storage_and_can_close_them(config: Any, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["sqlite", "journal"])
-def test_of_four_who_start_at_once_one_makes_the_studies_and_fills_them(
-    config: Any, tmp_path: Path, name: str
+def test_starts_at_the_same_time_create_the_studies_once(
+    place: Place, tmp_path: Path, name: str
 ) -> None:
-    place = storage.shareable(config(f"hydra/sweeper/storage={name}"))
+    node = place(f"hydra/sweeper/storage={name}")
     together = fork.Barrier(4)
-
-    def open_studies() -> Studies:
-        node = OmegaConf.create({"_target_": "optuna.samplers.RandomSampler"})
-        return Studies.open("s", place, ["a", "b"], ["maximize"], node, None)
 
     def start(i: int) -> None:
         together.wait()
-        storage.prepare(place)
-        studies = open_studies()
-        agree(studies, {"x": "0..1"}, {stratum.value: {} for stratum in studies.strata})
+        storage.prepare(node)
+        studies = open_studies(node, "a", "b")
+        agree(studies, {"x": "0..1"}, {"a": {}, "b": {}})
         studies.join()
         studies.give({"a": [Given({"x": 0.5})]})
         studies.fill(10)
@@ -180,21 +190,9 @@ def test_of_four_who_start_at_once_one_makes_the_studies_and_fills_them(
     for process in starts:
         process.join()
     assert [process.exitcode for process in starts] == [0] * 4
-    joined = [path.read_text() for path in tmp_path.glob("joined.*")]
-    assert sorted(joined) == list("0123")
-    assert open_studies().n_to_do() == 10
-    assert open_studies().trials() == []
+    assert sorted(path.read_text() for path in tmp_path.glob("joined.*")) == list("0123")
+    studies = open_studies(node, "a", "b")
+    assert (studies.n_to_do(), studies.trials()) == (10, [])
     if name == "sqlite":
         with closing(sqlite3.connect(tmp_path / "study.db")) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-
-
-def test_failure_of_a_storage_is_told_in_a_line_with_what_its_driver_says() -> None:
-    locked = sqlite3.OperationalError("database is locked\nsomewhere")
-    wrapped = StorageInternalError("An exception is raised")
-    wrapped.__cause__ = OperationalError("SELECT 1", {}, locked)
-    for error in (locked, wrapped.__cause__, wrapped):
-        with pytest.raises(Outage) as told, storage.in_words():
-            raise error
-        words = "hydra.sweeper.storage failed (OperationalError: database is locked)"
-        assert str(told.value) == words
