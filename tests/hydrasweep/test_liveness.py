@@ -58,14 +58,15 @@ def begin_elsewhere(studies: Studies) -> Trial:
 
 
 def test_process_is_dead_when_it_has_ended() -> None:
-    own = identity()
     with subprocess.Popen(["true"]) as other:
-        while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
+        process = psutil.Process(other.pid)
+        started = process.create_time() - psutil.boot_time()
+        ended = {**identity(), "pid": str(other.pid), "process_started": str(started)}
+        while process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
-        assert is_dead({**own, "pid": str(other.pid)})  # nobody has waited for it yet
-    ended = {**own, "pid": str(other.pid)}
-    assert not is_dead(own)
+        assert is_dead(ended)  # although nobody has waited for it yet
     assert is_dead(ended)
+    assert not is_dead(identity())
     for elsewhere in (
         {"host": "another-machine"},
         {"pid_namespace": "of a container"},

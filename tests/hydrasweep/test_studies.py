@@ -133,8 +133,9 @@ def test_no_trial_begins_after_a_stop(again: Again) -> None:
 
 def test_start_that_leaves_stops_its_own_workers_only(again: Again) -> None:
     first, second = again(), again()
+    first.lock = HeldLock(second.join)  # the other is counted while this one waits
     first.join()
-    second.join()
+    assert (second.start, first.start) == (0, 1)
     first.fill(2)
     first.leave()
     assert first.take(SPACE) is None
@@ -284,11 +285,12 @@ def test_trial_of_a_living_process_goes_on(again: Again) -> None:
         end.wait()
 
     close_storages()
-    worker = fork.Process(target=work)
+    worker = fork.Process(target=work, daemon=True)
     worker.start()
     with contextlib.closing(worker):
         begun.wait()
         assert studies.settle() == []
+        studies.requeue_own()
         ((_, trial),) = studies.trials()
         assert trial.state == TrialState.RUNNING
         assert trial.user_attrs[OWNER]["pid"] == str(worker.pid)

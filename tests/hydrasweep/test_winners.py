@@ -37,9 +37,11 @@ def in_memory(phase: str = SEARCH, *strata: str, direction: str = "maximize") ->
 
 
 @pytest.fixture
-def phases() -> Phases:
-    """The phases of a sweep over the strata a and b, without trials."""
-    return {phase: in_memory(phase) for phase in (SEARCH, CONFIRM, FINAL)}
+def phases(request: pytest.FixtureRequest) -> Phases:
+    """The phases of a sweep over the strata a and b, without trials. The objective is maximized
+    unless the test is parametrized with another direction."""
+    direction = getattr(request, "param", "maximize")
+    return {phase: in_memory(phase, direction=direction) for phase in (SEARCH, CONFIRM, FINAL)}
 
 
 def searched(phases: Phases, *values: float) -> None:
@@ -180,6 +182,13 @@ def test_best_mean_wins_and_is_reported_with_its_value_in_the_search(phases: Pha
         assert winner.recorded["size"].sd == 0
         assert {t.params["seed"]: t.value for t in winner.final} == dict.fromkeys((1, 2, 3), 0.85)
         assert winner.folder() == f"{winner.stratum}-final-000"
+
+
+@pytest.mark.parametrize("phases", ["minimize"], indirect=True)
+def test_lowest_mean_wins_if_the_objective_is_minimized(phases: Phases) -> None:
+    searched(phases, 0.3, 0.2, 0.1)
+    confirm(phases, lambda p: 1 - p["x"] if p["x"] == 0.2 else 0.9)
+    assert [winner.params["x"] for winner in winners.winners(phases, "seed")] == [0.2] * 2
 
 
 def test_setting_that_fails_on_a_seed_loses_to_one_that_does_not(phases: Phases) -> None:
