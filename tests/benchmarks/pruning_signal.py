@@ -90,7 +90,7 @@ def record() -> None:
             if model in kept.setdefault(schedule, {}):
                 continue
             jobs = (delayed(train)(model, schedule, params) for params in settings())
-            done = Parallel(2)(jobs)
+            done = Parallel(size(2, 1))(jobs)
             # Trainings that diverged have no curve.
             kept[schedule][model] = [curve for curve in done if len(curve["raw"]) == EPOCHS]
             if not SMALLEST:

@@ -1,7 +1,7 @@
 """Whole sweeps on the same space, images, epochs and number of trials, from command to end.
 
 Against an Optuna script (optuna_script.py) and against hydra-optuna-sweeper as it comes, with the
-joblib launcher and n_jobs=2 (stock_sweeper.py). The sides take turns, sweep seed by sweep seed.
+joblib launcher and n_jobs=2. The sides take turns, sweep seed by sweep seed.
 sweeps.png shows the best validation accuracy so far against the time since the command. Equal
 accuracy is what every side has at its end with the same seed, less 0.1 point.
 """
@@ -48,7 +48,7 @@ def script(folder: Path, seed: int) -> None:
 
 def stock(folder: Path, seed: int) -> None:
     python(
-        "tests/benchmarks/stock_sweeper.py", "-m", "hydra/sweeper=optuna",
+        "src/train.py", "-m", "hydra/sweeper=optuna",
         "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2",
         f"hydra.sweeper.n_trials={N_TRIALS}", f"hydra.sweeper.sampler.seed={seed}",
         "hydra.sweeper.direction=maximize", f"hydra.sweeper.storage=sqlite:///{folder}/study.db",
