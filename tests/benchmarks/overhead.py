@@ -17,7 +17,7 @@ from mnist.training import fit
 
 N_ROUNDS = size(3, 1)
 N_FIRST, N_TRIALS = size((20, 80), (1, 4))
-N_WORKERS = 2
+N_WORKERS = size(2, 1)
 BARE = ("hydra.sweeper.check=null", "hydra/sweeper/confirm=none", "hydra.sweeper.report=false")
 # Without images to train on or to evaluate, what is left is not training.
 NO_TRAINING = (*BARE, "epochs=0", "hydra.sweeper.max_steps=null", "objective=n_parameters",

@@ -90,13 +90,14 @@ def draw_wrong(cfg: Any, folders: Sequence[Path], right: torch.Tensor, path: Pat
     """Draw the test images that no run of any recipe got right; return their number."""
     test = build(cfg).test()
     members, _ = committee.load_members(folders)
-    at = torch.nonzero(~right.any(0)).flatten()[: size(100, 9)]
-    images, labels = test.inputs[at], test.targets[at].tolist()
+    wrong = torch.nonzero(~right.any(0)).flatten()
+    drawn = wrong[: size(100, 9)]
+    images, labels = test.inputs[drawn], test.targets[drawn].tolist()
     with torch.inference_mode():
         votes = committee.Committee([member.model for member in members]).eval()(images).argmax(1)
     captions = [f"{label} > {vote}" for label, vote in zip(labels, votes.tolist(), strict=True)]
     draw_images(images, captions, "label > what most say", path)
-    return len(labels)
+    return len(wrong)
 
 
 def main(outputs: Path) -> None:
