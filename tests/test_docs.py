@@ -12,19 +12,18 @@ import sys
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urldefrag
 
 import apps
 import pytest
-from documents import BLOCKS, INSTALL, OTHERS, OWN_APP, PAGES, REPOSITORY, TRAIN, Block
+from documents import BLOCKS, INSTALL, OTHERS, OWN_APP, PAGES, REPOSITORY, TRAIN
 from documents import commands as all_commands
 from examples.foreign import Project
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from hydrasweep.settings import SweeperConf, check_settings
 
@@ -33,14 +32,14 @@ CONF = REPOSITORY / "conf"
 CONFIGS = [each for each in BLOCKS if each.language == "yaml" and each.page != "own_project"]
 
 
-def test_every_command_is_run_by_a_test_or_says_what_it_needs() -> None:
+def test_every_command_is_run_by_a_test_or_says_what_it_needs():
     assert len(TRAIN) > 15
     assert len(OTHERS) > 10
     serve = "mlflow ui --host 127.0.0.1"
     assert {*all_commands()} - {*INSTALL, *TRAIN, *OTHERS, *OWN_APP} == {serve}
 
 
-def first_value(override: Override) -> str:
+def first_value(override):
     """The override itself, or the first value of one that searches."""
     if not override.is_sweep_override():
         return str(override.input_line)
@@ -50,7 +49,7 @@ def first_value(override: Override) -> str:
 
 
 @pytest.mark.parametrize("line", [line for line in TRAIN if "--config-dir" not in line])
-def test_every_training_command_composes_with_the_first_values_of_its_space(line: str) -> None:
+def test_every_training_command_composes_with_the_first_values_of_its_space(line):
     words = [word for word in shlex.split(line)[2:] if word != "-m"]
     overrides = OverridesParser.create().parse_overrides(words)
     with initialize_config_dir(str(CONF)):
@@ -60,7 +59,7 @@ def test_every_training_command_composes_with_the_first_values_of_its_space(line
     assert not is_sweep or "-m" in line
 
 
-def composed(block: Block, folder: Path) -> DictConfig:
+def composed(block, folder):
     """The application's config with a file that contains the block, or an app's config."""
     if block.page == "application":
         group = "hparams_search" if "_global_" in block.text else "model"
@@ -77,7 +76,7 @@ def composed(block: Block, folder: Path) -> DictConfig:
         return compose("config", ["++seed=0"], return_hydra_config=True)
 
 
-def settings_of(config: Any, prefix: str = "") -> dict[str, Any]:
+def settings_of(config, prefix=""):
     """The values in a config by their full keys, interpolations as they are written."""
     found = {}
     for key, value in OmegaConf.to_container(config, resolve=False).items():
@@ -89,7 +88,7 @@ def settings_of(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("block", CONFIGS, ids=lambda block: block.page)
-def test_every_config_composes_and_sets_what_it_says(block: Block, tmp_path: Path) -> None:
+def test_every_config_composes_and_sets_what_it_says(block, tmp_path):
     if block.page == "from_hydra_optuna_sweeper":  # the line that has to go
         with pytest.raises(ConfigCompositionException, match=re.escape("hydra.sweeper._target_")):
             composed(block, tmp_path)
@@ -105,7 +104,7 @@ def test_every_config_composes_and_sets_what_it_says(block: Block, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_getting_started_does_as_it_says(tmp_path: Path) -> None:
+def test_getting_started_does_as_it_says(tmp_path):
     page = [each for each in BLOCKS if each.page == "getting_started"]
     for block in page:
         if block.title in ("app.py", "config.yaml"):
@@ -131,7 +130,7 @@ def test_getting_started_does_as_it_says(tmp_path: Path) -> None:
     assert "'lr'" in app.run(read, app="-c")
 
 
-def test_every_page_is_in_the_navigation() -> None:
+def test_every_page_is_in_the_navigation():
     nav = tomllib.loads((REPOSITORY / "zensical.toml").read_text())["project"]["nav"]
     assert {*PAGES} == {Path(file).stem for entry in nav for file in entry.values()}
 
@@ -139,7 +138,7 @@ def test_every_page_is_in_the_navigation() -> None:
 class Page(HTMLParser):
     """The anchors of a page, its links and what it loads, by tags, and its inline code."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path):
         super().__init__()
         self.anchors: set[str] = set()
         self.links: list[tuple[str, str]] = []
@@ -147,7 +146,7 @@ class Page(HTMLParser):
         self.is_code = False
         self.feed(path.read_text())
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.is_code = tag == "code"
         for name, value in attrs:
             if name == "id":
@@ -155,17 +154,17 @@ class Page(HTMLParser):
             elif name in ("href", "src"):
                 self.links.append((tag, str(value)))
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         del tag
         self.is_code = False
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if self.is_code:
             self.code.append(data)
 
 
 @pytest.fixture(scope="module")
-def macros() -> Any:
+def macros():
     """docs/macros.py, which is not on the path of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(REPOSITORY / "docs"))
@@ -174,7 +173,7 @@ def macros() -> Any:
         return macros
 
 
-def test_the_site_builds_and_no_link_of_it_is_broken(tmp_path: Path, macros: Any) -> None:
+def test_the_site_builds_and_no_link_of_it_is_broken(tmp_path, macros):
     for name in ("docs", "conf"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     for name in ("zensical.toml", "tests/benchmarks/README.md"):
@@ -205,7 +204,7 @@ def test_the_site_builds_and_no_link_of_it_is_broken(tmp_path: Path, macros: Any
     assert messages <= {*pages[site / "troubleshooting" / "index.html"].code}
 
 
-def test_messages_of_all_errors_are_found_and_say_something(macros: Any) -> None:
+def test_messages_of_all_errors_are_found_and_say_something(macros):
     found = macros.find_messages()
     messages = [text for each in found.values() for text in each]
     sources = [path.read_text() for path in macros.SOURCE.rglob("*.py")]

@@ -3,7 +3,6 @@ application, and what is imported first is light."""
 
 import ast
 import sys
-from collections.abc import Iterable
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -33,7 +32,7 @@ TRAINS = [
 
 
 @cache
-def imports(module: str, *, top_level: bool = False) -> set[str]:
+def imports(module, *, top_level=False):
     """The names of all modules that ``module`` imports, or of those at its top level."""
     tree, names = TREES[module], set()
     for node in tree.body if top_level else ast.walk(tree):
@@ -47,17 +46,17 @@ def imports(module: str, *, top_level: bool = False) -> set[str]:
     return names
 
 
-def packages(module: str, *, top_level: bool = False) -> set[str]:
+def packages(module, *, top_level=False):
     """Top-level packages that ``module`` imports, without those of Python itself."""
     roots = {name.partition(".")[0] for name in imports(module, top_level=top_level)}
     return roots - set(sys.stdlib_module_names)
 
 
-def own(module: str) -> set[str]:
+def own(module):
     return {name for name in imports(module) if name in TREES}
 
 
-def reached(*modules: str, top_level: bool = False) -> set[str]:
+def reached(*modules, top_level=False):
     """Modules of the project that are imported when the given ones are, these included."""
     seen: set[str] = set()
     left = {*modules}
@@ -67,7 +66,7 @@ def reached(*modules: str, top_level: bool = False) -> set[str]:
     return seen
 
 
-def offenders(modules: Iterable[str], forbidden: set[str], *, top_level: bool = False) -> set[str]:
+def offenders(modules, forbidden, *, top_level=False):
     """``module: package`` for each of the forbidden packages that one of the modules imports."""
     return {
         f"{module}: {package}"
@@ -76,12 +75,12 @@ def offenders(modules: Iterable[str], forbidden: set[str], *, top_level: bool = 
     }
 
 
-def test_sweeper_imports_neither_application_nor_torch() -> None:
+def test_sweeper_imports_neither_application_nor_torch():
     assert not offenders(SWEEPER, {"mnist", "torch", "torchvision", "matplotlib"})
     assert not offenders(SWEEPER, {"mlflow", "joblib"}, top_level=True)
 
 
-def test_application_uses_only_public_names_of_the_sweeper() -> None:
+def test_application_uses_only_public_names_of_the_sweeper():
     private = set()
     for module in APPLICATION:
         for node in ast.walk(TREES[module]):
@@ -98,7 +97,7 @@ def test_application_uses_only_public_names_of_the_sweeper() -> None:
     assert not private
 
 
-def test_training_imports_neither_mlflow_nor_optuna_nor_hydra() -> None:
+def test_training_imports_neither_mlflow_nor_optuna_nor_hydra():
     parts = ("training", "data", "models", "augmentation", "accelerate", "tasks")
     used = {name for name in reached(*(f"mnist.{part}" for part in parts)) if name in APPLICATION}
     assert {"mnist.averaging", "mnist.layers", "mnist.seal"} <= used
@@ -106,27 +105,27 @@ def test_training_imports_neither_mlflow_nor_optuna_nor_hydra() -> None:
     assert {name for module in used for name in own(module) - used} <= {"hydrasweep"}
 
 
-def test_nothing_heavy_is_imported_before_the_config_is_composed() -> None:
+def test_nothing_heavy_is_imported_before_the_config_is_composed():
     heavy = {"matplotlib", "mlflow", "numpy", "optuna", "torch", "torchvision"}
     assert not offenders(("train", "show_data", "mnist.config"), heavy, top_level=True)
 
 
-def test_what_every_hydra_app_imports_is_light() -> None:
+def test_what_every_hydra_app_imports_is_light():
     first = reached("hydrasweep", "hydrasweep.plugin", "hydrasweep.settings", top_level=True)
     allowed = {"hydra", "hydra_plugins", "hydrasweep", "omegaconf"}
     assert not {f"{m}: {p}" for m in first for p in packages(m, top_level=True) - allowed}
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
+def test_no_module_imports_itself_in_a_circle():
     order = TopologicalSorter({module: own(module) - {module} for module in TREES}).static_order()
     assert set(TREES) <= set(order)
 
 
-def test_no_module_imports_an_entrypoint() -> None:
+def test_no_module_imports_an_entrypoint():
     entrypoints = {path.stem for path in SOURCE.glob("*.py")}
     assert {"train", "show_data"} <= entrypoints
     assert not {(module, name) for module in TREES for name in imports(module) & entrypoints}
 
 
-def test_no_module_has_the_name_of_a_public_function() -> None:
+def test_no_module_has_the_name_of_a_public_function():
     assert not {f"hydrasweep.{name}" for name in hydrasweep.__all__} & set(TREES)

@@ -38,7 +38,7 @@ with initialize_config_dir({folder!r}):
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packages(tmp_path_factory):
     """A folder with the sdist, and the wheel that is built from it. They are built from a copy,
     since setuptools would include what an earlier build has left."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("packages")
@@ -53,12 +53,12 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel(packages: Path) -> Path:
+def wheel(packages):
     (found,) = packages.glob("*.whl")
     return found
 
 
-def dependencies(requires: list[str], extra: str) -> dict[tuple[str, str], Distribution]:
+def dependencies(requires, extra):
     """The installed distributions that the requirements need, by their names and extras."""
     found: dict[tuple[str, str], Distribution] = {}
     left = [(Requirement(each), extra) for each in requires]
@@ -75,7 +75,7 @@ def dependencies(requires: list[str], extra: str) -> dict[tuple[str, str], Distr
     return found
 
 
-def environment(folder: Path, wheel: Path, extra: str = "") -> str:
+def environment(folder, wheel, extra=""):
     """Create an environment with the wheel, its dependencies and scikit-learn; return its
     interpreter."""
     venv.create(folder, symlinks=True)
@@ -94,7 +94,7 @@ def environment(folder: Path, wheel: Path, extra: str = "") -> str:
     return str(folder / "bin" / "python")
 
 
-def output(python: str, code: str, where: Path) -> str:
+def output(python, code, where):
     done = subprocess.run(
         [python, "-c", code], cwd=where, env={**os.environ, "PYTHONPATH": ""},
         capture_output=True, text=True,
@@ -104,7 +104,7 @@ def output(python: str, code: str, where: Path) -> str:
 
 
 @pytest.mark.slow
-def test_packages_are_valid_and_hold_the_sweeper_only(packages: Path, wheel: Path) -> None:
+def test_packages_are_valid_and_hold_the_sweeper_only(packages, wheel):
     (sdist,) = packages.glob("*.tar.gz")
     for words in (("twine", "check", "--strict", sdist, wheel), ("check_wheel_contents", wheel)):
         subprocess.run([sys.executable, "-m", *words], check=True)
@@ -117,7 +117,7 @@ def test_packages_are_valid_and_hold_the_sweeper_only(packages: Path, wheel: Pat
 
 
 @pytest.mark.slow
-def test_wheel_sweeps_without_torch_and_mlflow(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_sweeps_without_torch_and_mlflow(wheel, tmp_path):
     python = environment(tmp_path / "env", wheel)
     for absent in ("torch", "mlflow", "mnist"):
         found = f"from importlib.util import find_spec; print(find_spec({absent!r}))"
@@ -143,7 +143,7 @@ def test_wheel_sweeps_without_torch_and_mlflow(wheel: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_wheel_with_mlflow_nests_the_autologged_runs_of_trials(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_with_mlflow_nests_the_autologged_runs_of_trials(wheel, tmp_path):
     app = copy("autolog", tmp_path)
     app.python = environment(tmp_path / "env", wheel, "mlflow")
     app.run("-m", "hydra/launcher=joblib", PYTHONPATH="")

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +22,8 @@ import services
 from application import command_line, environment, server
 from examples.foreign import example
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from optuna import load_study
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
@@ -59,7 +57,7 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlflow")
     with services.postgresql() as postgresql:
         store = postgresql.create("mlflow").replace("postgresql:", "postgresql+psycopg:")
@@ -68,7 +66,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def slurm() -> Iterator[dict[str, str]]:
+def slurm():
     """The environment variables with which processes use Slurm."""
     with services.slurm() as variables:
         yield variables
@@ -81,13 +79,13 @@ class SharedSweep(Sweep):
     cluster: Cluster
 
     @functools.cached_property
-    def storage(self) -> RDBStorage:
+    def storage(self):
         return database(self.cluster.postgresql.url(self.name))
 
-    def all_runs(self) -> list[Run]:
+    def all_runs(self):
         return runs_in(self.cluster, self.name)
 
-    def environment(self, root: Path) -> dict[str, str]:
+    def environment(self, root):
         return environment(
             root,
             HYDRASWEEP_STORAGE=self.cluster.postgresql.url(self.name),
@@ -95,17 +93,17 @@ class SharedSweep(Sweep):
             MLFLOW_EXPERIMENT_NAME=self.name,
         )
 
-    def sleeping(self, *arguments: str) -> list[str]:
+    def sleeping(self, *arguments):
         """The command of a sweep whose trials sleep."""
         own = f"hydra.sweeper.study_name={self.name}", f"hydra.sweep.dir={self.folder}"
         return [sys.executable, str(SLEEPING), *SWEEP, *own, *arguments]
 
-    def training(self, *arguments: str) -> list[str]:
+    def training(self, *arguments):
         """The command of a sweep whose trials are trainings."""
         own = f"study={self.name}"
         return [sys.executable, *command_line("train.py", *SWEEP, *TRAINING, own, *arguments)]
 
-    def running(self) -> dict[str, dict[str, str]]:
+    def running(self):
         """The processes that are in the middle of a trial, by the trial's name."""
         return {
             label: trial.user_attrs[OWNER]
@@ -113,12 +111,12 @@ class SharedSweep(Sweep):
             if trial.state == TrialState.RUNNING and trial.last_step in (1, 2, 3)
         }
 
-    def has_begun(self) -> bool:
+    def has_begun(self):
         """Whether the studies exist. Opening the storage earlier would create its tables twice."""
         return (self.folder / "trials.csv").exists()
 
 
-def runs_in(cluster: Cluster, experiment: str) -> list[Run]:
+def runs_in(cluster, experiment):
     client = MlflowClient(cluster.mlflow)
     found = client.get_experiment_by_name(experiment)
     assert found is not None
@@ -126,14 +124,14 @@ def runs_in(cluster: Cluster, experiment: str) -> list[Run]:
 
 
 @pytest.fixture
-def shared(cluster: Cluster, tmp_path: Path) -> Iterator[SharedSweep]:
+def shared(cluster, tmp_path):
     name = tmp_path.name
     cluster.postgresql.create(name)
     yield (sweep := SharedSweep(tmp_path, name, cluster=cluster))
     sweep.storage.engine.dispose()
 
 
-def process_of(owner: dict[str, str]) -> int:
+def process_of(owner):
     """The number on this machine of a process in another namespace."""
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -145,11 +143,11 @@ def process_of(owner: dict[str, str]) -> int:
     raise ProcessLookupError(f"no process is {owner}")
 
 
-def kill(owner: dict[str, str]) -> None:
+def kill(owner):
     os.kill(process_of(owner), signal.SIGKILL)
 
 
-def wait_until(condition: Callable[[], T], *processes: "subprocess.Popen[str]") -> T:
+def wait_until(condition, *processes):
     """Wait until the condition's value is true and return it."""
     while not (value := condition()):
         for process in processes:
@@ -158,7 +156,7 @@ def wait_until(condition: Callable[[], T], *processes: "subprocess.Popen[str]") 
     return value
 
 
-def start(words: list[str], env: dict[str, str]) -> "subprocess.Popen[str]":
+def start(words, env):
     return subprocess.Popen(
         words, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -167,7 +165,7 @@ def start(words: list[str], env: dict[str, str]) -> "subprocess.Popen[str]":
 DIED, SILENT = "its process died", "its process gave no sign of life"
 
 
-def assert_tried_again(sweep: SharedSweep, label: str, *why: str) -> None:
+def assert_tried_again(sweep, label, *why):
     """The trial was lost with its process, and another trial has its settings."""
     trials, (stratum, number) = sweep.all_trials(), label.split("-")
     (again,) = (
@@ -180,7 +178,7 @@ def assert_tried_again(sweep: SharedSweep, label: str, *why: str) -> None:
     assert again.params == trials[label].params
 
 
-def assert_whole(sweep: SharedSweep) -> None:
+def assert_whole(sweep):
     """All trials are complete; the storage, the folder and MLflow agree."""
     trials, (parents, children) = sweep.trials(), sweep.runs()
     assert len(trials) == N_TRIALS
@@ -202,7 +200,7 @@ def assert_whole(sweep: SharedSweep) -> None:
     assert "RUNNING" not in statuses.values()
 
 
-def finish(process: "subprocess.Popen[str]") -> str:
+def finish(process):
     """Wait until the process ends without an error; return its output."""
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
@@ -210,7 +208,7 @@ def finish(process: "subprocess.Popen[str]") -> str:
     return printed
 
 
-def assert_secret(sweep: SharedSweep, *printed: str) -> None:
+def assert_secret(sweep, *printed):
     """The database's password is in no file, no run and no output."""
     files = [
         path for folder in (sweep.root, sweep.cluster.artifacts) for path in folder.rglob("*")
@@ -224,9 +222,7 @@ def assert_secret(sweep: SharedSweep, *printed: str) -> None:
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_slurm", "ray"])
-def test_trial_of_a_killed_worker_is_repeated(
-    shared: SharedSweep, launcher: str, request: pytest.FixtureRequest
-) -> None:
+def test_trial_of_a_killed_worker_is_repeated(shared, launcher, request):
     env, words = shared.environment(shared.root), [f"hydra/launcher={launcher}"]
     with ExitStack() as stack:
         if launcher == "submitit_slurm":
@@ -248,9 +244,7 @@ def test_trial_of_a_killed_worker_is_repeated(
     assert_secret(shared, printed)
 
 
-def test_slurm_example_runs_by_the_commands_of_its_readme(
-    cluster: Cluster, slurm: dict[str, str], tmp_path: Path
-) -> None:
+def test_slurm_example_runs_by_the_commands_of_its_readme(cluster, slurm, tmp_path):
     example("pytorch", tmp_path)
     app = example("slurm", tmp_path)
     own = {"MLFLOW_TRACKING_URI": cluster.mlflow, "MLFLOW_EXPERIMENT_NAME": "spirals"}
@@ -273,7 +267,7 @@ def test_slurm_example_runs_by_the_commands_of_its_readme(
     assert len(runs) == 1 + len(rows) + len(again)
 
 
-def test_starts_on_two_machines_are_one_sweep(shared: SharedSweep) -> None:
+def test_starts_on_two_machines_are_one_sweep(shared):
     command = shared.training("epochs=12")
     one, two = (replace(shared, root=shared.root / name) for name in ("one", "two"))
     processes = [
@@ -282,7 +276,7 @@ def test_starts_on_two_machines_are_one_sweep(shared: SharedSweep) -> None:
     ]
     wait_until(lambda: one.has_begun() and two.has_begun(), *processes)
 
-    def running_on_two() -> list[tuple[str, dict[str, str]]]:
+    def running_on_two():
         return [item for item in shared.running().items() if item[1]["host"] == "two"]
 
     (label, owner), *_ = wait_until(lambda: shared.ended() and running_on_two(), *processes)
@@ -308,7 +302,7 @@ def test_starts_on_two_machines_are_one_sweep(shared: SharedSweep) -> None:
     assert_secret(shared, *printed)
 
 
-def test_sweep_survives_a_crash_of_postgresql_or_says_how_to_resume(shared: SharedSweep) -> None:
+def test_sweep_survives_a_crash_of_postgresql_or_says_how_to_resume(shared):
     env = shared.environment(shared.root)
     process = start(shared.sleeping("seconds=2", "n_steps=4"), env)
     wait_until(shared.has_begun, process)
@@ -326,9 +320,7 @@ def test_sweep_survives_a_crash_of_postgresql_or_says_how_to_resume(shared: Shar
     assert_secret(shared, printed)
 
 
-def test_connections_that_the_server_closed_are_opened_again(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_connections_that_the_server_closed_are_opened_again(cluster, tmp_path):
     url = cluster.postgresql.create(tmp_path.name)
     storage, lock = database(url), AdvisoryLock(read_url(url))
     with lock:

@@ -8,7 +8,6 @@ import shutil
 import tomllib
 from collections import Counter
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -21,7 +20,7 @@ from packaging.requirements import Requirement
 OWN = ["lightning", "pytorch", "sklearn", "slurm", "sphere"]
 
 
-def test_apps_import_neither_the_application_nor_private_modules() -> None:
+def test_apps_import_neither_the_application_nor_private_modules():
     folders = [APPS, *(EXAMPLES / name for name in OWN)]
     files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     assert sum("@hydra.main" in path.read_text() for path in files) >= 8
@@ -34,7 +33,7 @@ def test_apps_import_neither_the_application_nor_private_modules() -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_readme_is_short_and_installs_packages_of_the_project(name: str) -> None:
+def test_readme_is_short_and_installs_packages_of_the_project(name):
     text = (EXAMPLES / name / "README.md").read_text()
     assert len(text.splitlines()) <= 16
     project = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())["project"]
@@ -46,7 +45,7 @@ def test_readme_is_short_and_installs_packages_of_the_project(name: str) -> None
         assert requirement.extras <= extras.keys()
 
 
-def test_sphere(tmp_path: Path) -> None:
+def test_sphere(tmp_path):
     app = example("sphere", tmp_path)
     sweep, more, alone = app.run_readme()
     assert re.search(r"^  rate: 0.001 to 1\b", sweep, re.MULTILINE)
@@ -59,7 +58,7 @@ def test_sphere(tmp_path: Path) -> None:
     assert steps(rows)["COMPLETE"] == {5}
 
 
-def test_sklearn(tmp_path: Path) -> None:
+def test_sklearn(tmp_path):
     app = example("sklearn", tmp_path)
     app.run_readme("n_folds=3", "hydra.sweeper.n_trials=8")
     rows, folder = app.trials(), app.sweep()
@@ -80,7 +79,7 @@ def test_sklearn(tmp_path: Path) -> None:
 
 
 @needs("torch", "mlflow")
-def test_pytorch(tmp_path: Path, mlflow_store: Path) -> None:
+def test_pytorch(tmp_path, mlflow_store):
     app = example("pytorch", tmp_path)
     shutil.copy(mlflow_store, app.folder)
     app.run_readme("epochs=4", "hydra.sweeper.n_trials=6", "hydra.sweeper.confirm.n_seeds=1")

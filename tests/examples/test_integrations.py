@@ -1,15 +1,12 @@
 """Frameworks that report to the sweep by callbacks, or record in MLflow by themselves."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from foreign import STATE, Run, children, copy, example, needs, steps
+from foreign import STATE, children, copy, example, needs, steps
 
 
-def assert_nested(
-    runs: list[Run], rows: list[dict[str, str]], name: str, runs_of_complete: int = 1
-) -> None:
+def assert_nested(runs, rows, name, runs_of_complete=1):
     """Each trial's runs are children of the sweep's and have its name and state."""
     parent, others = children(runs)
     assert (parent.name, parent.status) == (f"sweep {name}", "FINISHED")
@@ -26,7 +23,7 @@ def assert_nested(
 
 @pytest.mark.slow
 @needs("mlflow")
-def test_runs_of_mlflows_autologging_are_nested(tmp_path: Path) -> None:
+def test_runs_of_mlflows_autologging_are_nested(tmp_path):
     app = copy("autolog", tmp_path)
     app.run("-m", "n_folds=2", "hydra.sweeper.n_trials=2")
     rows, runs = app.trials(), app.runs()
@@ -39,7 +36,7 @@ def test_runs_of_mlflows_autologging_are_nested(tmp_path: Path) -> None:
 
 
 @needs("xgboost", "optuna_integration")
-def test_pruning_callback_of_xgboost(tmp_path: Path) -> None:
+def test_pruning_callback_of_xgboost(tmp_path):
     app = copy("boosting", tmp_path)
     app.run("-m")
     found = steps(app.trials())
@@ -51,7 +48,7 @@ def test_pruning_callback_of_xgboost(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs("mlflow", "lightning", "optuna_integration")
-def test_lightning(tmp_path: Path) -> None:
+def test_lightning(tmp_path):
     app = example("lightning", tmp_path)
     sweep, _ = app.run_readme()
     assert "GPU available" not in sweep

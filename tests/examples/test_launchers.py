@@ -1,7 +1,6 @@
 """An app with folders, logging and modules of its own, under each launcher."""
 
 import json
-from pathlib import Path
 
 import pytest
 from foreign import copy, needs
@@ -15,9 +14,7 @@ LAUNCHERS = [
 
 
 @pytest.mark.parametrize(("launcher", "n_workers"), LAUNCHERS)
-def test_app_with_folders_logging_and_modules_of_its_own(
-    tmp_path: Path, launcher: str, n_workers: int
-) -> None:
+def test_app_with_folders_logging_and_modules_of_its_own(tmp_path, launcher, n_workers):
     app = copy("own_folders", tmp_path)
     before = {path.name for path in app.folder.iterdir()}
     cpus = ["+hydra.launcher.ray.init.num_cpus=2"] if launcher == "ray" else []

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from foreign import Project, copy
+from foreign import copy
 from omegaconf import OmegaConf
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "own_project.md"
@@ -15,7 +15,7 @@ SEARCH = "configs/hparams_search/mnist_optuna.yaml"
 LIT = ["model=lit", "data=lit", "callbacks=lit", "trainer=lit"]
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language):
     """Return the document's blocks of code in a language."""
     text = DOCUMENT.read_text()
     found = re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
     return found
 
 
-def apply(diff: str, project: Project) -> None:
+def apply(diff, project):
     """Apply a diff, whose parts are separated by ``@@`` lines, to the file that it names."""
     name, _, body = diff.removeprefix("--- ").partition("\n")
     path = project.folder / name
@@ -37,13 +37,13 @@ def apply(diff: str, project: Project) -> None:
     path.write_text(text)
 
 
-def test_diffs_have_at_most_ten_changed_lines() -> None:
+def test_diffs_have_at_most_ten_changed_lines():
     search, loop = blocks("diff")
     for diff in (search, loop):
         assert 0 < len(re.findall(r"^[+-](?!--)", diff, re.MULTILINE)) <= 10
 
 
-def commands() -> list[list[str]]:
+def commands():
     """Return the arguments of the document's six commands."""
     _, shell = blocks("bash")
     found = [shlex.split(line) for line in shell.splitlines() if line.startswith("python ")]
@@ -51,7 +51,7 @@ def commands() -> list[list[str]]:
     return [words[1:] for words in found]
 
 
-def without_lightning(tmp_path: Path) -> Project:
+def without_lightning(tmp_path):
     """Copy the project and change it as the document says, but for Lightning's callback."""
     project = copy("template", tmp_path)
     for diff in blocks("diff"):
@@ -63,7 +63,7 @@ def without_lightning(tmp_path: Path) -> Project:
     return project
 
 
-def test_template_without_lightning_runs_and_prunes_a_sweep(tmp_path: Path) -> None:
+def test_template_without_lightning_runs_and_prunes_a_sweep(tmp_path):
     project = without_lightning(tmp_path)
     _, (app, *sweep), *_ = commands()
     project.run(*sweep, "hydra.sweeper.n_trials=8", app=app)
@@ -73,7 +73,7 @@ def test_template_without_lightning_runs_and_prunes_a_sweep(tmp_path: Path) -> N
     assert project.sweep().name == "lr"
 
 
-def test_search_file_may_have_the_other_settings_of_the_document(tmp_path: Path) -> None:
+def test_search_file_may_have_the_other_settings_of_the_document(tmp_path):
     """The plan is printed with all of them, by the document's command for that."""
     project = copy("template", tmp_path)
     apply(blocks("diff")[0], project)
@@ -91,7 +91,7 @@ def test_search_file_may_have_the_other_settings_of_the_document(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_all_commands_of_the_document(tmp_path: Path) -> None:
+def test_all_commands_of_the_document(tmp_path):
     project = without_lightning(tmp_path)
     _, (app, *sweep), (_, *resume), *others = commands()
     project.run(*sweep, app=app)
@@ -113,7 +113,7 @@ def test_all_commands_of_the_document(tmp_path: Path) -> None:
     not (find_spec("lightning") and find_spec("optuna_integration")),
     reason="needs lightning and optuna-integration",
 )
-def test_template_with_lightning(tmp_path: Path) -> None:
+def test_template_with_lightning(tmp_path):
     project = copy("template", tmp_path)
     apply(blocks("diff")[0], project)
     printed = project.run("-m", "hparams_search=mnist_optuna", *LIT, app="src/train.py")

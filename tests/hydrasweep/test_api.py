@@ -3,15 +3,11 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
-from apps import CONFIG, Write
+from apps import CONFIG
 from optuna.distributions import FloatDistribution
-from optuna.study import Study
 from optuna.trial import TrialState
 
 import hydrasweep
@@ -21,13 +17,13 @@ from hydrasweep.trials import SweepTrial, n_steps
 # Outside a sweep
 
 
-def test_reports_outside_a_sweep_never_stop() -> None:
+def test_reports_outside_a_sweep_never_stop():
     for step in range(3):
         assert hydrasweep.report(0.5, step) is False
     hydrasweep.record(size=3)
 
 
-def test_trial_outside_a_sweep_accepts_reports_and_names_no_sweep() -> None:
+def test_trial_outside_a_sweep_accepts_reports_and_names_no_sweep():
     level = optuna.logging.get_verbosity()
     trial = hydrasweep.trial()
     assert isinstance(trial, optuna.Trial)
@@ -42,12 +38,12 @@ def test_trial_outside_a_sweep_accepts_reports_and_names_no_sweep() -> None:
 
 
 @pytest.mark.parametrize("value", ["abc", None, [1.0]])
-def test_only_numbers_are_recorded(value: Any) -> None:
+def test_only_numbers_are_recorded(value):
     with pytest.raises((TypeError, ValueError)):
         hydrasweep.record(size=value)
 
 
-def test_packages_names_and_what_every_app_imports() -> None:
+def test_packages_names_and_what_every_app_imports():
     """Every Hydra app in the environment imports the plugin at its start: it must be fast."""
     code = (
         "import json, sys, hydrasweep, hydrasweep.plugin;"
@@ -68,23 +64,23 @@ def test_packages_names_and_what_every_app_imports() -> None:
 class StopsAt(optuna.pruners.BasePruner):
     """Stops each trial at one step."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step):
         self.step = step
 
-    def prune(self, study: Study, trial: optuna.trial.FrozenTrial) -> bool:
+    def prune(self, study, trial):
         del study
         return trial.last_step is not None and trial.last_step >= self.step
 
 
-def trial_of(study: Study) -> SweepTrial:
+def trial_of(study):
     return SweepTrial.adopt(study.ask({"x": FloatDistribution(0, 1)}), sweep="s")
 
 
 @pytest.fixture
-def current() -> Iterator[Callable[[Study], SweepTrial]]:
+def current():
     """``current(study)`` makes its next trial the one that this process works on."""
 
-    def begun(study: Study) -> SweepTrial:
+    def begun(study):
         trial = trial_of(study)
         api.set_current(trial)
         return trial
@@ -94,8 +90,8 @@ def current() -> Iterator[Callable[[Study], SweepTrial]]:
 
 
 def test_reports_and_records_go_to_the_current_trial(
-    current: Callable[[Study], SweepTrial],
-) -> None:
+    current,
+):
     trial = current(optuna.create_study(pruner=StopsAt(2)))
     assert hydrasweep.trial() is trial
     assert [hydrasweep.report(value, step) for step, value in ((1, 0.5), (2, 0.25))] == [
@@ -109,9 +105,7 @@ def test_reports_and_records_go_to_the_current_trial(
 
 
 @pytest.mark.parametrize("by", [hydrasweep.report, lambda v, s: hydrasweep.trial().report(v, s)])
-def test_steps_are_stored_from_1_on(
-    current: Callable[[Study], SweepTrial], by: Callable[[float, int], object]
-) -> None:
+def test_steps_are_stored_from_1_on(current, by):
     study = optuna.create_study()
     for first in (0, 1, 5):
         trial = current(study)
@@ -123,8 +117,8 @@ def test_steps_are_stored_from_1_on(
 
 
 def test_steps_are_counted_although_several_objectives_allow_no_reports(
-    current: Callable[[Study], SweepTrial],
-) -> None:
+    current,
+):
     for first in (0, 1):
         study = optuna.create_study(directions=["minimize", "maximize"])
         current(study)
@@ -132,10 +126,10 @@ def test_steps_are_counted_although_several_objectives_allow_no_reports(
         assert n_steps(study.trials[0]) == 3
 
 
-def test_trial_that_is_stopped_at_the_last_step_of_others_is_complete() -> None:
+def test_trial_that_is_stopped_at_the_last_step_of_others_is_complete():
     study = optuna.create_study(pruner=StopsAt(3))
 
-    def ended(n: int, value: float | None) -> bool:
+    def ended(n, value):
         trial = trial_of(study)
         for step in range(1, n + 1):
             trial.stops_at(0.5, step)
@@ -160,7 +154,7 @@ EACH = "{x: -0.9}, {x: 0.9}, {x: -0.8}, {x: 0.8}"  # the lower the better
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_steps_from_0_and_from_1_prune_equally(app: Write, first: int) -> None:
+def test_steps_from_0_and_from_1_prune_equally(app, first):
     body = f"""
         for epoch in range({first}, {first} + 9):
             value = cfg.x + 0.01 * epoch
@@ -179,7 +173,7 @@ def test_steps_from_0_and_from_1_prune_equally(app: Write, first: int) -> None:
     assert "24 steps" in done.out
 
 
-def test_trial_that_is_stopped_at_the_last_rung_is_complete(app: Write) -> None:
+def test_trial_that_is_stopped_at_the_last_rung_is_complete(app):
     """Successive halving stops at its rungs, also at the last step of a whole trial."""
     body = """
         for epoch in range(1, 4):
@@ -194,7 +188,7 @@ def test_trial_that_is_stopped_at_the_last_rung_is_complete(app: Write) -> None:
     assert [trial.value for trial in done.trials()] == [-0.9, 0.9, -0.8, 0.8]
 
 
-def test_task_function_may_raise_trial_pruned(app: Write) -> None:
+def test_task_function_may_raise_trial_pruned(app):
     body = """
         hydrasweep.trial().report(cfg.x, 0)
         if cfg.x < 0:
@@ -210,7 +204,7 @@ def test_task_function_may_raise_trial_pruned(app: Write) -> None:
         assert trial.value == trial.params["x"]  # of a pruned one the last report
 
 
-def test_trial_knows_its_sweep(app: Write, tmp_path: Path) -> None:
+def test_trial_knows_its_sweep(app, tmp_path):
     body = """
         import json
         trial = hydrasweep.trial()

@@ -3,7 +3,6 @@
 import math
 import random
 import re
-from pathlib import Path
 from statistics import stdev
 from typing import Any
 
@@ -19,11 +18,11 @@ DRAWN = {"parallel", "slices", "importances", "contours"}
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 
 
-def values(budget: Budget) -> list[float | None]:
+def values(budget):
     return sorted(trial.value for trial in budget.study.trials)
 
 
-def test_trials_are_compared_after_the_first_step_that_all_of_them_have(tmp_path: Path) -> None:
+def test_trials_are_compared_after_the_first_step_that_all_of_them_have(tmp_path):
     sweep = sweep_of(tmp_path, searched(9), searched(3))
     assert budgets.steps(sweep) == [1, 3]
     first, last = (Budget(sweep, 0, step) for step in (1, 3))
@@ -37,7 +36,7 @@ def test_trials_are_compared_after_the_first_step_that_all_of_them_have(tmp_path
     assert [t.params["model"] for t in first.study.trials].count("1") == 3
 
 
-def test_long_trials_do_not_make_their_setting_look_better(tmp_path: Path) -> None:
+def test_long_trials_do_not_make_their_setting_look_better(tmp_path):
     """The pruner continues trials with large batches, though dropout alone decides the value."""
     rng, trials = random.Random(0), []
     for i in range(40):
@@ -56,7 +55,7 @@ def test_long_trials_do_not_make_their_setting_look_better(tmp_path: Path) -> No
     assert {round(y, 3) for ys in seen for y in ys} <= {round(0.1 - i / 1000, 3) for i in range(26)}
 
 
-def test_budget_has_trials_with_a_value_that_did_not_fail(tmp_path: Path) -> None:
+def test_budget_has_trials_with_a_value_that_did_not_fail(tmp_path):
     some = {"lr": 0.1, "dropout": 0.1}
     sweep = sweep_of(
         tmp_path,
@@ -74,7 +73,7 @@ def test_budget_has_trials_with_a_value_that_did_not_fail(tmp_path: Path) -> Non
     assert shown == [[0.1, 0.15, 0.4], [0.2, 0.3], [0.5]]
 
 
-def test_without_a_common_step_final_values_are_compared(tmp_path: Path) -> None:
+def test_without_a_common_step_final_values_are_compared(tmp_path):
     ended = [trial(0.5, lr=0.1), trial(0.7, lr=0.01), trial(0.6, state=PRUNED, lr=0.1)]
     apart = [trial(0.5, reports=[0.4, 0.5], lr=0.1), trial(0.7, lr=0.01)]
     apart[1].intermediate_values = {10: 0.7}
@@ -89,7 +88,7 @@ def test_without_a_common_step_final_values_are_compared(tmp_path: Path) -> None
         assert re.search(r"[Ff]inal\b.*\b2\b", budget.label)
 
 
-def test_several_objectives_are_compared_by_their_final_values(tmp_path: Path) -> None:
+def test_several_objectives_are_compared_by_their_final_values(tmp_path):
     trials = [trial(0.5, 3.0, lr=0.1), trial(0.7, 4.0, lr=0.01)]
     objective = {"objective": ["val/accuracy", "seconds"]}
     folder = plant(tmp_path / "s", {"": trials}, ["maximize", "minimize"], objective)
@@ -98,7 +97,7 @@ def test_several_objectives_are_compared_by_their_final_values(tmp_path: Path) -
     assert (two.step, two.target, values(two)) == (None, "seconds", [3.0, 4.0])
 
 
-def test_steps_to_choose_from_are_few_and_include_the_last(tmp_path: Path) -> None:
+def test_steps_to_choose_from_are_few_and_include_the_last(tmp_path):
     trials = [
         trial(0.5, state=PRUNED, reports=[0.5] * n, lr=0.1 / n, minute=n) for n in range(2, 40)
     ]
@@ -110,9 +109,7 @@ def test_steps_to_choose_from_are_few_and_include_the_last(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
-def test_trial_that_diverged_does_not_flatten_the_others(
-    tmp_path: Path, direction: str, sign: int
-) -> None:
+def test_trial_that_diverged_does_not_flatten_the_others(tmp_path, direction, sign):
     ends = [sign * value for value in (0.90, 0.91, 0.92, 0.93, 0.94, -1e6)]
     trials = [trial(value, lr=10 ** -(i + 1)) for i, value in enumerate(ends[:4])]
     trials += [trial(value, lr=0.05) for value in (*ends[4:], math.inf)]
@@ -127,7 +124,7 @@ def test_trial_that_diverged_does_not_flatten_the_others(
     assert 0.94 < high < 1.1
 
 
-def drawn(rng: random.Random, n: int) -> list[FrozenTrial]:
+def drawn(rng, n):
     """A random search in which the learning rate matters, with noise."""
     trials = []
     for i in range(n):
@@ -138,12 +135,12 @@ def drawn(rng: random.Random, n: int) -> list[FrozenTrial]:
     return trials
 
 
-def importances(folder: Path, seed: int) -> Any:
+def importances(folder, seed):
     sweep = sweep_of(folder, drawn(random.Random(seed), 30))
     return Budget(sweep, 0, None).figures["importances"][0]
 
 
-def test_importance_has_a_standard_error(tmp_path: Path) -> None:
+def test_importance_has_a_standard_error(tmp_path):
     """The standard error is how much importance differs between searches."""
     found, errors, figures = [], [], []
     for i in range(4):
@@ -159,7 +156,7 @@ def test_importance_has_a_standard_error(tmp_path: Path) -> None:
     assert same.to_json() == figures[0].to_json()
 
 
-def test_importance_and_contours_need_enough_trials(tmp_path: Path) -> None:
+def test_importance_and_contours_need_enough_trials(tmp_path):
     few = sweep_of(tmp_path / "few", searched(9), searched(8))
     enough = sweep_of(tmp_path / "enough", searched(12), searched(10))
     assert set(Budget(few, 0, 1).figures) == {"parallel", "slices"}
@@ -167,7 +164,7 @@ def test_importance_and_contours_need_enough_trials(tmp_path: Path) -> None:
     assert set(Budget(enough, 0, 3).figures) == {"parallel", "slices"}  # 15 came so far
 
 
-def test_strata_may_search_different_things(tmp_path: Path) -> None:
+def test_strata_may_search_different_things(tmp_path):
     here: dict[str, Any] = {
         "lr": FloatDistribution(1e-4, 1e-1, log=True),
         "width": CategoricalDistribution([16, 64]),
@@ -194,9 +191,7 @@ def test_strata_may_search_different_things(tmp_path: Path) -> None:
     assert all(isinstance(t.params["width"], str) for t in budget.study.trials)
 
 
-def test_contours_show_the_most_important_parameters_and_few_trials(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contours_show_the_most_important_parameters_and_few_trials(tmp_path, monkeypatch):
     monkeypatch.setattr(budgets, "MAX_CONTOUR_TRIALS", 25)
     space = {f"p{i}": FloatDistribution(0, 1) for i in range(7)}
     trials = [

@@ -1,16 +1,13 @@
 """Configs of trials, composed from files that were read once, equal those that Hydra composes."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
 from hydrasweep.compose import Composer
 
@@ -58,7 +55,7 @@ TRIALS = [
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> Iterator[DictConfig]:
+def sweep(tmp_path):
     """The config of the sweep."""
     for name, content in CONF.items():
         path = tmp_path / f"{name}.yaml"
@@ -68,18 +65,18 @@ def sweep(tmp_path: Path) -> Iterator[DictConfig]:
         yield loader().load_configuration("config", list(SWEEP), run_mode=RunMode.MULTIRUN)
 
 
-def loader() -> ConfigLoader:
+def loader():
     return GlobalHydra.instance().config_loader()
 
 
-def by_hydra(sweep: DictConfig, overrides: Sequence[str], label: str, number: int) -> str:
+def by_hydra(sweep, overrides, label, number):
     job = loader().load_sweep_config(sweep, [*overrides, f"hydra.sweep.subdir={label}"])
     with open_dict(job):
         job.hydra.job.id, job.hydra.job.num = label, number
     return OmegaConf.to_yaml(job)
 
 
-def test_trials_have_the_configs_that_hydra_composes(sweep: DictConfig) -> None:
+def test_trials_have_the_configs_that_hydra_composes(sweep):
     composer = Composer(loader(), sweep)
     jobs = [([*SWEEP, *overrides], f"t-{i}", i) for i, overrides in enumerate(TRIALS)]
     expected = [by_hydra(sweep, *job) for job in jobs]
@@ -88,7 +85,7 @@ def test_trials_have_the_configs_that_hydra_composes(sweep: DictConfig) -> None:
 
 
 @pytest.mark.parametrize("override", ["model=none_such", "none.such=1", "epochs@here=1"])
-def test_wrong_override_is_refused_as_by_hydra(sweep: DictConfig, override: str) -> None:
+def test_wrong_override_is_refused_as_by_hydra(sweep, override):
     with pytest.raises(HydraException) as theirs:
         loader().load_sweep_config(sweep, [*SWEEP, override])
     with pytest.raises(HydraException) as ours:
@@ -96,12 +93,10 @@ def test_wrong_override_is_refused_as_by_hydra(sweep: DictConfig, override: str)
     assert str(ours.value) == str(theirs.value)
 
 
-def test_files_are_read_once_for_each_choice_of_groups(
-    sweep: DictConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_read_once_for_each_choice_of_groups(sweep, monkeypatch):
     read, load = [], loader().load_sweep_config
 
-    def count(config: DictConfig, overrides: list[str]) -> DictConfig:
+    def count(config, overrides):
         read.append(overrides)
         return load(config, overrides)
 

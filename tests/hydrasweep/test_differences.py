@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -15,13 +14,13 @@ from hydrasweep.differences import compare
 from hydrasweep.errors import UserError
 
 
-def rows(text: str) -> dict[str, list[str]]:
+def rows(text):
     """The cells of each row, by the first."""
     cells = [[c.strip() for c in line.split("  ") if c.strip()] for line in text.splitlines()]
     return {line[0]: line[1:] for line in cells if len(line) == 3}
 
 
-def test_only_settings_that_differ_are_shown(tmp_path: Path) -> None:
+def test_only_settings_that_differ_are_shown(tmp_path):
     wider = {**SPACE, "optimizer.lr": FloatDistribution(1e-5, 1e-1, log=True)}
     one = plant(
         tmp_path / "one", {"": searched()}, sweeper={"n_trials": 8, "sampler": {"seed": 1}},
@@ -58,9 +57,7 @@ def test_only_settings_that_differ_are_shown(tmp_path: Path) -> None:
         ([0.95], "0.9500 (n=1)", r"0\.0400\b.* single "),
     ],
 )
-def test_winners_are_compared_by_their_standard_errors(
-    tmp_path: Path, scores: list[float], confirmed: str, lead: str
-) -> None:
+def test_winners_are_compared_by_their_standard_errors(tmp_path, scores, confirmed, lead):
     best = max(searched(), key=lambda t: (t.state == TrialState.COMPLETE, t.values[0]))
     for name, values in (("one", [0.90, 0.91, 0.92]), ("two", scores)):
         plant(tmp_path / name, {"/cnn": searched(), "@confirm/cnn": with_seeds(best, values, 20)})
@@ -72,7 +69,7 @@ def test_winners_are_compared_by_their_standard_errors(
     assert re.search(rf"^two .* one .*{lead}", text, re.MULTILINE)
 
 
-def test_unconfirmed_sweeps_are_compared_by_their_best_trials(tmp_path: Path) -> None:
+def test_unconfirmed_sweeps_are_compared_by_their_best_trials(tmp_path):
     one = plant(tmp_path / "a" / "s", {"": [trial(0.5, lr=0.1)]})
     two = plant(
         tmp_path / "b" / "s",
@@ -90,7 +87,7 @@ def test_unconfirmed_sweeps_are_compared_by_their_best_trials(tmp_path: Path) ->
     }
 
 
-def test_sweeps_with_different_objectives_have_no_leader(tmp_path: Path) -> None:
+def test_sweeps_with_different_objectives_have_no_leader(tmp_path):
     best = max(searched(), key=lambda t: (t.state == TrialState.COMPLETE, t.values[0]))
     confirmed = {"/cnn": searched(), "@confirm/cnn": with_seeds(best, [0.9, 0.91], 20)}
     one = page.read(plant(tmp_path / "one", confirmed))
@@ -102,8 +99,8 @@ def test_sweeps_with_different_objectives_have_no_leader(tmp_path: Path) -> None
 
 
 def test_sweep_equals_its_copy_and_is_not_compared_with_itself(
-    tmp_path: Path,
-) -> None:
+    tmp_path,
+):
     sweep = page.read(plant(tmp_path / "s", {"": searched()}))
     shutil.copytree(tmp_path / "s", tmp_path / "copy")
     copy = page.read(tmp_path / "copy")

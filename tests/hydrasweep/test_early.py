@@ -3,8 +3,6 @@
 import time
 from pathlib import Path
 
-from apps import Write
-
 TWO = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2", "hydra.sweeper.check=heavy.check")
 HEAVY = """
 import os, pathlib, time
@@ -21,9 +19,7 @@ def check(cfg):
 """
 
 
-def test_workers_import_while_the_sweep_is_checked_and_share_the_trials(
-    app: Write, tmp_path: Path
-) -> None:
+def test_workers_import_while_the_sweep_is_checked_and_share_the_trials(app, tmp_path):
     """They also import modules beside the app."""
     (tmp_path / "heavy.py").write_text(HEAVY)
     (tmp_path / "beside.py").write_text("def double(x):\n    return 2 * x\n")
@@ -47,7 +43,7 @@ def test_workers_import_while_the_sweep_is_checked_and_share_the_trials(
     assert "beside" not in done.out + done.err
 
 
-def test_workers_end_with_a_sweep_that_is_refused(app: Write, tmp_path: Path) -> None:
+def test_workers_end_with_a_sweep_that_is_refused(app, tmp_path):
     (tmp_path / "heavy.py").write_text(HEAVY)
     done = app("return cfg.x", main="with hydrasweep.plain_exit(): task()")(
         *TWO, "kind=bad", fresh=True, code=1

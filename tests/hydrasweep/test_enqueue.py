@@ -1,52 +1,50 @@
 """Sweeps that first try the best settings of an earlier study."""
 
 import shutil
-from pathlib import Path
-from typing import Any
 
 import pytest
-from apps import CONFIG, Ended, Write
+from apps import CONFIG
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from planted import plant, trial
 
 X = FloatDistribution(-1.0, 1.0)
 SPACE = {"x": X, "z": X, "kind": CategoricalDistribution(["a", "b"])}
 
 
-def best_of(study: str, best: int) -> str:
+def best_of(study, best):
     return f"hydra.sweeper.enqueue=[{{study: {study}, best: {best}}}]"
 
 
-def named(name: str) -> tuple[str, str]:
+def named(name):
     """Settings of a sweep with that name in a folder of that name."""
     return "hydra.sweep.dir=sweeps/${hydra.sweeper.study_name}", f"hydra.sweeper.study_name={name}"
 
 
-def tried(done: Ended, name: str = "two", folder: str = "two") -> list[float]:
+def tried(done, name="two", folder="two"):
     """The values of x in the order of the trials."""
     return [trial.params["x"] for trial in done.study(name, folder).trials]
 
 
-def lines(done: Ended) -> list[str]:
+def lines(done):
     """What the plan says of the settings to try first."""
     plan = done.out.splitlines()
     first = next(i for i, line in enumerate(plan) if line.startswith("  first: "))
     return [line for line in plan[first:] if line.startswith(("  first: ", "    "))]
 
 
-def trials_of(*xs: float, **more: Any) -> list[FrozenTrial]:
+def trials_of(*xs, **more):
     """Trials whose value is their x."""
     return [trial(x, space=SPACE, x=x, minute=i, **more) for i, x in enumerate(xs)]
 
 
 @pytest.fixture
-def sweeps(tmp_path: Path) -> Path:
+def sweeps(tmp_path):
     """The folder with the folders of sweeps."""
     return tmp_path / "sweeps"
 
 
-def test_second_sweep_starts_with_the_best_of_the_first(app: Write) -> None:
+def test_second_sweep_starts_with_the_best_of_the_first(app):
     task = app("return cfg.x**2")
     first = task(*named("one"))
     best = sorted(tried(first, "one", "one"), key=abs)[:2]
@@ -56,9 +54,7 @@ def test_second_sweep_starts_with_the_best_of_the_first(app: Write) -> None:
     assert second.study("two", "two").best_value == first.study("one", "one").best_value
 
 
-def test_resumed_sweep_continues_with_the_settings_that_it_began_with(
-    app: Write, sweeps: Path
-) -> None:
+def test_resumed_sweep_continues_with_the_settings_that_it_began_with(app, sweeps):
     """Also when the earlier study has changed since."""
     folder = plant(sweeps / "one", {"": trials_of(0.5, 0.25, 0.75)}, ["minimize"])
     task = app("return cfg.x")
@@ -74,7 +70,7 @@ def test_resumed_sweep_continues_with_the_settings_that_it_began_with(
     assert not {0.1, 0.2} & set(xs)
 
 
-def test_each_setting_is_tried_once_if_it_fits_the_space(app: Write, sweeps: Path) -> None:
+def test_each_setting_is_tried_once_if_it_fits_the_space(app, sweeps):
     plant(sweeps / "one", {"": trials_of(0.5, -0.75, 0.25, 0.25, 0.5, z=0.5)}, ["minimize"])
     done = app("return cfg.x")(
         *named("two"),
@@ -91,7 +87,7 @@ def test_each_setting_is_tried_once_if_it_fits_the_space(app: Write, sweeps: Pat
     assert misfit.endswith(": x=-0.75 of trial 001")
 
 
-def test_best_are_complete_trials_in_the_direction_of_the_study(app: Write, sweeps: Path) -> None:
+def test_best_are_complete_trials_in_the_direction_of_the_study(app, sweeps):
     pruned = trial(0.9, state=TrialState.PRUNED, reports=[0.9], space=SPACE, x=0.9)
     plant(sweeps / "one", {"": [*trials_of(0.5, 0.25, 0.75), pruned]}, ["maximize"])
     task = app("return cfg.x")
@@ -102,7 +98,7 @@ def test_best_are_complete_trials_in_the_direction_of_the_study(app: Write, swee
         assert text in done.err
 
 
-def test_each_stratum_begins_with_the_best_of_its_own(app: Write, sweeps: Path) -> None:
+def test_each_stratum_begins_with_the_best_of_its_own(app, sweeps):
     studies = {"/a": trials_of(0.5, 0.25, 0.75), "/c": trials_of(0.1, 0.2)}
     plant(sweeps / "one", studies, ["minimize"], {"stratify": "kind"})
     strata = ("kind=choice(a,b)", "hydra.sweeper.stratify=kind", "hydra.sweeper.n_trials=6")
@@ -112,7 +108,7 @@ def test_each_stratum_begins_with_the_best_of_its_own(app: Write, sweeps: Path) 
     assert lines(done)[0].endswith("a 2, b 0")
 
 
-def test_strata_and_choices_replace_each_other(app: Write, sweeps: Path) -> None:
+def test_strata_and_choices_replace_each_other(app, sweeps):
     """A sweep with strata gives settings to one that searches the choice, or has one of its
     values, and the other way round."""
     choice = [*trials_of(0.5, 0.25, kind="a"), *trials_of(0.75, 0.6, kind="b")]
@@ -130,7 +126,7 @@ def test_strata_and_choices_replace_each_other(app: Write, sweeps: Path) -> None
     assert [tried(done, f"four/{kind}", "four") for kind in "ab"] == [[0.25], [0.6]]
 
 
-def test_study_is_found_in_the_storage_of_the_sweep(app: Write) -> None:
+def test_study_is_found_in_the_storage_of_the_sweep(app):
     task = app("return cfg.x")
     shared = "hydra.sweeper.storage.log_storage.file_path=all/study.journal"
     task(*named("one"), shared)
@@ -151,9 +147,7 @@ def test_study_is_found_in_the_storage_of_the_sweep(app: Write) -> None:
         ("{study: nowhere/else, best: 1}", ["nowhere/else"]),
     ],
 )
-def test_study_that_cannot_be_used_is_refused(
-    app: Write, sweeps: Path, entry: str, texts: list[str]
-) -> None:
+def test_study_that_cannot_be_used_is_refused(app, sweeps, entry, texts):
     for name in ("one", "first"):
         plant(sweeps / name, {"": trials_of(0.5)}, ["minimize"])
     (sweeps / "empty").mkdir()
@@ -164,14 +158,14 @@ def test_study_that_cannot_be_used_is_refused(
     assert not (sweeps / "two").exists()
 
 
-def test_study_without_a_complete_trial_gives_nothing(app: Write, sweeps: Path) -> None:
+def test_study_without_a_complete_trial_gives_nothing(app, sweeps):
     plant(sweeps / "one", {"": [trial(state=TrialState.FAIL)]}, ["minimize"])
     overrides = (*named("two"), best_of("one", 2), "hydra.sweeper.dry_run=true")
     done = app("return cfg.x")(*overrides, in_process=True, code=0)
     assert "0 of the best 2 of study one" in lines(done)[0]
 
 
-def test_several_objectives_give_the_pareto_front(app: Write, sweeps: Path) -> None:
+def test_several_objectives_give_the_pareto_front(app, sweeps):
     points = [(0.5, 0.5), (0.9, 0.9), (0.1, 0.8)]
     trials = [trial(*point, space=SPACE, x=point[0], minute=i) for i, point in enumerate(points)]
     directions = ["minimize", "minimize"]
@@ -183,7 +177,7 @@ def test_several_objectives_give_the_pareto_front(app: Write, sweeps: Path) -> N
     assert 0.9 not in tried(done)
 
 
-def test_app_may_search_settings_named_study_and_best(app: Write) -> None:
+def test_app_may_search_settings_named_study_and_best(app):
     done = app("return cfg.best", CONFIG + "study: 0.0\nbest: 0.0\n")(
         "study=interval(0.0,1.0)",
         "best=interval(0.0,9.0)",

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ RESUME = "python app.py"
 # Messages
 
 
-def test_outage_is_an_error_of_a_disk_or_a_store() -> None:
+def test_outage_is_an_error_of_a_disk_or_a_store():
     full, read_only, broken = (OSError(e, "") for e in (errno.ENOSPC, errno.EROFS, errno.EIO))
     for outage in (Outage("no answer"), full, read_only, broken):
         assert is_outage(outage)
@@ -31,7 +30,7 @@ def test_outage_is_an_error_of_a_disk_or_a_store() -> None:
         assert not is_outage(other)
 
 
-def test_root_cause_is_one_line_without_a_password() -> None:
+def test_root_cause_is_one_line_without_a_password():
     error = RuntimeError("failed")
     error.__cause__ = OSError("no answer of http://me:secret@host/x\nfor a minute")
     assert root_cause(error) == "OSError: no answer of http://host/x"
@@ -46,14 +45,14 @@ def test_root_cause_is_one_line_without_a_password() -> None:
         ("a // b@c", "a // b@c"),
     ],
 )
-def test_addresses_are_shown_without_user_and_password(text: str, shown: str) -> None:
+def test_addresses_are_shown_without_user_and_password(text, shown):
     assert errors.without_password(text) == shown
 
 
 # Exits
 
 
-def ended(error: BaseException, resume: str | None = None) -> Any:
+def ended(error, resume=None):
     """The exit code, or the message, that an error ends in."""
     with pytest.raises(SystemExit) as end, plain_exit(resume):
         raise error
@@ -69,16 +68,14 @@ def ended(error: BaseException, resume: str | None = None) -> Any:
         (FileNotFoundError(errno.ENOENT, "No file", "/data"), "[Errno 2] No file: '/data'", False),
     ],
 )
-def test_error_of_the_user_or_a_disk_is_one_message(
-    error: Exception, message: str, resumes: bool
-) -> None:
+def test_error_of_the_user_or_a_disk_is_one_message(error, message, resumes):
     assert ended(error) == f"Error: {message}"
     shown = ended(error, RESUME)
     assert shown.startswith(f"Error: {message}")
     assert shown.endswith(RESUME) == resumes
 
 
-def test_error_of_a_config_is_shown_with_its_cause() -> None:
+def test_error_of_a_config_is_shown_with_its_cause():
     with pytest.raises(OmegaConfBaseException) as raised:
         OmegaConf.to_container(OmegaConf.create({"a": "${b}"}), resolve=True)
     assert ended(raised.value).startswith("Error: Interpolation key 'b' not found")
@@ -92,9 +89,7 @@ def test_error_of_a_config_is_shown_with_its_cause() -> None:
         (SystemExit(3), 3, []),
     ],
 )
-def test_bug_shows_its_traceback_and_an_interruption_how_to_resume(
-    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, texts: list[str]
-) -> None:
+def test_bug_shows_its_traceback_and_an_interruption_how_to_resume(capsys, error, code, texts):
     assert ended(error, RESUME) == code
     shown = capsys.readouterr().err
     assert bool(shown) == bool(texts)
@@ -108,13 +103,11 @@ def test_bug_shows_its_traceback_and_an_interruption_how_to_resume(
     ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 @pytest.mark.parametrize("becomes", [None, AttributeError])
-def test_signal_ends_the_process_also_if_a_library_raises_another_error(
-    signum: signal.Signals, code: int, becomes: type[BaseException] | None
-) -> None:
+def test_signal_ends_the_process_also_if_a_library_raises_another_error(signum, code, becomes):
     before = [signal.getsignal(each) for each in SIGNALS]
     closed = []
 
-    def work() -> None:
+    def work():
         try:
             os.kill(os.getpid(), signum)
             time.sleep(10)
@@ -133,8 +126,8 @@ def test_signal_ends_the_process_also_if_a_library_raises_another_error(
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
-def test_swallowed_signal_is_raised_at_the_next_check() -> None:
-    def work() -> None:
+def test_swallowed_signal_is_raised_at_the_next_check():
+    def work():
         with suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         errors.raise_received()
@@ -145,7 +138,7 @@ def test_swallowed_signal_is_raised_at_the_next_check() -> None:
         errors.raise_received()  # the signal has had its effect
 
 
-def test_signal_that_a_shell_ignores_stays_ignored() -> None:
+def test_signal_that_a_shell_ignores_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with plain_exit():
@@ -154,7 +147,7 @@ def test_signal_that_a_shell_ignores_stays_ignored() -> None:
         assert signal.signal(signal.SIGINT, before) == signal.SIG_IGN
 
 
-def test_exits_may_be_nested() -> None:
+def test_exits_may_be_nested():
     handler = signal.getsignal(signal.SIGTERM)
     with plain_exit():
         outer = signal.getsignal(signal.SIGTERM)
@@ -165,7 +158,7 @@ def test_exits_may_be_nested() -> None:
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
-def test_exit_works_in_a_thread_which_cannot_set_handlers() -> None:
+def test_exit_works_in_a_thread_which_cannot_set_handlers():
     ends: list[Any] = []
     thread = threading.Thread(target=lambda: ends.append(ended(UserError("no"))))
     thread.start()
@@ -174,7 +167,7 @@ def test_exit_works_in_a_thread_which_cannot_set_handlers() -> None:
 
 
 @pytest.mark.parametrize("full_error", [None, "0", "1"])
-def test_environment_and_output_are_restored(full_error: str | None, tmp_path: Path) -> None:
+def test_environment_and_output_are_restored(full_error, tmp_path):
     code = """
 import os, sys
 from hydrasweep import UserError, plain_exit
@@ -201,7 +194,7 @@ print(os.environ == before, sys.stdout.errors)
     assert done.stdout.splitlines() == ["3 ? 1", end, "True strict"]
 
 
-def test_closed_output_is_reported_in_one_line() -> None:
+def test_closed_output_is_reported_in_one_line():
     code = """
 from hydrasweep import plain_exit
 with plain_exit(resume="python app.py"):

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -12,7 +11,7 @@ from hydrasweep.errors import UserError
 from hydrasweep.folders import below, find, listing
 
 
-def made(folder: Path, name: str, when: float = 1e9, **results: Any) -> Path:
+def made(folder, name, when=1e9, **results):
     """A sweep's folder with the files that listing and finding read."""
     folder.mkdir(parents=True)
     (folder / starts.CLAIM).write_text("id")
@@ -25,16 +24,16 @@ def made(folder: Path, name: str, when: float = 1e9, **results: Any) -> Path:
     return folder
 
 
-def found(value: float) -> list[dict[str, Any]]:
+def found(value):
     return [{"number": 0, "values": [value]}]
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_sweeps_are_listed_by_time_with_state_and_best_values(tmp_path: Path) -> None:
+def test_sweeps_are_listed_by_time_with_state_and_best_values(tmp_path):
     made(
         tmp_path / "a" / "late", "late", 2e9, directions=["maximize"],
         trials={"COMPLETE": 3, "FAIL": 2, "PRUNED": 1, "WAITING": 3, "RUNNING": 1},
@@ -61,18 +60,18 @@ def test_sweeps_are_listed_by_time_with_state_and_best_values(tmp_path: Path) ->
     assert rows[3].endswith(" a/late")
 
 
-def test_column_without_any_cell_is_left_out(tmp_path: Path) -> None:
+def test_column_without_any_cell_is_left_out(tmp_path):
     made(tmp_path / "s", "s", directions=["minimize"], trials={"COMPLETE": 1},
          best={"all": found(0.5)})  # fmt: skip
     assert "confirmed" not in listing(tmp_path)
     assert listing(tmp_path / "s") == listing(tmp_path)
 
 
-def test_folder_without_sweeps_is_named(tmp_path: Path) -> None:
+def test_folder_without_sweeps_is_named(tmp_path):
     assert str(tmp_path) in listing(tmp_path)
 
 
-def test_damaged_results_hide_no_other_sweep(tmp_path: Path) -> None:
+def test_damaged_results_hide_no_other_sweep(tmp_path):
     folder = made(tmp_path / "s", "broken", trials={})
     (folder / "results.yaml").write_text("a: [")
     made(tmp_path / "t", "whole", directions=["minimize"], trials={"COMPLETE": 1},
@@ -82,7 +81,7 @@ def test_damaged_results_hide_no_other_sweep(tmp_path: Path) -> None:
     assert " 0.5000 " in shown
 
 
-def test_trials_virtual_environments_and_hidden_folders_are_not_searched(tmp_path: Path) -> None:
+def test_trials_virtual_environments_and_hidden_folders_are_not_searched(tmp_path):
     made(tmp_path / "s", "s")
     made(tmp_path / "s" / "000" / "inner", "inner")
     made(tmp_path / ".cache" / "hidden", "hidden")
@@ -91,7 +90,7 @@ def test_trials_virtual_environments_and_hidden_folders_are_not_searched(tmp_pat
     assert list(below(Path())) == [Path("s")]
 
 
-def test_sweep_is_found_by_its_folder_or_by_its_name(tmp_path: Path) -> None:
+def test_sweep_is_found_by_its_folder_or_by_its_name(tmp_path):
     folder = made(tmp_path / "runs" / "2026-01-02", "lr")
     assert find("runs/2026-01-02").resolve() == folder
     assert find(str(folder)) == folder
@@ -103,7 +102,7 @@ def test_sweep_is_found_by_its_folder_or_by_its_name(tmp_path: Path) -> None:
         find("runs")
 
 
-def test_sweep_of_an_earlier_version_has_the_name_of_its_folder(tmp_path: Path) -> None:
+def test_sweep_of_an_earlier_version_has_the_name_of_its_folder(tmp_path):
     folder = tmp_path / "runs" / "old"
     folder.mkdir(parents=True)
     (folder / starts.CLAIM).write_text("id")
@@ -111,7 +110,7 @@ def test_sweep_of_an_earlier_version_has_the_name_of_its_folder(tmp_path: Path) 
     assert " unknown " in listing(tmp_path)
 
 
-def test_name_of_several_sweeps_is_refused_with_their_folders(tmp_path: Path) -> None:
+def test_name_of_several_sweeps_is_refused_with_their_folders(tmp_path):
     for name in ("a", "b"):
         made(tmp_path / name / "x", "lr")
     with pytest.raises(UserError, match=r"lr:.*a/x, b/x"):

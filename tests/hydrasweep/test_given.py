@@ -1,7 +1,5 @@
 """A race: which queued settings lead, by the search and by the seeds that they have run on."""
 
-from collections.abc import Callable, Sequence
-
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
@@ -15,7 +13,7 @@ SPACE = {"x": FloatDistribution(0, 1), "seed": IntDistribution(0, 9)}
 N_SEEDS = 3
 
 
-def queued(scores: dict[float, float], sign: int = 1) -> list[Given]:
+def queued(scores, sign=1):
     """Settings with each x on three seeds. ``scores`` has the value of each in the search."""
     return [
         Given({"x": x, "seed": seed}, SPACE, score=sign * score)
@@ -24,7 +22,7 @@ def queued(scores: dict[float, float], sign: int = 1) -> list[Given]:
     ]
 
 
-def ran(x: float, values: Sequence[float | None], sign: int = 1) -> list[FrozenTrial]:
+def ran(x, values, sign=1):
     """A trial of x on each seed. Those whose value is None failed."""
     return [
         trial(state=TrialState.FAIL, space=SPACE, x=x, seed=seed)
@@ -47,9 +45,7 @@ def ran(x: float, values: Sequence[float | None], sign: int = 1) -> list[FrozenT
         ([0.99, None], [0.1, None], 0.1),
     ],
 )
-def test_best_mean_of_search_and_seeds_leads(
-    first: list[float | None], second: list[float | None], leader: float
-) -> None:
+def test_best_mean_of_search_and_seeds_leads(first, second, leader):
     for direction, sign in ((MAXIMIZE, 1), (MINIMIZE, -1)):
         trials = ran(0.1, first, sign) + ran(0.2, second, sign)
         leading = Race("seed").leading(queued({0.1: 0.9, 0.2: 0.895}, sign), trials, direction)
@@ -58,7 +54,7 @@ def test_best_mean_of_search_and_seeds_leads(
         ]
 
 
-def test_trials_of_other_settings_are_ignored() -> None:
+def test_trials_of_other_settings_are_ignored():
     """An earlier start may have confirmed them before the search found better ones."""
     others = ran(0.5, [0.99] * 3)
     leading = Race("seed").leading(queued({0.1: 0.9, 0.2: 0.8}), others, MAXIMIZE)
@@ -73,9 +69,7 @@ def test_trials_of_other_settings_are_ignored() -> None:
         (lambda x: x, {0.1: 1, 0.2: 1, 0.3: 3}),  # the opposite of the search
     ],
 )
-def test_race_ends_when_the_leader_has_run_on_all_seeds(
-    value: Callable[[float], float], n_trained: dict[float, int]
-) -> None:
+def test_race_ends_when_the_leader_has_run_on_all_seeds(value, n_trained):
     settings = queued({0.1: 0.5, 0.2: 0.47, 0.3: 0.46})
     trials: list[FrozenTrial] = []
     while left := [

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apps import Write
 from optuna.trial import TrialState
 
 from hydrasweep.launch import python_path
@@ -19,9 +18,7 @@ from hydrasweep.studies import MAX_RETRIES
 TWO = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2")
 
 
-def test_new_processes_can_import_what_this_one_can(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_new_processes_can_import_what_this_one_can(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", "/some/where", *sys.path, "/some/where", os.__file__])
     found = python_path().split(os.pathsep)
@@ -32,7 +29,7 @@ def test_new_processes_can_import_what_this_one_can(
 
 
 @pytest.mark.slow
-def test_workers_do_not_wait_for_each_other(app: Write) -> None:
+def test_workers_do_not_wait_for_each_other(app):
     lengths = [0.5, 3.0, 0.6, 2.5, 0.7, 2.0, 0.8, 1.5, 0.9, 1.0, 0.4, 2.9, 0.3, 2.4, 1.6]
     points = ",".join(f"{{x: {length}}}" for length in lengths)
     done = app("time.sleep(cfg.x)\nreturn cfg.x")(
@@ -42,7 +39,7 @@ def test_workers_do_not_wait_for_each_other(app: Write) -> None:
     )  # fmt: skip
     assert done.code == 0, done.err
     spans: dict[str, list[tuple[Any, Any]]] = {}
-    for trial in sorted(done.trials(), key=lambda trial: trial.datetime_start):  # type: ignore[arg-type,return-value]
+    for trial in sorted(done.trials(), key=lambda trial: trial.datetime_start):
         span = (trial.datetime_start, trial.datetime_complete)
         spans.setdefault(trial.user_attrs[OWNER]["pid"], []).append(span)
     assert len(spans) == 2
@@ -58,7 +55,7 @@ def test_workers_do_not_wait_for_each_other(app: Write) -> None:
 
 
 @pytest.mark.slow
-def test_trial_that_kills_its_worker_fails_alone(app: Write) -> None:
+def test_trial_that_kills_its_worker_fails_alone(app):
     body = """
         time.sleep(1.5 if cfg.x < 0.5 else 0.5)  # joblib kills the other worker, too
         if cfg.x > 0.5:
@@ -80,7 +77,7 @@ def test_trial_that_kills_its_worker_fails_alone(app: Write) -> None:
 
 
 @pytest.mark.slow
-def test_trial_whose_worker_is_killed_or_interrupted_once_is_repeated(app: Write) -> None:
+def test_trial_whose_worker_is_killed_or_interrupted_once_is_repeated(app):
     """The kernel, a cluster or a library's KeyboardInterrupt may end a worker."""
     body = """
         time.sleep(0.5)
@@ -108,9 +105,7 @@ def test_trial_whose_worker_is_killed_or_interrupted_once_is_repeated(app: Write
 
 
 @pytest.mark.slow
-def test_workers_that_die_before_any_trial_ends_stop_the_sweep(
-    app: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_that_die_before_any_trial_ends_stop_the_sweep(app, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif '--process-name' in sys.orig_argv:\n    os.kill(os.getpid(), 9)\n"
     )
@@ -160,8 +155,8 @@ worker.configure_log = prepare  # called after each trial
     ],
 )
 def test_sweep_that_is_terminated_between_two_trials_ends_with_one_message(
-    app: Write, owner: str, name: str, storage: str
-) -> None:
+    app, owner, name, storage
+):
     """Also when a worker has just begun a trial, or returns a connection to SQLAlchemy's pool."""
     task = app("return cfg.x", more=BETWEEN.replace("OWNER", owner).replace("NAME", name))
     done = task(f"hydra/sweeper/storage={storage}", code=143)
@@ -172,7 +167,7 @@ def test_sweep_that_is_terminated_between_two_trials_ends_with_one_message(
     assert all(trial.user_attrs[RETRIES] == 0 for trial in done.trials()[1:])
 
 
-def test_trial_that_ends_the_process_each_time_fails(app: Write) -> None:
+def test_trial_that_ends_the_process_each_time_fails(app):
     """The only worker is the sweep's own process, so the next start finds the trial."""
     task = app("if cfg.x < 0: os._exit(3)\nreturn cfg.x")
     done = task("hydra.sweeper.n_trials=2")

@@ -2,21 +2,17 @@
 
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from opened import HeldLock, begin, journal, open_studies
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from hydrasweep import liveness
 from hydrasweep.liveness import BEAT, N_MISSED, OWNER, SECONDS, SLACK, beating, identity, is_dead
 from hydrasweep.storage import close_storages
 from hydrasweep.stratum import RETRY_OF
-from hydrasweep.studies import Studies
 
 # The clock and the time zone of another machine may be anything.
 ELSEWHERE = {"host": "elsewhere", "pid": "1", "process_started": "1e12", SECONDS: 1.0}
@@ -27,19 +23,19 @@ class Clock:
 
     now = 1000.0
 
-    def monotonic(self) -> float:
+    def monotonic(self):
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(liveness, "time", clock)
     return clock
 
 
 @pytest.fixture
-def studies(tmp_path: Path) -> Iterator[Studies]:
+def studies(tmp_path):
     """A study that is to have one trial."""
     opened = open_studies(journal(tmp_path / "study"))
     opened.fill(1)
@@ -47,7 +43,7 @@ def studies(tmp_path: Path) -> Iterator[Studies]:
     close_storages()
 
 
-def begin_elsewhere(studies: Studies) -> Trial:
+def begin_elsewhere(studies):
     """Begin a trial in the name of a worker of another machine."""
     _, trial = begin(studies)
     trial.set_user_attr(OWNER, ELSEWHERE)
@@ -57,7 +53,7 @@ def begin_elsewhere(studies: Studies) -> Trial:
 # Processes of this machine
 
 
-def test_process_is_dead_when_it_has_ended() -> None:
+def test_process_is_dead_when_it_has_ended():
     with subprocess.Popen(["true"]) as other:
         process = psutil.Process(other.pid)
         started = process.create_time() - psutil.boot_time()
@@ -76,7 +72,7 @@ def test_process_is_dead_when_it_has_ended() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "is_another"), [(-60, True), (-0.9, False), (0.9, False)])
-def test_process_with_another_start_time_has_a_reused_pid(seconds: float, is_another: bool) -> None:
+def test_process_with_another_start_time_has_a_reused_pid(seconds, is_another):
     """The system rounds start times, so that small differences mean nothing."""
     assert abs(seconds) < SLACK or is_another
     own = identity()
@@ -85,9 +81,7 @@ def test_process_with_another_start_time_has_a_reused_pid(seconds: float, is_ano
 
 
 @pytest.mark.parametrize("seconds", [-86400, -10, 10, 86400])
-def test_process_lives_on_when_the_clock_is_set(
-    monkeypatch: pytest.MonkeyPatch, seconds: int
-) -> None:
+def test_process_lives_on_when_the_clock_is_set(monkeypatch, seconds):
     before = identity()
     # Linux computes the time at which the machine was started from its clock.
     began = psutil._psplatform.boot_time
@@ -96,14 +90,14 @@ def test_process_lives_on_when_the_clock_is_set(
     assert identity() == before
 
 
-def test_worker_of_this_machine_needs_no_heartbeats(studies: Studies, clock: Clock) -> None:
+def test_worker_of_this_machine_needs_no_heartbeats(studies, clock):
     begin(studies)
     assert studies.settle() == []
     clock.now += 1e6
     assert studies.settle() == studies.settle(elsewhere=True) == []
 
 
-def test_trial_without_an_owner_is_lost(studies: Studies) -> None:
+def test_trial_without_an_owner_is_lost(studies):
     studies.strata[0].study.ask()
     assert studies.settle() == ["000"]
 
@@ -111,7 +105,7 @@ def test_trial_without_an_owner_is_lost(studies: Studies) -> None:
 # Workers of other machines
 
 
-def test_trial_of_a_silent_worker_fails_and_is_repeated(studies: Studies, clock: Clock) -> None:
+def test_trial_of_a_silent_worker_fails_and_is_repeated(studies, clock):
     lost = begin_elsewhere(studies)
     assert studies.settle() == []
     clock.now += N_MISSED
@@ -124,7 +118,7 @@ def test_trial_of_a_silent_worker_fails_and_is_repeated(studies: Studies, clock:
     assert begin(studies)[1].params == lost.params
 
 
-def test_heartbeats_and_reports_keep_a_worker_alive(studies: Studies, clock: Clock) -> None:
+def test_heartbeats_and_reports_keep_a_worker_alive(studies, clock):
     trial = begin_elsewhere(studies)
     for n in range(5):
         trial.set_user_attr(BEAT, n)
@@ -136,9 +130,7 @@ def test_heartbeats_and_reports_keep_a_worker_alive(studies: Studies, clock: Clo
     assert studies.settle() == []
 
 
-def test_heartbeat_while_the_lock_is_awaited_keeps_a_worker_alive(
-    studies: Studies, clock: Clock
-) -> None:
+def test_heartbeat_while_the_lock_is_awaited_keeps_a_worker_alive(studies, clock):
     trial = begin_elsewhere(studies)
     studies.settle()
     clock.now += N_MISSED + 1
@@ -147,10 +139,10 @@ def test_heartbeat_while_the_lock_is_awaited_keeps_a_worker_alive(
     assert [each.state for _, each in studies.trials()] == [TrialState.RUNNING]
 
 
-def test_heartbeats_end_with_the_trial(studies: Studies) -> None:
+def test_heartbeats_end_with_the_trial(studies):
     stratum, trial = begin(studies)
 
-    def n_beats() -> Any:
+    def n_beats():
         return stratum.study.get_trials()[0].user_attrs.get(BEAT, 0)
 
     with beating(trial, 0.01):
@@ -163,7 +155,7 @@ def test_heartbeats_end_with_the_trial(studies: Studies) -> None:
     assert n_beats() == n
 
 
-def test_heartbeats_of_a_trial_that_others_requeued_are_ignored(studies: Studies) -> None:
+def test_heartbeats_of_a_trial_that_others_requeued_are_ignored(studies):
     stratum, trial = begin(studies)
     studies.requeue(stratum, trial.number, "it was silent", counts=False)
     with beating(trial, 0.001):

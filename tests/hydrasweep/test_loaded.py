@@ -1,12 +1,10 @@
 """``hydrasweep.load``: trials as a table, Optuna's studies, figures."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from apps import Ended
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 from planted import plant, searched, trial, with_seeds
@@ -17,9 +15,7 @@ from hydrasweep import UserError
 pd = pytest.importorskip("pandas")
 
 
-def test_table_has_the_trials_of_all_phases_and_strata(
-    finished: Ended, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_table_has_the_trials_of_all_phases_and_strata(finished, monkeypatch):
     monkeypatch.chdir(finished.folder)
     level = optuna.logging.get_verbosity()
     sweep = hydrasweep.load("s")
@@ -47,7 +43,7 @@ def test_table_has_the_trials_of_all_phases_and_strata(
     assert (table["size"] == 7).all()
 
 
-def test_winners_have_the_mean_of_their_seeds(finished: Ended) -> None:
+def test_winners_have_the_mean_of_their_seeds(finished):
     sweep = hydrasweep.load(finished.folder / "sweep")
     table, won = sweep.trials, sweep.winners.set_index("kind")
     again = table[table.phase == "confirm"].groupby("kind").value
@@ -59,9 +55,7 @@ def test_winners_have_the_mean_of_their_seeds(finished: Ended) -> None:
     assert won.search.to_dict() == complete.groupby("kind").value.min().to_dict()
 
 
-def test_studies_can_be_drawn_by_optuna_and_as_in_the_report(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_studies_can_be_drawn_by_optuna_and_as_in_the_report(tmp_path, capfd):
     sweep = hydrasweep.load(plant(tmp_path / "s", {"/cnn": searched(24), "/mlp": searched(6)}))
     assert {name: len(each.trials) for name, each in sweep.studies.items()} == {"cnn": 24, "mlp": 6}
     assert sweep.study.best_value == max(s.best_value for s in sweep.studies.values())
@@ -82,7 +76,7 @@ def test_studies_can_be_drawn_by_optuna_and_as_in_the_report(
     assert capfd.readouterr().err == ""
 
 
-def test_figure_of_too_few_trials_is_refused(tmp_path: Path) -> None:
+def test_figure_of_too_few_trials_is_refused(tmp_path):
     sweep = hydrasweep.load(plant(tmp_path / "s", {"": [trial(0.5, lr=0.1)]}))
     assert sweep.plot_history().data
     for name in ("curves", "importances", "parallel"):
@@ -90,7 +84,7 @@ def test_figure_of_too_few_trials_is_refused(tmp_path: Path) -> None:
             getattr(sweep, f"plot_{name}")()
 
 
-def test_second_objective_is_drawn_by_its_number(tmp_path: Path) -> None:
+def test_second_objective_is_drawn_by_its_number(tmp_path):
     trials = [trial(float(i), -float(i), lr=0.1) for i in range(3)]
     sweep = hydrasweep.load(
         plant(tmp_path / "s", {"": trials}, ["maximize", "minimize"], {"objective": ["a", "b"]})
@@ -100,8 +94,8 @@ def test_second_objective_is_drawn_by_its_number(tmp_path: Path) -> None:
 
 
 def test_parquet_keeps_numbers_and_writes_columns_of_several_types_as_text(
-    tmp_path: Path,
-) -> None:
+    tmp_path,
+):
     pytest.importorskip("pyarrow")
     space: dict[str, Any] = {"act": CategoricalDistribution([1, "relu", None])}
     trials = [trial(float(i), space=space, act=act) for i, act in enumerate([1, "relu", None])]
@@ -115,9 +109,7 @@ def test_parquet_keeps_numbers_and_writes_columns_of_several_types_as_text(
 
 
 @pytest.mark.parametrize("package", ["pandas", "pyarrow"])
-def test_missing_package_is_named_with_the_command_that_installs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
-) -> None:
+def test_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch, package):
     sweep = hydrasweep.load(plant(tmp_path / "s", {"": searched()}))
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -127,7 +119,7 @@ def test_missing_package_is_named_with_the_command_that_installs_it(
     assert len(sweep.csv().splitlines()) == 1 + 8
 
 
-def test_summary_has_the_trials_of_each_phase_and_the_state(tmp_path: Path) -> None:
+def test_summary_has_the_trials_of_each_phase_and_the_state(tmp_path):
     best = max(searched(), key=lambda t: (t.state == TrialState.COMPLETE, t.values[0]))
     phases = {"/cnn": searched(), "@confirm/cnn": with_seeds(best, [0.9, 0.91], 20)}
     lines = hydrasweep.load(plant(tmp_path / "s", phases)).summary().splitlines()

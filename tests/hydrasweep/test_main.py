@@ -9,11 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import apps
 import pytest
-from apps import CONFIG, App, Ended
+from apps import CONFIG
 from planted import plant, searched
 
 from hydrasweep import starts
@@ -28,7 +27,7 @@ VERBS = ("list", "show", "report", "resume", "compare", "export", "delete")
 Verb = Callable[..., tuple[str, str]]
 
 
-def command(*words: Any, stdout: Any = subprocess.PIPE, **extra: Any) -> Any:
+def command(*words, stdout=subprocess.PIPE, **extra):
     """Run ``python -m hydrasweep`` in a new interpreter."""
     return subprocess.run(
         [sys.executable, "-m", "hydrasweep", *map(str, words)],
@@ -37,11 +36,11 @@ def command(*words: Any, stdout: Any = subprocess.PIPE, **extra: Any) -> Any:
 
 
 @pytest.fixture
-def resume(verb: Verb, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Ended]:
+def resume(verb, monkeypatch, tmp_path):
     """``resume("s")`` runs ``python -m hydrasweep resume s`` in this process, and forks the
     command that would replace the process."""
 
-    def resumed(*words: str, at: Path = tmp_path) -> Ended:
+    def resumed(*words, at=tmp_path):
         replaced: list[list[str]] = []
         monkeypatch.setattr(os, "execv", lambda _, words: replaced.append(words))
         _, error = verb("resume", *words, at=at)
@@ -53,9 +52,7 @@ def resume(verb: Verb, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calla
     return resumed
 
 
-def test_every_documented_command_works(
-    verb: Verb, resume: Callable[..., Ended], app: Callable[..., App], tmp_path: Path
-) -> None:
+def test_every_documented_command_works(verb, resume, app, tmp_path):
     sweeps = tmp_path / "outputs" / "sweeps"
     config = CONFIG.replace("dir: sweep", "dir: outputs/sweeps/${hydra.sweeper.study_name}")
     done = app("return cfg.x", config)("hydra.sweeper.study_name=first")
@@ -78,14 +75,14 @@ def test_every_documented_command_works(
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_help_has_an_example(verb: Verb, name: str) -> None:
+def test_help_has_an_example(verb, name):
     assert name in verb("--help")[0]
     out, error = verb(name, "--help")
     assert f"python -m hydrasweep {name} " in " ".join(out.split()).rpartition("options:")[2]
     assert error == ""
 
 
-def test_reports_import_plotly_and_nothing_heavier(tmp_path: Path) -> None:
+def test_reports_import_plotly_and_nothing_heavier(tmp_path):
     one, two = (plant(tmp_path / name, {"/cnn": searched(5)}) for name in ("one", "two"))
     env = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
     for words, needed, heavy in (
@@ -105,7 +102,7 @@ def test_reports_import_plotly_and_nothing_heavier(tmp_path: Path) -> None:
     [("show",), ("report",), ("report", "--watch"), ("compare", "s"), ("resume",),
      ("export", "--csv=x.csv"), ("delete", "--yes")],
 )  # fmt: skip
-def test_name_of_no_sweep_is_refused(verb: Verb, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_name_of_no_sweep_is_refused(verb, tmp_path, words):
     plant(tmp_path / "s", {"": searched(2)})
     (tmp_path / "empty").mkdir()
     for name in ("none", "empty", str(tmp_path)):
@@ -115,7 +112,7 @@ def test_name_of_no_sweep_is_refused(verb: Verb, tmp_path: Path, words: tuple[st
     assert list((tmp_path / "empty").iterdir()) == []
 
 
-def test_show_prints_the_summary_of_the_sweep_again(verb: Verb, finished: Ended) -> None:
+def test_show_prints_the_summary_of_the_sweep_again(verb, finished):
     ended = finished.out[finished.out.index("\n  best trial") :]
     head, _, rest = verb("show", "s", at=finished.folder)[0].partition("\n")
     assert re.search(r"\bs\b.*\bsweep\b.*\bfinished$", head)
@@ -123,9 +120,7 @@ def test_show_prints_the_summary_of_the_sweep_again(verb: Verb, finished: Ended)
         assert part.strip() in rest
 
 
-def test_several_sweeps_of_a_name_are_refused_and_kept(
-    verb: Verb, finished: Ended, tmp_path: Path
-) -> None:
+def test_several_sweeps_of_a_name_are_refused_and_kept(verb, finished, tmp_path):
     for name in "ab":
         shutil.copytree(finished.folder / "sweep", tmp_path / "runs" / name)
     for verb_name in ("show", "delete"):
@@ -136,9 +131,7 @@ def test_several_sweeps_of_a_name_are_refused_and_kept(
     assert (tmp_path / "runs" / "b" / starts.CLAIM).exists()
 
 
-def test_running_sweep_is_shown_and_neither_resumed_nor_deleted(
-    verb: Verb, app: Callable[..., App], tmp_path: Path
-) -> None:
+def test_running_sweep_is_shown_and_neither_resumed_nor_deleted(verb, app, tmp_path):
     body = """
         until = time.time() + 20
         while hydrasweep.trial().number == 2 and time.time() < until:
@@ -180,9 +173,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_sweep_that_ended_early_is_resumed(
-    verb: Verb, resume: Callable[..., Ended], app: Callable[..., App], tmp_path: Path, how: str
-) -> None:
+def test_sweep_that_ended_early_is_resumed(verb, resume, app, tmp_path, how):
     body = f"""
         if hydrasweep.trial().number == 1 and not os.path.exists("once"):
             open("once", "w").close()
@@ -203,9 +194,7 @@ def test_sweep_that_ended_early_is_resumed(
     assert re.search(r"t +finished +5/5", verb("list")[0])
 
 
-def test_resumed_sweep_replaces_the_process_and_imports_no_optional_package(
-    verb: Verb, app: Callable[..., App], tmp_path: Path
-) -> None:
+def test_resumed_sweep_replaces_the_process_and_imports_no_optional_package(verb, app, tmp_path):
     """Its exit code and its way to resume are those of the sweep itself."""
     body = """
         if hydrasweep.trial().number:
@@ -225,9 +214,7 @@ def test_resumed_sweep_replaces_the_process_and_imports_no_optional_package(
     assert not list(tmp_path.rglob("*mlflow*"))
 
 
-def test_sweep_is_deleted_only_after_yes(
-    verb: Verb, finished: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweep_is_deleted_only_after_yes(verb, finished, tmp_path, monkeypatch):
     folder = tmp_path / "sweep"
     shutil.copytree(finished.folder / "sweep", folder)
     for answer in ("", "n", "what"):
@@ -245,8 +232,8 @@ def test_sweep_is_deleted_only_after_yes(
 
 
 def test_output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none(
-    verb: Verb, finished: Ended, tmp_path: Path
-) -> None:
+    verb, finished, tmp_path
+):
     folder = finished.folder / "sweep"
     with Path("/dev/full").open("w") as full:
         done = command("show", folder, stdout=full)

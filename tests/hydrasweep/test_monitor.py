@@ -4,13 +4,10 @@ import io
 import re
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 from unittest.mock import Mock
 
-import optuna
 import planted
 import pytest
 from optuna.distributions import FloatDistribution
@@ -19,8 +16,7 @@ from optuna.trial import TrialState, create_trial
 from hydrasweep import monitor
 from hydrasweep.errors import Outage
 from hydrasweep.monitor import Monitor, event_line
-from hydrasweep.stratum import LOST, RETRY_OF, WHY, Stratum
-from hydrasweep.studies import Studies
+from hydrasweep.stratum import LOST, RETRY_OF, WHY
 from hydrasweep.tables import as_text
 from hydrasweep.trials import CONFIRM, FINAL
 
@@ -32,15 +28,15 @@ class Clock:
 
     time, strftime = staticmethod(time.time), staticmethod(time.strftime)
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.now = 0.0
         self.n_calls = 0
 
-    def monotonic(self) -> float:
+    def monotonic(self):
         self.n_calls += 1
         return self.now
 
-    def advance(self, seconds: float) -> None:
+    def advance(self, seconds):
         """Let time pass, and wait until the monitor has looked."""
         self.now += seconds
         n_before = self.n_calls
@@ -48,7 +44,7 @@ class Clock:
 
 
 @pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(monitor, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(monitor, "time", clock)
@@ -56,46 +52,44 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def studies() -> Studies:
+def studies():
     made = planted.studies(a=[], b=[])
     made.fill(8)
     return made
 
 
-def watch(studies: Studies, *more: Any, seen: Any = None, **kwargs: Any) -> Monitor:
+def watch(studies, *more, seen=None, **kwargs):
     """A monitor of two workers that calls ``seen.write`` and ``seen.record``."""
     seen = seen or Mock()
     return Monitor(studies, 2, seen.write, seen.record, *more, **kwargs)
 
 
-def redirect(monkeypatch: pytest.MonkeyPatch, screen: io.StringIO) -> io.StringIO:
+def redirect(monkeypatch, screen):
     monkeypatch.setattr(sys, "stdout", screen)
     return screen
 
 
-def take(studies: Studies) -> tuple[Stratum, optuna.Trial]:
+def take(studies):
     taken = studies.take(SPACE)
     assert taken is not None
     return taken
 
 
-def run(studies: Studies, value: float | None, state: TrialState | None = None) -> None:
+def run(studies, value, state=None):
     """Run a trial of one step."""
     stratum, trial = take(studies)
     trial.report(0.5, 1)
     stratum.study.tell(trial, value, state)
 
 
-def wait_for(condition: Callable[[], Any]) -> None:
+def wait_for(condition):
     until = time.monotonic() + 10
     while not condition() and time.monotonic() < until:
         time.sleep(0.01)
     assert condition()
 
 
-def test_each_end_is_a_line_and_the_best_so_far_is_recorded(
-    studies: Studies, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_end_is_a_line_and_the_best_so_far_is_recorded(studies, monkeypatch):
     screen, seen = redirect(monkeypatch, io.StringIO()), Mock()
     a, b = (replace(studies, strata=[stratum]) for stratum in studies.strata)
     run(a, 0.9)  # before the monitor starts
@@ -119,7 +113,7 @@ def test_each_end_is_a_line_and_the_best_so_far_is_recorded(
     assert sorted((call.args for call in seen.record.call_args_list), key=str) == expected
 
 
-def test_table_has_counts_the_best_and_running_trials(studies: Studies) -> None:
+def test_table_has_counts_the_best_and_running_trials(studies):
     watching = watch(studies, max_steps=9, since=time.time() - 90)
     assert "2 min" in as_text(watching.table()).splitlines()[-1]
     for value in (0.5, 0.25):
@@ -137,7 +131,7 @@ def test_table_has_counts_the_best_and_running_trials(studies: Studies) -> None:
 
 
 @pytest.mark.parametrize("phase", [CONFIRM, FINAL])
-def test_table_has_no_best_value_of_repetitions(studies: Studies, phase: str) -> None:
+def test_table_has_no_best_value_of_repetitions(studies, phase):
     """The best of several seeds is luck, and in the last phase perhaps a test score."""
     for stratum in studies.strata:
         stratum.phase = phase
@@ -148,8 +142,8 @@ def test_table_has_no_best_value_of_repetitions(studies: Studies, phase: str) ->
 
 
 def test_time_left_follows_from_each_stratums_pace_and_the_number_of_workers(
-    studies: Studies,
-) -> None:
+    studies,
+):
     watching = watch(studies)
     assert watching.seconds_left() is None
     now = datetime.now()
@@ -167,7 +161,7 @@ def test_time_left_follows_from_each_stratums_pace_and_the_number_of_workers(
     assert watching.seconds_left() == pytest.approx((pace + 3 * 10 + 3 * 20) / 2, abs=1)
 
 
-def test_event_of_a_lost_trial_has_the_reason() -> None:
+def test_event_of_a_lost_trial_has_the_reason():
     failed = planted.trial(state=TrialState.FAIL, attrs={WHY: "E: no"})
     attrs = {RETRY_OF: 1, LOST: "it was silent"}
     again = planted.trial(state=TrialState.WAITING, attrs=attrs)
@@ -179,12 +173,12 @@ def test_event_of_a_lost_trial_has_the_reason() -> None:
 
 @pytest.mark.parametrize(("limit", "shown"), [(None, ""), (90.0, "90 s")])
 def test_trial_that_the_end_waits_for_is_named_once(
-    studies: Studies,
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-    limit: float | None,
-    shown: str,
-) -> None:
+    studies,
+    clock,
+    monkeypatch,
+    limit,
+    shown,
+):
     screen = redirect(monkeypatch, io.StringIO())
     studies.fill(2)
     with watch(studies, limit):
@@ -209,11 +203,11 @@ def test_trial_that_the_end_waits_for_is_named_once(
     assert shown in line
 
 
-def test_files_that_take_long_are_written_less_often(studies: Studies, clock: Clock) -> None:
-    def tick() -> None:
+def test_files_that_take_long_are_written_less_often(studies, clock):
+    def tick():
         clock.now += 1
 
-    def tell(n: int) -> None:
+    def tell(n):
         run(studies, 0.5)
         wait_for(lambda: seen.record.call_count == n)
 
@@ -232,7 +226,7 @@ def test_files_that_take_long_are_written_less_often(studies: Studies, clock: Cl
     assert seen.write.call_count == 4  # at the end
 
 
-def test_error_of_the_monitor_stops_the_sweep_and_is_raised(studies: Studies) -> None:
+def test_error_of_the_monitor_stops_the_sweep_and_is_raised(studies):
     seen = Mock(**{"write.side_effect": [None, Outage("the disk is full")]})
     watching = watch(studies, seen=seen).__enter__()
     run(studies, 0.5)
@@ -243,11 +237,9 @@ def test_error_of_the_monitor_stops_the_sweep_and_is_raised(studies: Studies) ->
     assert studies.take(SPACE) is None
 
 
-def test_terminal_shows_a_live_table_and_lines_of_failures_only(
-    studies: Studies, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_terminal_shows_a_live_table_and_lines_of_failures_only(studies, monkeypatch):
     class Terminal(io.StringIO):
-        def isatty(self) -> bool:
+        def isatty(self):
             return True
 
     screen = redirect(monkeypatch, Terminal())

@@ -5,23 +5,19 @@ import re
 import shlex
 import sys
 from html import unescape
-from pathlib import Path
-from typing import Any
 
 import planted
 import pytest
-from apps import Ended
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from hydrasweep import output
 from hydrasweep.plan import Plan
 from hydrasweep.space import Space
-from hydrasweep.studies import Studies
 from hydrasweep.winners import Score, Winner
 
 SPACE = {
@@ -33,7 +29,7 @@ SPACE = {
 # The command that resumes a sweep
 
 
-def named(study_name: str | None, folder: str, **keys: Any) -> DictConfig:
+def named(study_name, folder, **keys):
     hydra = {"sweeper": {"study_name": study_name}, "sweep": {"dir": folder}}
     return OmegaConf.create({"hydra": hydra, **keys})
 
@@ -52,9 +48,7 @@ def named(study_name: str | None, folder: str, **keys: Any) -> DictConfig:
         ),
     ],
 )
-def test_resume_command_names_the_study_and_its_folder(
-    monkeypatch: pytest.MonkeyPatch, config: DictConfig, added: list[str]
-) -> None:
+def test_resume_command_names_the_study_and_its_folder(monkeypatch, config, added):
     words = ["app.py", "-m", "x=interval(0, 1)", "name=old", "hydra.sweeper.study_name=old"]
     monkeypatch.setattr(sys, "argv", words)
     command = shlex.split(output.resume_command(config, "s"))
@@ -66,7 +60,7 @@ def test_resume_command_names_the_study_and_its_folder(
 
 
 @pytest.mark.parametrize("folder", ["/a b/c", "/a,b/(c)", "/a=b/{c}", "/it's", "/ünï/[1]"])
-def test_resume_command_quotes_the_folder(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+def test_resume_command_quotes_the_folder(monkeypatch, folder):
     monkeypatch.setattr(sys, "argv", ["app.py", "-m"])
     *_, word = shlex.split(output.resume_command(named("s", folder), "s"))
     (override,) = OverridesParser.create().parse_overrides([word])
@@ -77,7 +71,7 @@ def test_resume_command_quotes_the_folder(monkeypatch: pytest.MonkeyPatch, folde
 # The plan
 
 
-def plan(*overrides: str, space: Space | None = None) -> tuple[Plan, DictConfig]:
+def plan(*overrides, space=None):
     """The plan of a sweep over two models, and the config."""
     with initialize_config_module("hydrasweep.conf"):
         config = compose(
@@ -93,7 +87,7 @@ def plan(*overrides: str, space: Space | None = None) -> tuple[Plan, DictConfig]
     return Plan("s", config.hydra.sweeper, space, storage, {}), config
 
 
-def test_plan_shows_the_space_and_how_long_the_sweep_takes() -> None:
+def test_plan_shows_the_space_and_how_long_the_sweep_takes():
     made = plan("hydra/sweeper/confirm=fresh_seeds", "hydra.sweeper.check=app.check",
                 "hydra.sweeper.leave_out=[wd,model.dropout]")  # fmt: skip
     text = output.describe(*made, 20, 2, {"cnn": 90.0, "mlp": 30.0})
@@ -115,7 +109,7 @@ def test_plan_shows_the_space_and_how_long_the_sweep_takes() -> None:
     assert len(text.splitlines()) == 12
 
 
-def test_plan_leaves_out_what_the_sweep_does_not_have() -> None:
+def test_plan_leaves_out_what_the_sweep_does_not_have():
     made, config = plan("hydra.sweeper.direction=[minimize,maximize]", "hydra/sweeper/pruner=none",
                         "hydra.sweep.dir=/elsewhere")  # fmt: skip
     text = output.describe(made, config, 20, 2, {"cnn": 0.0, "mlp": 0.0})
@@ -126,7 +120,7 @@ def test_plan_leaves_out_what_the_sweep_does_not_have() -> None:
     assert "/sweeps" not in text  # the address of a storage elsewhere may have a password
 
 
-def test_plan_says_that_the_basic_launcher_has_one_worker_and_nothing_is_searched() -> None:
+def test_plan_says_that_the_basic_launcher_has_one_worker_and_nothing_is_searched():
     made, config = plan(
         "hydra/launcher=basic", "hydra.sweeper.n_workers=3", space=Space.parse([], None)
     )
@@ -135,7 +129,7 @@ def test_plan_says_that_the_basic_launcher_has_one_worker_and_nothing_is_searche
     assert len(text.splitlines()) == 5
 
 
-def test_plan_shows_how_much_a_pruner_that_pauses_saves() -> None:
+def test_plan_shows_how_much_a_pruner_that_pauses_saves():
     made, config = plan("hydra/sweeper/pruner=promotion", "hydra.sweeper.max_steps=9",
                         "hydra.sweeper.resumable=true")  # fmt: skip
     text = output.describe(made, config, 18, 1, {"cnn": 90.0, "mlp": 90.0})
@@ -144,7 +138,7 @@ def test_plan_shows_how_much_a_pruner_that_pauses_saves() -> None:
     assert re.search(r"cnn 2 min, mlp 2 min\b.*\b27 min\b.*\b7 min", text)
 
 
-def test_run_of_the_sweep_has_the_space_as_parameters() -> None:
+def test_run_of_the_sweep_has_the_space_as_parameters():
     made, config = plan()
     about = output.about(made, config.hydra.sweeper, 20)
     assert {k: v for k, v in about.items() if not k.startswith(("sampler.", "pruner."))} == {
@@ -169,9 +163,7 @@ def test_run_of_the_sweep_has_the_space_as_parameters() -> None:
         ),
     ],
 )
-def test_changes_are_those_of_the_class_or_its_settings(
-    known: dict[str, str], now: dict[str, str], shown: str
-) -> None:
+def test_changes_are_those_of_the_class_or_its_settings(known, now, shown):
     assert re.search(shown, output.changes(known, now))
 
 
@@ -179,14 +171,14 @@ def test_changes_are_those_of_the_class_or_its_settings(
 
 
 @pytest.fixture
-def search() -> Studies:
+def search():
     pruned = planted.trial(0.9, state=TrialState.PRUNED, reports=[0.9])
     params = {"lr": 0.0123456, "n": 4, "opt": "[relu,/x]"}
     cnn = [planted.trial(v, reports=[v] * 9, space=SPACE, **params) for v in (0.5, 0.75)]
     return planted.studies(cnn=[*cnn, pruned], mlp=[])
 
 
-def winner(search: Studies, **numbers: float) -> Winner:
+def winner(search, **numbers):
     """The pruned trial, which was confirmed on two seeds and failed on one."""
     final = create_trial(value=0.5, user_attrs=numbers)
     found = search.strata[0].study.trials[2]
@@ -194,9 +186,7 @@ def winner(search: Studies, **numbers: float) -> Winner:
     return Winner("cnn", params, found, Score([0.25, 0.5]), n_failed=1, final=[final])
 
 
-def test_summary_has_the_best_trial_what_was_saved_and_the_winner(
-    search: Studies, tmp_path: Path
-) -> None:
+def test_summary_has_the_best_trial_what_was_saved_and_the_winner(search, tmp_path):
     won = winner(search, **{"test/score": 0.625})
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "overall.yaml").write_text("# python app.py +best=overall\nx: 1\n")
@@ -219,20 +209,20 @@ def test_summary_has_the_best_trial_what_was_saved_and_the_winner(
     assert "mlflow ui" not in text
 
 
-def test_summary_ends_the_output_of_a_sweep(finished: Ended) -> None:
+def test_summary_ends_the_output_of_a_sweep(finished):
     *_, results, report, again = finished.out.strip().splitlines()
     assert results.endswith(" sweep")
     assert report.endswith(" sweep/report.html")
     assert again.endswith(" python app.py --config-dir sweep +best@_global_=overall")
 
 
-def test_redirect_keeps_every_letter_of_the_address() -> None:
+def test_redirect_keeps_every_letter_of_the_address():
     address = "http://h/#/runs?filter='a' AND \"b\"&x=<1>"
     (url,) = re.findall(r"url=(.*?)\">", output.redirect(address))
     assert unescape(url) == address
 
 
-def test_run_of_the_sweep_ends_with_counts_best_trials_and_winners(search: Studies) -> None:
+def test_run_of_the_sweep_ends_with_counts_best_trials_and_winners(search):
     metrics, tags = output.outcome(search, [winner(search, size=7.0)])
     assert metrics == {
         **{"trials/complete": 2, "trials/pruned": 1, "trials/fail": 0},
@@ -249,7 +239,7 @@ def test_run_of_the_sweep_ends_with_counts_best_trials_and_winners(search: Studi
     assert json.loads(tags["winner.cnn"])["search"] == {"number": 2, "value": 0.9, "steps": 1}
 
 
-def test_environment_has_the_command_versions_and_hardware(finished: Ended) -> None:
+def test_environment_has_the_command_versions_and_hardware(finished):
     kept = OmegaConf.load(finished.folder / "sweep" / "environment.yaml")
     command = shlex.split(kept.command)
     assert command[:4] == ["python", "app.py", "-m", "kind=choice(a,b)"]

@@ -4,11 +4,8 @@ import re
 import shutil
 import sqlite3
 from base64 import b64decode
-from collections.abc import Sequence
 from contextlib import closing
 from html import unescape
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -38,20 +35,20 @@ CONFIRMED = [0.93, 0.94, 0.92]
 FIGURE = "plotly-graph-div"
 
 
-def parts(path: Path) -> dict[str, str]:
+def parts(path):
     """Each section's HTML by its title."""
     sections = re.findall(r"<section.*?</section>", path.read_text(), re.DOTALL)
     return {re.findall(r"<h2>(.*?)</h2>", part)[0]: part for part in sections}
 
 
-def table(part: str) -> list[list[str]]:
+def table(part):
     """The cells of a section's table as text, the head first."""
     rows = re.findall(r"<tr>(.*?)</tr>", part, re.DOTALL)
     cells = (re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in rows)
     return [[unescape(re.sub(r"<.*?>", "", cell)).strip() for cell in row] for row in cells]
 
 
-def again(values: Sequence[float], minute: int, **numbers: Sequence[float]) -> list[Any]:
+def again(values, minute, **numbers):
     """The winner of ``searched(24)`` on fresh seeds, with what its trials recorded."""
     best = max(searched(24), key=lambda t: (t.state == TrialState.COMPLETE, t.values[0]))
     trials = with_seeds(best, values, minute)
@@ -62,10 +59,10 @@ def again(values: Sequence[float], minute: int, **numbers: Sequence[float]) -> l
 
 
 @pytest.fixture(scope="session")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reported(tmp_path_factory):
     """The folder of a planted sweep with its report. One of two strata has no final trials."""
 
-    def fill(path: Path) -> None:
+    def fill(path):
         search = searched(24)
         folder = plant(
             path / "done",
@@ -89,7 +86,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared.folder(tmp_path_factory, "reported", fill) / "done"
 
 
-def test_result_has_what_each_phase_measured(reported: Path) -> None:
+def test_result_has_what_each_phase_measured(reported):
     part = parts(reported / "report.html")["Result"]
     head, cnn, lenet5 = table(part)
     found = dict(zip(head, cnn, strict=True))
@@ -110,7 +107,7 @@ def test_result_has_what_each_phase_measured(reported: Path) -> None:
     assert "+best" not in text
 
 
-def test_trials_are_listed_with_their_parameters(reported: Path) -> None:
+def test_trials_are_listed_with_their_parameters(reported):
     head, *rows = table(parts(reported / "report.html")["Trials"])
     assert head[:5] == ["trial", "state", "val/accuracy", "steps", "seconds"]
     assert head[5:] == ["optimizer.lr", "model.dropout", "data.batch_size"]
@@ -123,7 +120,7 @@ def test_trials_are_listed_with_their_parameters(reported: Path) -> None:
     assert rows[-1][1:3] == ["FAIL", ""]
 
 
-def test_result_has_failed_seeds_and_the_command_of_the_winner(tmp_path: Path) -> None:
+def test_result_has_failed_seeds_and_the_command_of_the_winner(tmp_path):
     lost = again([0.5], 60)[0]
     lost.state, lost.values = TrialState.FAIL, None
     phases = {"": searched(24)[:5], "@confirm": [*again(CONFIRMED, 30), lost]}
@@ -136,7 +133,7 @@ def test_result_has_failed_seeds_and_the_command_of_the_winner(tmp_path: Path) -
     assert "<code>python app.py +best=x</code>" in result
 
 
-def test_one_file_holds_every_section_and_loads_nothing(reported: Path) -> None:
+def test_one_file_holds_every_section_and_loads_nothing(reported):
     path = reported / "report.html"
     assert ", ".join(parts(path)) == SECTIONS
     html = path.read_text()
@@ -150,7 +147,7 @@ def test_one_file_holds_every_section_and_loads_nothing(reported: Path) -> None:
     assert drawn == SECTIONS.split(", ")[1:8]
 
 
-def test_figures_of_parameters_name_the_step_that_they_show(reported: Path) -> None:
+def test_figures_of_parameters_name_the_step_that_they_show(reported):
     sections = parts(reported / "report.html")
     for title in ("Hyperparameter importance", "Parallel coordinates", "Slices", "Contours"):
         part = re.sub("<template>.*?</template>", "", sections[title], flags=re.DOTALL)
@@ -161,7 +158,7 @@ def test_figures_of_parameters_name_the_step_that_they_show(reported: Path) -> N
         assert "accuracy after step 3" in sections[title]
 
 
-def test_page_has_what_pruning_saved_pictures_and_versions(reported: Path) -> None:
+def test_page_has_what_pruning_saved_pictures_and_versions(reported):
     sections = parts(reported / "report.html")
     head, cnn, _, both = table(sections["Saved by pruning"])
     assert head[1:4] == ["steps run", "steps saved", "share saved"]
@@ -186,9 +183,7 @@ def test_page_has_what_pruning_saved_pictures_and_versions(reported: Path) -> No
     ],
     ids=["empty", "running", "fail", "pruned", "inf", "same", "equal"],
 )
-def test_section_without_a_figure_says_why(
-    tmp_path: Path, trials: list[Any], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_section_without_a_figure_says_why(tmp_path, trials, capfd):
     folder = plant(tmp_path / "early", {"/cnn": trials, "/lenet5": []})
     sections = parts(page.write(folder))
     assert ", ".join(sections) == SECTIONS
@@ -202,7 +197,7 @@ def test_section_without_a_figure_says_why(
     assert capfd.readouterr() == ("", "")
 
 
-def test_columns_have_the_names_of_recorded_numbers(tmp_path: Path) -> None:
+def test_columns_have_the_names_of_recorded_numbers(tmp_path):
     trials = [trial(0.5, lr=0.1, attrs={"size": 3.0, f"{MARK}step": 4.0, "note": "text"})]
     path = page.write(plant(tmp_path / "s", {"": trials}, sweeper={"objective": None}))
     head, _ = table(parts(path)["Result"])
@@ -210,7 +205,7 @@ def test_columns_have_the_names_of_recorded_numbers(tmp_path: Path) -> None:
     assert "accuracy" not in re.sub("<script>.*?</script>", "", path.read_text(), flags=re.DOTALL)
 
 
-def test_page_counts_trials_still_to_begin_and_reloads_itself(tmp_path: Path) -> None:
+def test_page_counts_trials_still_to_begin_and_reloads_itself(tmp_path):
     folder = plant(tmp_path / "s", {"/a": searched(4), "/b": [trial(state=TrialState.RUNNING)]})
     for name in ("s/a", "s/b"):
         study = optuna.load_study(study_name=name, storage=journal(folder))
@@ -222,7 +217,7 @@ def test_page_counts_trials_still_to_begin_and_reloads_itself(tmp_path: Path) ->
     assert "location.reload" not in page.write(folder).read_text()
 
 
-def test_several_objectives_have_a_front(tmp_path: Path) -> None:
+def test_several_objectives_have_a_front(tmp_path):
     points = [(0.9, 30.0), (0.8, 10.0), (0.7, 20.0), (0.95, 50.0)]
     trials = [trial(*point, lr=0.01 * (i + 1), dropout=0.1 * i) for i, point in enumerate(points)]
     objective = {"objective": ["val/accuracy", "seconds"]}
@@ -239,7 +234,7 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     assert head[1:4] == ["value 0", "value 1", "value 2"]
 
 
-def test_text_is_escaped_and_passwords_are_masked(tmp_path: Path) -> None:
+def test_text_is_escaped_and_passwords_are_masked(tmp_path):
     space = SPACE | {"kind": CategoricalDistribution(["<script>alert(1)</script>", "b"])}
     trials = [trial(0.5, kind=kind, space=space) for kind in space["kind"].choices]
     app = {
@@ -259,7 +254,7 @@ def test_text_is_escaped_and_passwords_are_masked(tmp_path: Path) -> None:
 # Reading a sweep
 
 
-def test_names_of_studies_tell_phases_and_strata_also_in_a_moved_folder(tmp_path: Path) -> None:
+def test_names_of_studies_tell_phases_and_strata_also_in_a_moved_folder(tmp_path):
     names = ["/cnn", "/lenet5", "@confirm/cnn", "-other/cnn", "x@final/cnn"]
     shutil.move(plant(tmp_path / "s", {name: searched(2) for name in names}), tmp_path / "moved")
     sweep = page.read(tmp_path / "moved")
@@ -269,10 +264,10 @@ def test_names_of_studies_tell_phases_and_strata_also_in_a_moved_folder(tmp_path
     assert len(sweep.search.trials()) == 4
 
 
-def test_database_in_the_folder_is_read_without_any_other_file(tmp_path: Path) -> None:
+def test_database_in_the_folder_is_read_without_any_other_file(tmp_path):
     study = optuna.create_study(study_name=tmp_path.name, storage=f"sqlite:///{tmp_path}/study.db")
     study.add_trials(searched(2))
-    study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+    study._storage._backend.engine.dispose()
     sweep = page.read(tmp_path)
     assert (sweep.name, sweep.objectives) == (tmp_path.name, ["value"])
     assert [t.values for _, t in sweep.search.trials()] == [t.values for t in searched(2)]
@@ -292,7 +287,7 @@ def test_database_in_the_folder_is_read_without_any_other_file(tmp_path: Path) -
         None,
     ],
 )
-def test_nothing_that_a_folder_names_is_called(tmp_path: Path, kept: Any) -> None:
+def test_nothing_that_a_folder_names_is_called(tmp_path, kept):
     folder = plant(tmp_path / "s", {"": searched(2)}, sweeper={"storage": kept})
     (folder / "study.journal").unlink()
     before = sorted(tmp_path.rglob("*"))
@@ -301,7 +296,7 @@ def test_nothing_that_a_folder_names_is_called(tmp_path: Path, kept: Any) -> Non
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_folder_without_a_study_is_refused_and_stays_as_it_was(tmp_path: Path) -> None:
+def test_folder_without_a_study_is_refused_and_stays_as_it_was(tmp_path):
     with pytest.raises(UserError, match=str(tmp_path)):
         page.write(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -320,9 +315,7 @@ def test_folder_without_a_study_is_refused_and_stays_as_it_was(tmp_path: Path) -
         ("'sqlite:///${hydra.sweep.dir}/damaged.db'", "no such column"),
     ],
 )
-def test_storage_that_fails_is_named_without_its_password(
-    tmp_path: Path, kept: str, shown: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_storage_that_fails_is_named_without_its_password(tmp_path, kept, shown, monkeypatch):
     if "HYDRASWEEP_STORAGE" in kept:
         pytest.importorskip("psycopg")
     for name in ("other", "damaged"):
@@ -343,7 +336,7 @@ def test_storage_that_fails_is_named_without_its_password(
 # Several sweeps
 
 
-def test_sweeps_are_compared_beside_the_first_folder(reported: Path, tmp_path: Path) -> None:
+def test_sweeps_are_compared_beside_the_first_folder(reported, tmp_path):
     done = shutil.copytree(reported, tmp_path / "done", symlinks=True)
     other = plant(tmp_path / "other", {"/cnn": searched(5), "/baseline": searched(4)})
     path = page.compare([done, other])
@@ -358,7 +351,7 @@ def test_sweeps_are_compared_beside_the_first_folder(reported: Path, tmp_path: P
     assert "other baseline" in sections["Best so far"]
 
 
-def test_sweeps_with_different_objectives_have_no_common_figure(tmp_path: Path) -> None:
+def test_sweeps_with_different_objectives_have_no_common_figure(tmp_path):
     one = plant(tmp_path / "one", {"": searched(3)})
     loss = plant(tmp_path / "loss", {"": searched(3)}, sweeper={"objective": "val/loss"})
     less = plant(tmp_path / "less", {"": searched(3)}, ["minimize"])

@@ -2,7 +2,6 @@
 
 import math
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from optuna.trial import TrialState
 from planted import BEGAN, searched, sweep_of, trial
@@ -10,7 +9,7 @@ from planted import BEGAN, searched, sweep_of, trial
 from hydrasweep import plots
 
 
-def test_history_has_complete_values_and_the_best_so_far(tmp_path: Path) -> None:
+def test_history_has_complete_values_and_the_best_so_far(tmp_path):
     trials = searched()
     (figure,) = plots.history(sweep_of(tmp_path, trials, []).views)
     shown = {trace.name: trace for trace in figure.data}
@@ -20,7 +19,7 @@ def test_history_has_complete_values_and_the_best_so_far(tmp_path: Path) -> None
     assert max(best) == best[-1] == max(complete)
 
 
-def test_pruned_curves_are_pale_and_each_stratum_has_a_colour(tmp_path: Path) -> None:
+def test_pruned_curves_are_pale_and_each_stratum_has_a_colour(tmp_path):
     running = trial(state=TrialState.RUNNING, reports=[0.5, 0.6], lr=0.1, minute=50)
     sweep = sweep_of(tmp_path, [*searched(), running], searched(3))
     (figure,) = sweep.views[0].figures["curves"]
@@ -32,7 +31,7 @@ def test_pruned_curves_are_pale_and_each_stratum_has_a_colour(tmp_path: Path) ->
         assert trace.line.color == plots.COLOURS[int(name[0])]
 
 
-def test_timeline_has_a_row_for_each_worker_with_the_lost_trials(tmp_path: Path) -> None:
+def test_timeline_has_a_row_for_each_worker_with_the_lost_trials(tmp_path):
     lost = trial(state=TrialState.FAIL, minute=9, pid=7)
     trials = [*searched(), lost, trial(state=TrialState.WAITING)]
     (figure,) = plots.timeline(sweep_of(tmp_path, trials))

@@ -1,16 +1,14 @@
 """What Hydra finds of hydrasweep: its plugins, settings and config groups."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from apps import CONFIG, Write
+from apps import CONFIG
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 
 import hydrasweep
 from hydrasweep import settings
@@ -23,11 +21,11 @@ STOCK = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
 
 
 @pytest.fixture
-def composed(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
+def composed(tmp_path):
     """``composed(*overrides)`` is the config of a tiny app that sweeps with hydrasweep."""
     (tmp_path / "config.yaml").write_text("defaults: [override hydra/sweeper: hydrasweep]\nseed: 0")
 
-    def made(*overrides: str) -> DictConfig:
+    def made(*overrides):
         words = [*overrides, f"hydra.sweep.dir={tmp_path}"]
         with initialize_config_dir(str(tmp_path)):
             return compose("config", words, return_hydra_config=True)
@@ -39,14 +37,12 @@ def composed(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
 # Plugins
 
 
-def test_hydra_finds_the_plugins_by_their_entry_point() -> None:
+def test_hydra_finds_the_plugins_by_their_entry_point():
     found = [plugin.__name__ for plugin in Plugins.instance().discover()]
     assert {"HydraSweepSweeper", "HydraSweepSearchPath", "OptunaSweeper"} <= set(found)
 
 
-def test_stock_sweeper_stays_under_its_own_name(
-    app: Write, composed: Callable[..., DictConfig]
-) -> None:
+def test_stock_sweeper_stays_under_its_own_name(app, composed):
     theirs = composed("hydra/sweeper=optuna").hydra.sweeper
     assert theirs._target_ == STOCK
     assert not {"pruner", "stratify", "confirm", "heartbeat"} & set(theirs)
@@ -60,12 +56,10 @@ def test_stock_sweeper_stays_under_its_own_name(
 # The settings
 
 
-def test_shell_completion_knows_the_sweepers_groups_and_settings(
-    app: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shell_completion_knows_the_sweepers_groups_and_settings(app, monkeypatch):
     task = app("return 0.0")
 
-    def completed(typed: str) -> list[str]:
+    def completed(typed):
         line = f"python app.py -m {typed}"
         monkeypatch.setenv("COMP_LINE", line)
         monkeypatch.setenv("COMP_POINT", str(len(line)))
@@ -80,8 +74,8 @@ def test_shell_completion_knows_the_sweepers_groups_and_settings(
 
 
 def test_schema_has_all_settings_of_the_stock_sweeper_with_their_defaults(
-    composed: Callable[..., DictConfig],
-) -> None:
+    composed,
+):
     ours, theirs = composed().hydra.sweeper, composed("hydra/sweeper=optuna").hydra.sweeper
     changed = {"_target_", "defaults", "storage", "n_jobs", "max_failure_rate"}
     assert {key: ours[key] for key in theirs if key not in changed} == {
@@ -91,7 +85,7 @@ def test_schema_has_all_settings_of_the_stock_sweeper_with_their_defaults(
     assert (ours.n_trials, ours.n_jobs, ours.mlflow, ours.report) == (20, None, False, False)
 
 
-def test_all_groups_are_shipped() -> None:
+def test_all_groups_are_shipped():
     assert {file.parent.as_posix() for file in FILES} == {"confirm", "pruner", "sampler", "storage"}
     names = {file.stem for file in FILES if file.parent.name == "pruner"}
     assert names >= {"none", "median", "successive_halving", "hyperband", "patient", "percentile"}
@@ -101,7 +95,7 @@ by_file = pytest.mark.parametrize("file", FILES, ids=str)
 
 
 @by_file
-def test_every_file_begins_with_its_purpose_and_its_command(file: Path) -> None:
+def test_every_file_begins_with_its_purpose_and_its_command(file):
     lines = (SHIPPED / file).read_text().splitlines()
     header = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
     assert header[0][0].isupper()
@@ -112,9 +106,7 @@ def test_every_file_begins_with_its_purpose_and_its_command(file: Path) -> None:
 
 @by_file
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_every_file_composes_by_its_name_and_is_instantiated(
-    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, file: Path
-) -> None:
+def test_every_file_composes_by_its_name_and_is_instantiated(composed, monkeypatch, file):
     config = composed(f"hydra/sweeper/{file.parent}={file.stem}")
     settings.check_settings(config.hydra.sweeper, config)
     node = config.hydra.sweeper[file.parent.name]
@@ -132,9 +124,7 @@ def test_every_file_composes_by_its_name_and_is_instantiated(
         assert open_storage(shareable(config)).get_all_studies() == []
 
 
-def test_app_may_add_files_to_the_groups(
-    composed: Callable[..., DictConfig], tmp_path: Path
-) -> None:
+def test_app_may_add_files_to_the_groups(composed, tmp_path):
     folder = tmp_path / "hydra" / "sweeper" / "pruner"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("defaults: [median, _self_]\nn_startup_trials: 1\n")
@@ -144,7 +134,7 @@ def test_app_may_add_files_to_the_groups(
 
 
 def test_sampler_configs_of_the_stock_sweeper_are_found_too(
-    composed: Callable[..., DictConfig],
-) -> None:
+    composed,
+):
     node = composed("hydra/sweeper/sampler=nsgaii").hydra.sweeper.sampler
     assert isinstance(make_sampler(node), optuna.samplers.NSGAIISampler)

@@ -2,7 +2,6 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from generated import arguments, examine, many, numbers, texts
@@ -43,8 +42,8 @@ overrides = st.builds("{}={}".format, names, values) | st.text(max_size=20)
 
 @many
 @pytest.mark.filterwarnings("ignore:.*is deprecated")
-def test_any_search_space_is_refused_or_can_be_used(times: int) -> None:
-    def claim(words: list[str], stratify: str | None, value: Any) -> None:
+def test_any_search_space_is_refused_or_can_be_used(times):
+    def claim(words, stratify, value):
         try:
             space = Space.parse(words, stratify)
         except UserError:
@@ -70,8 +69,8 @@ def test_any_search_space_is_refused_or_can_be_used(times: int) -> None:
 
 
 @many
-def test_any_study_name_is_refused_or_names_a_folder(times: int, tmp_path: Path) -> None:
-    def claim(name: Any) -> None:
+def test_any_study_name_is_refused_or_names_a_folder(times, tmp_path):
+    def claim(name):
         with contextlib.suppress(UserError):
             folder = tmp_path / study_name(name)
             folder.mkdir(exist_ok=True)

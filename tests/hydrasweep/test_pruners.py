@@ -8,16 +8,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import apps
 import optuna
 import pytest
-from apps import Write
 from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
 from hydrasweep.errors import UserError
 from hydrasweep.pruners import PromotionPruner
@@ -45,7 +43,7 @@ RESUMABLE = (*PROMOTION, "hydra.sweeper.resumable=true")
 GRID = ("hydra/sweeper/sampler=grid", f"x=choice({','.join(str(i / 100) for i in range(20))})")
 
 
-def paused(*trials: dict[int, float], **attrs: Any) -> list[FrozenTrial]:
+def paused(*trials, **attrs):
     made = [
         create_trial(
             state=TrialState.PRUNED,
@@ -62,9 +60,7 @@ def paused(*trials: dict[int, float], **attrs: Any) -> list[FrozenTrial]:
     return made
 
 
-def promotable(
-    trials: list[FrozenTrial], is_full: bool = False, direction: StudyDirection = MAXIMIZE
-) -> list[int]:
+def promotable(trials, is_full=False, direction=MAXIMIZE):
     found = PromotionPruner().promotable(trials, direction, is_full)
     return [trial.number for trial in found]
 
@@ -85,9 +81,7 @@ def promotable(
         ),
     ],
 )
-def test_trial_pauses_at_each_rung_or_at_its_next_report(
-    settings: dict[str, int], steps: list[int], pauses: list[int]
-) -> None:
+def test_trial_pauses_at_each_rung_or_at_its_next_report(settings, steps, pauses):
     trial = optuna.create_study(pruner=PromotionPruner(**settings)).ask()
     found = []
     for step in steps:
@@ -100,13 +94,13 @@ def test_trial_pauses_at_each_rung_or_at_its_next_report(
 @pytest.mark.parametrize(
     "settings", [{"min_resource": 0}, {"min_resource": 1.5}, {"reduction_factor": 1}]
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+def test_settings_out_of_range_are_refused(settings):
     (name,) = settings
     with pytest.raises(UserError, match=f"{name}={settings[name]}"):
         PromotionPruner(**settings)
 
 
-def test_best_third_of_a_rung_is_promoted_the_highest_rung_first() -> None:
+def test_best_third_of_a_rung_is_promoted_the_highest_rung_first():
     trials = paused({1: 0.1}, {1: 0.5}, {1: 0.3})
     assert promotable(trials[:2]) == []
     assert promotable(trials) == [1]
@@ -118,19 +112,19 @@ def test_best_third_of_a_rung_is_promoted_the_highest_rung_first() -> None:
     assert promotable(higher) == [2, 3, 4, 5]
 
 
-def test_share_of_a_rung_is_rounded_up_when_no_trial_is_to_come() -> None:
+def test_share_of_a_rung_is_rounded_up_when_no_trial_is_to_come():
     assert promotable(paused({1: 0.1}), is_full=True) == [0]
     assert promotable(paused(*({1: i / 9} for i in range(4))), is_full=True) == [3, 2]
     assert promotable([], is_full=True) == []
 
 
-def test_nan_is_the_worst_value() -> None:
+def test_nan_is_the_worst_value():
     trials = paused({1: math.nan}, {1: 0.1}, {1: math.nan})
     assert promotable(trials) == [1]
     assert promotable(trials, direction=MINIMIZE) == [1]
 
 
-def test_trials_that_gave_up_or_failed_are_not_promoted() -> None:
+def test_trials_that_gave_up_or_failed_are_not_promoted():
     gave_up = paused({1: 0.9}, **{GAVE_UP: True})
     others = paused({1: 0.1}, {1: 0.5}, {1: 0.3})[1:]
     assert promotable([*gave_up, *others]) == []
@@ -140,20 +134,20 @@ def test_trials_that_gave_up_or_failed_are_not_promoted() -> None:
 
 
 @pytest.mark.parametrize(("n", "last", "total"), [(9, 9, 21), (15, 9, 37), (1, 5, 5), (4, 1, 4)])
-def test_number_of_steps_of_a_search_is_known_beforehand(n: int, last: int, total: int) -> None:
+def test_number_of_steps_of_a_search_is_known_beforehand(n, last, total):
     assert PromotionPruner().n_steps(n, last) == total
 
 
 # Sweeps
 
 
-def steps_done(folder: Path) -> dict[str, list[int]]:
+def steps_done(folder):
     """The steps that each trial ran, in order."""
     paths = folder.glob("sweep/*/done")
     return {path.parent.name: [int(n) for n in path.read_text().split()] for path in paths}
 
 
-def test_best_of_each_rung_continue_where_they_paused(app: Write) -> None:
+def test_best_of_each_rung_continue_where_they_paused(app):
     """Also when the sweep is resumed with more trials."""
     notes = 'open(os.path.join(folder, "notes"), "a").write(f"{cfg.x!r} {cfg.y!r};")'
     sweep = app(BODY.replace("while True:", f"{notes}\n    while True:"))
@@ -193,7 +187,7 @@ def test_best_of_each_rung_continue_where_they_paused(app: Write) -> None:
     ],
     ids=["report", "callback"],
 )
-def test_steps_may_begin_at_zero_and_pauses_may_be_exceptions(app: Write, pause: str) -> None:
+def test_steps_may_begin_at_zero_and_pauses_may_be_exceptions(app, pause):
     """Pruning callbacks use the methods of Optuna's trial."""
     body = BODY.replace(
         "if n and hydrasweep.report(cfg.x, n) or n == 9:", f"{pause}\n        if n == 9:"
@@ -204,7 +198,7 @@ def test_steps_may_begin_at_zero_and_pauses_may_be_exceptions(app: Write, pause:
     assert all(each == list(range(1, len(each) + 1)) for each in steps)
 
 
-def test_trial_that_gives_up_is_not_continued(app: Write) -> None:
+def test_trial_that_gives_up_is_not_continued(app):
     body = """
         hydrasweep.report(1.0, 1)
         hydrasweep.report(1.0, 2)
@@ -215,7 +209,7 @@ def test_trial_that_gives_up_is_not_continued(app: Write) -> None:
     assert not done.lost()
 
 
-def test_task_function_that_is_not_resumable_is_stopped_instead(app: Write) -> None:
+def test_task_function_that_is_not_resumable_is_stopped_instead(app):
     done = app(BODY)(*PROMOTION, "hydra.sweeper.n_trials=6", code=0)
     assert "SuccessiveHalvingPruner" in done.out
     assert "hydra.sweeper.resumable" in done.out
@@ -224,7 +218,7 @@ def test_task_function_that_is_not_resumable_is_stopped_instead(app: Write) -> N
     assert {"COMPLETE", "PRUNED"} == set(done.states())
 
 
-def test_task_function_that_repeats_steps_although_resumable_is_noted(app: Write) -> None:
+def test_task_function_that_repeats_steps_although_resumable_is_noted(app):
     body = """
         for step in range(1, 10):
             if hydrasweep.report(cfg.x, step):
@@ -238,9 +232,7 @@ def test_task_function_that_repeats_steps_although_resumable_is_noted(app: Write
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_workers", [1, 2])
-def test_sweep_that_is_killed_at_any_moment_ends_like_an_undisturbed_one(
-    app: Write, tmp_path: Path, n_workers: int
-) -> None:
+def test_sweep_that_is_killed_at_any_moment_ends_like_an_undisturbed_one(app, tmp_path, n_workers):
     task = app(BODY.replace("        n += 1", "        n += 1\n        time.sleep(0.02)", 1))
     overrides, fresh = [*RESUMABLE, *GRID], n_workers > 1
     if fresh:

@@ -2,11 +2,9 @@
 
 import os
 import shutil
-from pathlib import Path
 
 import optuna
 import pytest
-from apps import Ended
 from optuna.trial import TrialState
 from planted import journal, plant, searched, trial
 
@@ -16,12 +14,12 @@ from hydrasweep.liveness import OWNER, identity
 from hydrasweep.removal import Removal
 
 
-def claimed(folder: Path) -> Path:
+def claimed(folder):
     (folder / starts.CLAIM).write_text("id")
     return folder
 
 
-def test_all_files_of_a_sweep_are_deleted_and_no_others(finished: Ended, tmp_path: Path) -> None:
+def test_all_files_of_a_sweep_are_deleted_and_no_others(finished, tmp_path):
     """Some put their sweeps into the project's own folder."""
     shutil.copytree(finished.folder / "sweep", tmp_path, dirs_exist_ok=True)
     (tmp_path / "app.py").touch()
@@ -37,9 +35,7 @@ def test_all_files_of_a_sweep_are_deleted_and_no_others(finished: Ended, tmp_pat
     assert len(finished.names()) == 6  # a copy is deleted without the studies of the original
 
 
-def test_link_to_a_folder_is_followed_and_links_in_it_are_not(
-    finished: Ended, tmp_path: Path
-) -> None:
+def test_link_to_a_folder_is_followed_and_links_in_it_are_not(finished, tmp_path):
     shutil.copytree(finished.folder / "sweep", tmp_path / "sweep")
     (tmp_path / "outside.txt").write_text("mine")
     (tmp_path / "sweep" / "a-000" / "link").symlink_to(tmp_path / "outside.txt")
@@ -50,8 +46,8 @@ def test_link_to_a_folder_is_followed_and_links_in_it_are_not(
 
 
 def test_studies_in_a_storage_elsewhere_are_deleted_by_the_name_of_the_sweep(
-    tmp_path: Path,
-) -> None:
+    tmp_path,
+):
     shared = journal(tmp_path)
     kept = {
         "_target_": "optuna.storages.JournalStorage",
@@ -72,7 +68,7 @@ def test_studies_in_a_storage_elsewhere_are_deleted_by_the_name_of_the_sweep(
     assert not (tmp_path / "s").exists()
 
 
-def test_sweep_that_may_be_running_is_refused(tmp_path: Path) -> None:
+def test_sweep_that_may_be_running_is_refused(tmp_path):
     elsewhere = {**identity(), "host": "elsewhere"}
     own = f"process {os.getpid()}"
     for name, owner, shown in (
@@ -86,7 +82,7 @@ def test_sweep_that_may_be_running_is_refused(tmp_path: Path) -> None:
         assert optuna.get_all_study_names(journal(folder)) == [name]
 
 
-def test_folder_without_the_mark_of_a_sweep_is_refused(tmp_path: Path) -> None:
+def test_folder_without_the_mark_of_a_sweep_is_refused(tmp_path):
     folder = plant(tmp_path / "s", {"": searched()})
     with pytest.raises(UserError, match=f"{folder}:"):
         Removal.of(folder)

@@ -8,24 +8,22 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from apps import Ended
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from planted import studies, trial
 
 from hydrasweep import files, results
 from hydrasweep.errors import Outage
 from hydrasweep.stratum import LOST, RETRY_OF
-from hydrasweep.studies import Studies
 from hydrasweep.trials import MARK, NOTE, SEARCH, SPENT, STEP, n_steps
 
 PRUNED, FAIL, WAITING = TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING
 
 
-def reported(n: int, *values: float, **kwargs: Any) -> FrozenTrial:
+def reported(n, *values, **kwargs):
     """A trial that reported ``n`` steps."""
     return trial(*values, reports=[0.5] * n, lr=0.01, batch_size=64, **kwargs)
 
@@ -34,7 +32,7 @@ def reported(n: int, *values: float, **kwargs: Any) -> FrozenTrial:
 
 
 @pytest.mark.parametrize(("direction", "extremum"), [("maximize", max), ("minimize", min)])
-def test_best_trial_is_the_extremum_of_the_complete_ones(direction: str, extremum: Any) -> None:
+def test_best_trial_is_the_extremum_of_the_complete_ones(direction, extremum):
     values = [0.3, -0.9, 0.9, 0.1]
     others = [trial(5.0, state=PRUNED), trial(-5.0, state=PRUNED), trial(state=FAIL)]
     search = studies([direction], a=[*map(trial, values), *others], none=others)
@@ -54,13 +52,11 @@ directions = st.lists(st.sampled_from(["minimize", "maximize"]), min_size=2, max
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(points, directions)
-def test_pareto_front_has_the_trials_that_no_other_dominates(
-    values: list[tuple[float, ...]], names: list[str]
-) -> None:
+def test_pareto_front_has_the_trials_that_no_other_dominates(values, names):
     search = studies(names, a=[trial(*point) for point in values])
     front = [tuple(best.values) for best in results.best(search.strata[0])]
 
-    def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    def dominates(a, b):
         better = [x > y if n == "maximize" else x < y for x, y, n in zip(a, b, names, strict=True)]
         return any(better) and all(up or x == y for up, x, y in zip(better, a, b, strict=True))
 
@@ -70,13 +66,13 @@ def test_pareto_front_has_the_trials_that_no_other_dominates(
 # Steps and notes
 
 
-def test_steps_are_those_that_were_reported() -> None:
+def test_steps_are_those_that_were_reported():
     assert n_steps(reported(0, 0.5)) == 0
     assert n_steps(reported(3, 0.5)) == 3
     assert n_steps(reported(0, 0.5, 0.6, attrs={STEP: 4})) == 4  # several objectives
 
 
-def test_pruning_saves_the_steps_that_were_left() -> None:
+def test_pruning_saves_the_steps_that_were_left():
     ended = [
         reported(5, 0.9),
         reported(1, 0.1, state=PRUNED),
@@ -89,8 +85,8 @@ def test_pruning_saves_the_steps_that_were_left() -> None:
     assert results.saved([]) == results.saved(studies(all=[]).strata) == (0, 0.0)
 
 
-def test_time_that_pruning_saves_excludes_the_start_of_trials() -> None:
-    def lasting(steps: int, start: float, pace: float, **kwargs: Any) -> FrozenTrial:
+def test_time_that_pruning_saves_excludes_the_start_of_trials():
+    def lasting(steps, start, pace, **kwargs):
         ended = reported(steps, 0.5, attrs={SPENT: start + pace * steps}, **kwargs)
         ended.datetime_complete = ended.datetime_start
         return ended
@@ -106,12 +102,12 @@ def test_time_that_pruning_saves_excludes_the_start_of_trials() -> None:
     assert seconds == pytest.approx((8 + 6) * 2 + 8 * 0.5)
 
 
-def notes(trials: list[FrozenTrial], **chosen: Any) -> list[str]:
+def notes(trials, **chosen):
     conf = {"pruner": {"_target_": "optuna.pruners.MedianPruner"}, "timeout": None} | chosen
     return results.notes(studies(all=trials), OmegaConf.create(conf))
 
 
-def test_note_says_that_trials_reported_nothing_to_the_pruner() -> None:
+def test_note_says_that_trials_reported_nothing_to_the_pruner():
     silent = [trial(0.5), trial(0.5)]
     (note,) = notes(silent)
     assert "hydrasweep.report" in note
@@ -121,12 +117,12 @@ def test_note_says_that_trials_reported_nothing_to_the_pruner() -> None:
     assert notes([*silent, reported(1, 0.5)]) == []
 
 
-def test_notes_of_trials_are_counted() -> None:
+def test_notes_of_trials_are_counted():
     first, second = notes([reported(1, 0.5, attrs={f"{NOTE}a": text}) for text in ("x", "x", "y")])
     assert ("2" in first, first[-1], "1" in second, second[-1]) == (True, "x", True, "y")
 
 
-def test_note_names_the_timeout_that_ended_the_search() -> None:
+def test_note_names_the_timeout_that_ended_the_search():
     assert notes([trial(state=WAITING)], timeout=None) == []
     (note,) = notes([trial(state=WAITING)], timeout=90.0)
     assert "hydra.sweeper.timeout=90" in note
@@ -136,14 +132,14 @@ def test_note_names_the_timeout_that_ended_the_search() -> None:
 # Files
 
 
-def written(search: Studies, folder: Path, stratify: str | None = None) -> list[dict[str, str]]:
+def written(search, folder, stratify=None):
     """Write the files of a search; return the rows of trials.csv."""
     results.write_all({SEARCH: search}, folder, stratify)
     with (folder / "trials.csv").open() as file:
         return list(csv.DictReader(file))
 
 
-def test_table_has_a_row_for_each_trial_that_has_begun(tmp_path: Path) -> None:
+def test_table_has_a_row_for_each_trial_that_has_begun(tmp_path):
     again = trial(state=WAITING, attrs={RETRY_OF: 1, LOST: "its process died"})
     search = studies(
         cnn=[reported(2, 0.75), reported(0, state=FAIL), again],
@@ -163,7 +159,7 @@ def test_table_has_a_row_for_each_trial_that_has_begun(tmp_path: Path) -> None:
     assert (lenet5["model"], lenet5["state"], lenet5["steps"]) == ("lenet5", "PRUNED", "1")
 
 
-def test_recorded_numbers_have_a_column_each_and_internal_attributes_none(tmp_path: Path) -> None:
+def test_recorded_numbers_have_a_column_each_and_internal_attributes_none(tmp_path):
     attrs = [{"test/accuracy": 0.25, f"{MARK}beat": 3.0}, {"size": 7.0, "note": "text"}]
     trials = [trial(0.5, attrs=attrs[0]), trial(0.75, attrs=attrs[1])]
     first, second = written(studies(a=trials), tmp_path)
@@ -174,7 +170,7 @@ def test_recorded_numbers_have_a_column_each_and_internal_attributes_none(tmp_pa
     assert summary.best.a[0].recorded == {"size": 7.0}
 
 
-def test_names_of_the_app_hide_no_column(tmp_path: Path) -> None:
+def test_names_of_the_app_hide_no_column(tmp_path):
     """An app may search for a ``number`` and record a ``state``."""
     params = {"value": 2.0, "number": 3.0, "phase": 4.0}
     space = dict.fromkeys(params, FloatDistribution(0.0, 9.0))
@@ -184,7 +180,7 @@ def test_names_of_the_app_hide_no_column(tmp_path: Path) -> None:
     assert {"2.0", "3.0", "4.0", "5.0", "6.0", "a"} <= set(row.values())
 
 
-def test_several_objectives_have_a_column_each(tmp_path: Path) -> None:
+def test_several_objectives_have_a_column_each(tmp_path):
     search = studies(["maximize", "minimize"], **{"": [reported(0, 0.75, 3.0)]})
     (row,) = written(search, tmp_path)
     assert (row["value_0"], row["value_1"]) == ("0.75", "3.0")
@@ -196,9 +192,7 @@ def test_several_objectives_have_a_column_each(tmp_path: Path) -> None:
     }
 
 
-def test_summary_has_counts_and_the_best_trial_of_each_stratum(
-    finished: Ended, tmp_path: Path
-) -> None:
+def test_summary_has_counts_and_the_best_trial_of_each_stratum(finished, tmp_path):
     summary: Any = OmegaConf.load(finished.folder / "sweep" / "results.yaml")
     assert summary.trials == {"COMPLETE": 4, "FAIL": 1, "PRUNED": 1}
     assert summary.directions == ["minimize"]
@@ -220,7 +214,7 @@ def test_summary_has_counts_and_the_best_trial_of_each_stratum(
 # Files are written completely or not at all
 
 
-def test_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+def test_file_is_replaced_in_one_step(tmp_path):
     path, other = tmp_path / "results.yaml", tmp_path / "other"
     other.touch()
     files.write(path, "old" * 1000)
@@ -233,9 +227,7 @@ def test_file_is_replaced_in_one_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["write_text", "replace"])
-def test_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, failing):
     path = tmp_path / "file"
     files.write(path, "old")
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,10 +1,7 @@
 """Settings that cannot work are refused before anything is spent on them."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
-from apps import CONFIG, Write
+from apps import CONFIG
 from omegaconf import OmegaConf
 
 from hydrasweep import settings
@@ -38,9 +35,7 @@ from hydrasweep.errors import UserError
         ("hydra.sweeper.calibrate=math.no_such", ["hydra.sweeper.calibrate", "no_such"]),
     ],
 )
-def test_wrong_setting_is_refused_before_anything_runs(
-    app: Write, override: str, texts: list[str]
-) -> None:
+def test_wrong_setting_is_refused_before_anything_runs(app, override, texts):
     done = app("return cfg.x")(override, in_process=True, code=1)
     for text in texts:
         assert text in done.err
@@ -48,7 +43,7 @@ def test_wrong_setting_is_refused_before_anything_runs(
     assert not (done.folder / "sweep").exists()
 
 
-def test_refusal_ends_the_command_with_one_message(app: Write) -> None:
+def test_refusal_ends_the_command_with_one_message(app):
     task = app("return cfg.x", more="sys.modules['mlflow'] = None")
     for override, text in (
         ("hydra.sweeper.n_trials=-1", "hydra.sweeper.n_trials=-1"),
@@ -63,28 +58,28 @@ def test_refusal_ends_the_command_with_one_message(app: Write) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "a b", '"', "..", ".a", "", "-a", "a" * 61])
-def test_name_that_cannot_name_a_folder_is_refused(name: str) -> None:
+def test_name_that_cannot_name_a_folder_is_refused(name):
     with pytest.raises(UserError) as error:
         settings.study_name(name)
     assert str(error.value).startswith(f"hydra.sweeper.study_name={name}: ")
 
 
-def test_study_has_its_name_or_the_time() -> None:
+def test_study_has_its_name_or_the_time():
     for name in ("s", "a.b-c_d+e", "ünï", "2026-01-02", "a" * 60):
         assert settings.study_name(name) == name
     assert settings.study_name(7) == "7"
     assert len(settings.study_name(None)) == len("2026-01-02_03-04-05")
 
 
-def test_missing_setting_for_the_seed_is_refused_with_the_possible_ones(app: Write) -> None:
+def test_missing_setting_for_the_seed_is_refused_with_the_possible_ones(app):
     task = app("return cfg.x", CONFIG.replace("\nseed:", "\nrng:") + "width: 2\n")
     done = task("hydra/sweeper/confirm=two_seeds", in_process=True, code=1)
     for text in ("hydra.sweeper.confirm.seed=seed", "rng", "width"):
         assert text in done.err
 
 
-def test_objectives_have_the_given_names_if_these_fit_the_directions() -> None:
-    def names(**given: Any) -> list[str]:
+def test_objectives_have_the_given_names_if_these_fit_the_directions():
+    def names(**given):
         return settings.objectives(OmegaConf.create({"objective": None, **given}))
 
     two = ["minimize", "maximize"]
@@ -100,13 +95,11 @@ BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 @pytest.fixture
-def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+def workers(monkeypatch):
     """``workers(JOBLIB, n_jobs=3)`` counts the workers on a machine of eight cores."""
     monkeypatch.setattr(settings, "count_cores", lambda: 8)
 
-    def counted(
-        launcher: str, *, n_workers: int | None = None, n_jobs: int | None = None, gpus: str = ""
-    ) -> int:
+    def counted(launcher, *, n_workers=None, n_jobs=None, gpus=""):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         settings.gpus.cache_clear()
         chosen = OmegaConf.create({"n_workers": n_workers, "n_jobs": n_jobs})
@@ -118,8 +111,8 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
 
 
 def test_there_is_a_worker_for_each_gpu_or_core_unless_a_number_is_set(
-    workers: Callable[..., int],
-) -> None:
+    workers,
+):
     assert workers(BASIC, n_workers=5) == 1
     assert workers(JOBLIB, n_workers=5, n_jobs=3, gpus="0,1") == 5
     assert workers(JOBLIB, n_jobs=3, gpus="0,1") == 3
@@ -143,7 +136,7 @@ def check(cfg):
 """
 
 
-def test_check_runs_at_the_corners_of_each_stratum_and_estimates_the_time(app: Write) -> None:
+def test_check_runs_at_the_corners_of_each_stratum_and_estimates_the_time(app):
     task = app("return cfg.x", more=CHECK)
     strata = ("hydra.sweeper.check=app.check", "kind=choice(a,b)", "hydra.sweeper.stratify=kind")
     confirm = ("hydra/sweeper/confirm=two_seeds", "hydra.sweeper.confirm.final=['y=0.5']")
@@ -172,7 +165,7 @@ def calibrate(configs):
 """
 
 
-def test_calibrated_settings_are_those_of_the_whole_study(app: Write) -> None:
+def test_calibrated_settings_are_those_of_the_whole_study(app):
     own = CONFIG + "layers: null"
     task = app("return cfg.x + len(cfg.layers)", own, CALIBRATE)
     overrides = (

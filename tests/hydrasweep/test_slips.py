@@ -2,10 +2,8 @@
 
 import re
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
-from apps import App, Write
 from hydra.errors import MissingConfigException
 
 from hydrasweep.slips import advice
@@ -24,20 +22,20 @@ WITH_PLAIN_EXIT = "with hydrasweep.plain_exit(): task()"
         ("hydra/launcher=jobilb", ["hydra/launcher/jobilb"]),
     ],
 )
-def test_slip_is_answered_with_what_was_meant(app: Write, slip: str, texts: list[str]) -> None:
+def test_slip_is_answered_with_what_was_meant(app, slip, texts):
     done = app("return cfg.x")(slip, in_process=True)
     assert done.err.startswith("Error: ")
     for text in texts:
         assert text in done.err
 
 
-def test_plain_exit_answers_slips_in_the_app_itself(app: Write) -> None:
+def test_plain_exit_answers_slips_in_the_app_itself(app):
     done = app("return cfg.x", main=WITH_PLAIN_EXIT)("n_trials=3", code=1)
     assert "hydra.sweeper.n_trials=3" in done.err
     assert "Traceback" not in done.err
 
 
-def test_sweep_without_its_flag_is_refused_with_the_command(app: Write, tmp_path: Path) -> None:
+def test_sweep_without_its_flag_is_refused_with_the_command(app, tmp_path):
     task = app("return cfg.x", main=WITH_PLAIN_EXIT)
     (tmp_path / "conf" / "hparams").mkdir()
     (tmp_path / "conf" / "hparams" / "search.yaml").write_text(
@@ -48,7 +46,7 @@ def test_sweep_without_its_flag_is_refused_with_the_command(app: Write, tmp_path
     assert "python app.py -m +hparams=search 'x=interval(0, 1)'\n" in done.err
 
 
-def test_override_without_its_slash_in_a_file_of_a_group_is_answered_with_it() -> None:
+def test_override_without_its_slash_in_a_file_of_a_group_is_answered_with_it():
     message = (
         "In 'search/mine': Could not override 'search/hydra/sweeper/pruner'. No earlier Group "
         "Default for 'search/hydra/sweeper/pruner@search.hydra.sweeper.pruner' found"
@@ -57,7 +55,7 @@ def test_override_without_its_slash_in_a_file_of_a_group_is_answered_with_it() -
 
 
 @pytest.mark.parametrize("name", ["submitit_slurm", "submitit_local", "ray"])
-def test_launcher_that_is_not_installed_is_refused_with_its_package(name: str) -> None:
+def test_launcher_that_is_not_installed_is_refused_with_its_package(name):
     message = (
         f"Could not find 'hydra/launcher/{name}'\n\nAvailable options in 'hydra/launcher':\n\tbasic"
     )
@@ -67,7 +65,7 @@ def test_launcher_that_is_not_installed_is_refused_with_its_package(name: str) -
     assert f'python -m pip install "{package}"' in text
 
 
-def test_typo_is_answered_with_hydras_guess(app: Write) -> None:
+def test_typo_is_answered_with_hydras_guess(app):
     done = app("return cfg.x", "seeds: 0\n")("seed=1", in_process=True)
     assert "seeds" in done.err
 
@@ -94,7 +92,7 @@ BARE = "hydra: {sweep: {dir: sweep}}\ndegrees: 92.0\n"
 CHOOSING = "defaults: [override hydra/sweeper: hydrasweep]\n" + BARE
 
 
-def write_experiment(app: Write, folder: Path, config: str, text: str) -> App:
+def write_experiment(app, folder, config, text):
     task = app("return cfg.degrees", config)
     (folder / "conf" / "experiment").mkdir()
     (folder / "conf" / "experiment" / "hot.yaml").write_text(text)
@@ -124,8 +122,8 @@ THIS = "hydra.sweeper._target_=hydrasweep.plugin.HydraSweepSweeper"
     ],
 )
 def test_class_and_settings_of_two_sweepers_are_refused_with_how_to_choose_this_one(
-    app: Write, tmp_path: Path, config: str, text: str, overrides: list[str], found: list[str]
-) -> None:
+    app, tmp_path, config, text, overrides, found
+):
     task = write_experiment(app, tmp_path, config, text)
     done = task("+experiment=hot", *overrides, in_process=True)
     assert done.err.startswith("Error: ")
@@ -134,9 +132,7 @@ def test_class_and_settings_of_two_sweepers_are_refused_with_how_to_choose_this_
     assert "TypeError" not in done.err
 
 
-def test_class_of_the_stock_sweeper_ends_the_command_until_it_is_removed(
-    app: Write, tmp_path: Path
-) -> None:
+def test_class_of_the_stock_sweeper_ends_the_command_until_it_is_removed(app, tmp_path):
     task = write_experiment(app, tmp_path, BARE, CHOSEN)
     done = task("+experiment=hot", code=1)
     assert STOCK in done.err

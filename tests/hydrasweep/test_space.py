@@ -10,7 +10,6 @@ from hydra.core.override_parser.types import QuotedString
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import (
-    BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
@@ -20,7 +19,7 @@ from hydrasweep.errors import UserError
 from hydrasweep.space import Space
 
 
-def parse(*overrides: str, stratify: str | None = None) -> Space:
+def parse(*overrides, stratify=None):
     return Space.parse(overrides, stratify)
 
 
@@ -41,13 +40,11 @@ def parse(*overrides: str, stratify: str | None = None) -> Space:
         ("tag(log, int(interval(1, 64)))", IntDistribution(1, 64, log=True)),
     ],
 )
-def test_sweeps_are_parsed_as_by_the_stock_sweeper(
-    sweep: str, distribution: BaseDistribution
-) -> None:
+def test_sweeps_are_parsed_as_by_the_stock_sweeper(sweep, distribution):
     assert parse(f"x={sweep}").distributions == {"x": distribution}
 
 
-def test_other_overrides_are_passed_on_unchanged() -> None:
+def test_other_overrides_are_passed_on_unchanged():
     overrides = ["epochs=3", "+new=a", "++newer=1", "~gone", "name='a b'", "steps=[1,2]", "no=null"]
     space = parse("x=1,2", *overrides)
     assert list(space.distributions) == ["x"]
@@ -64,15 +61,13 @@ def test_other_overrides_are_passed_on_unchanged() -> None:
         (["x=interval(0,1)", "~x", "~z"], {}, ["~z"]),
     ],
 )
-def test_later_override_of_a_setting_counts(
-    overrides: list[str], searched: dict[str, BaseDistribution], fixed: list[str]
-) -> None:
+def test_later_override_of_a_setting_counts(overrides, searched, fixed):
     space = parse(*overrides)
     assert space.distributions == searched
     assert space.fixed == fixed
 
 
-def test_parameters_are_left_out_by_name() -> None:
+def test_parameters_are_left_out_by_name():
     space = parse("m=a,b", "x=1,2", "+y=1,2", "z=1,2", stratify="m")
     assert list(space.without(["y", "+z"]).distributions) == ["x"]
     assert space.without([]) == space
@@ -93,7 +88,7 @@ def test_parameters_are_left_out_by_name() -> None:
         "lr=glob(*)",
     ],
 )
-def test_invalid_sweep_is_refused_with_a_reason(override: str) -> None:
+def test_invalid_sweep_is_refused_with_a_reason(override):
     with pytest.raises(UserError) as error:
         parse("x=1,2", override)
     assert str(error.value).startswith(f"{override}: ")
@@ -103,7 +98,7 @@ def test_invalid_sweep_is_refused_with_a_reason(override: str) -> None:
 @pytest.mark.parametrize(
     "chosen", [3, "x", {"x": 2.0}, {"x": "a"}, {"y": 1}, {"n": 0.5}, {"n": None}, {"c": "b"}]
 )
-def test_enqueued_settings_outside_the_space_are_refused(chosen: Any) -> None:
+def test_enqueued_settings_outside_the_space_are_refused(chosen):
     space = parse("x=interval(0,1)", "n=range(1,5)", "c=choice(a,1)", "m=p,q", stratify="m")
     space.check([{"x": 1, "n": 4, "c": "a", "m": "p"}, {"x": 0.5}])
     with pytest.raises(UserError, match=r"hydra\.sweeper\.enqueue="):
@@ -121,9 +116,7 @@ def test_enqueued_settings_outside_the_space_are_refused(chosen: Any) -> None:
         (None, [], [""], ["n=1", "lr=0.5"]),
     ],
 )
-def test_stratify_takes_one_choice_out_of_the_space(
-    stratify: str | None, fixed: list[str], strata: list[str], overrides: list[str]
-) -> None:
+def test_stratify_takes_one_choice_out_of_the_space(stratify, fixed, strata, overrides):
     searched = ("model=choice(cnn,lenet5)", "lr=interval(0,1)", "n=1")
     space = parse(*searched, *fixed, stratify=stratify)
     assert space.strata == strata
@@ -131,7 +124,7 @@ def test_stratify_takes_one_choice_out_of_the_space(
     assert space.overrides(strata[0], {"lr": 0.5}) == overrides
 
 
-def test_strata_may_have_any_type() -> None:
+def test_strata_may_have_any_type():
     space = parse("x=true,null,1.5,a-b", stratify="x")
     overrides = [space.overrides(stratum, {})[0] for stratum in space.strata]
     parsed = [each.value() for each in OverridesParser.create().parse_overrides(overrides)]
@@ -139,13 +132,13 @@ def test_strata_may_have_any_type() -> None:
 
 
 @pytest.mark.parametrize("value", ["'a b'", "fi/ne,fi-ne", "[1,2]", "'\"'", "'${x}'"])
-def test_strata_that_cannot_name_a_folder_are_refused(value: str) -> None:
+def test_strata_that_cannot_name_a_folder_are_refused(value):
     with pytest.raises(UserError, match=r"hydra\.sweeper\.stratify=x: .*stratify=null"):
         parse(f"x=choice(fine,{value})", stratify="x")
 
 
 @pytest.mark.parametrize("overrides", [["lr=interval(0,1)"], ["model=interval(0,1)"], []])
-def test_stratify_must_name_a_choice(overrides: list[str]) -> None:
+def test_stratify_must_name_a_choice(overrides):
     with pytest.raises(UserError, match=r"hydra\.sweeper\.stratify=model: .*choice\("):
         parse(*overrides, stratify="model")
 
@@ -161,7 +154,7 @@ def test_stratify_must_name_a_choice(overrides: list[str]) -> None:
         ["c=choice(x)"],
     ],
 )
-def test_corners_have_both_limits_and_every_choice(overrides: list[str]) -> None:
+def test_corners_have_both_limits_and_every_choice(overrides):
     assert list(parse("n=1").corners()) == [{}]
     space = parse(*overrides)
     corners = list(space.corners())
@@ -171,10 +164,10 @@ def test_corners_have_both_limits_and_every_choice(overrides: list[str]) -> None
         if isinstance(distribution, CategoricalDistribution):
             assert reached == set(distribution.choices)
         else:
-            assert reached == {distribution.low, distribution.high}  # type: ignore[attr-defined]
+            assert reached == {distribution.low, distribution.high}
 
 
-def test_grid_is_the_product_of_all_values() -> None:
+def test_grid_is_the_product_of_all_values():
     space = parse("a=choice(x,y)", "b=range(1,4)", "c=range(0,1,step=0.5)")
     points = [tuple(point[name] for name in "abc") for point in space.grid()]
     assert points == list(itertools.product("xy", [1, 2, 3], [0.0, 0.5]))
@@ -185,7 +178,7 @@ def test_grid_is_the_product_of_all_values() -> None:
 # Comparison
 
 
-def test_record_is_equal_for_equal_spaces_only() -> None:
+def test_record_is_equal_for_equal_spaces_only():
     overrides = ["model=cnn,lenet5", "lr=interval(1,2)", "epochs=3"]
     record = parse(*overrides, stratify="model").record()
     assert parse(*overrides[::-1], stratify="model").record() == record
@@ -195,7 +188,7 @@ def test_record_is_equal_for_equal_spaces_only() -> None:
     assert parse(*overrides).record() != record
 
 
-def _is_plain(text: str) -> bool:
+def _is_plain(text):
     """Whether the stock sweeper takes the text as it is: no list, dict, null or quotes."""
     return text != "null" and not text.startswith(("[", "{", "'", '"'))
 
@@ -212,7 +205,7 @@ distributions = (
 
 @settings(deadline=None, derandomize=True)
 @given(distributions)
-def test_hydra_parses_each_value_to_itself(distribution: BaseDistribution) -> None:
+def test_hydra_parses_each_value_to_itself(distribution):
     space = Space({"key": distribution}, [], None, [""])
     for corner in space.corners():
         parsed: Any = OverridesParser.create().parse_overrides(space.overrides("", corner))

@@ -4,13 +4,12 @@ import json
 import os
 import runpy
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from apps import App, fork
+from apps import fork
 
 from hydrasweep import starts
 from hydrasweep.errors import Outage, UserError
@@ -19,7 +18,7 @@ from hydrasweep.liveness import identity
 COMMAND = "python app.py -m 'x=interval(0, 1)' hydra.sweeper.n_trials=4 hydra.sweeper.study_name=s"
 
 
-def kept(folder: Path, n: int = 0, **changes: object) -> starts.Start:
+def kept(folder, n=0, **changes):
     """A start in a folder, by default of this process."""
     with starts.recorded(folder, n, "s", COMMAND):
         pass
@@ -28,7 +27,7 @@ def kept(folder: Path, n: int = 0, **changes: object) -> starts.Start:
     return start
 
 
-def dead() -> dict[str, str]:
+def dead():
     """The identity of a process that has ended."""
     reader, writer = fork.Pipe(duplex=False)
     process = fork.Process(target=lambda: writer.send(identity()))
@@ -47,9 +46,7 @@ def dead() -> dict[str, str]:
         (OSError("at http://me:secret@host"), starts.STOPPED, "OSError: at http://host"),
     ],
 )
-def test_end_of_a_start_is_kept_with_its_reason(
-    tmp_path: Path, error: BaseException | None, how: str, why: str
-) -> None:
+def test_end_of_a_start_is_kept_with_its_reason(tmp_path, error, how, why):
     seen = []
     with (
         pytest.raises(type(error)) if error else nullcontext(),
@@ -66,7 +63,7 @@ def test_end_of_a_start_is_kept_with_its_reason(
     assert starts.processes(tmp_path) == []
 
 
-def test_state_depends_on_whether_the_process_lives_and_where(tmp_path: Path) -> None:
+def test_state_depends_on_whether_the_process_lives_and_where(tmp_path):
     assert starts.state(starts.last(tmp_path)) == "unknown"
     own, other = identity(), {**identity(), "host": "elsewhere"}
     for process, state, shown in (
@@ -81,7 +78,7 @@ def test_state_depends_on_whether_the_process_lives_and_where(tmp_path: Path) ->
         assert all(part in found[0] for part in shown)
 
 
-def test_state_is_that_of_the_running_start_or_the_last_that_ended(tmp_path: Path) -> None:
+def test_state_is_that_of_the_running_start_or_the_last_that_ended(tmp_path):
     kept(tmp_path, 0, ended=30.0, how=starts.FINISHED)
     kept(tmp_path, 1, began=10.0, ended=20.0, how=starts.INTERRUPTED)
     assert starts.state(starts.last(tmp_path)) == "finished"
@@ -89,7 +86,7 @@ def test_state_is_that_of_the_running_start_or_the_last_that_ended(tmp_path: Pat
     assert starts.state(starts.last(tmp_path)) == "running"
 
 
-def test_resumed_command_has_its_directory_and_the_new_overrides(tmp_path: Path) -> None:
+def test_resumed_command_has_its_directory_and_the_new_overrides(tmp_path):
     start = kept(tmp_path)
     assert starts.resuming(tmp_path) == (
         start.cwd,
@@ -101,7 +98,7 @@ def test_resumed_command_has_its_directory_and_the_new_overrides(tmp_path: Path)
     assert "hydra.sweeper.n_trials=4" not in words
 
 
-def test_folder_that_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_resumed_is_refused(tmp_path):
     folder = tmp_path / "s"
     folder.mkdir()
     with pytest.raises(UserError, match=str(folder)):
@@ -117,10 +114,10 @@ def test_folder_that_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
         starts.resuming(moved)
 
 
-def python_m(folder: Path, module: str, *arguments: str) -> int | None:
+def python_m(folder, module, *arguments):
     """The exit code of ``python -m MODULE ARGUMENTS``."""
 
-    def run() -> None:
+    def run():
         os.chdir(folder)
         sys.path.insert(0, str(folder))
         sys.argv = [module, *arguments]
@@ -132,9 +129,7 @@ def python_m(folder: Path, module: str, *arguments: str) -> int | None:
     return process.exitcode
 
 
-def test_app_that_is_started_as_a_module_is_resumed_as_one(
-    app: Callable[..., App], tmp_path: Path
-) -> None:
+def test_app_that_is_started_as_a_module_is_resumed_as_one(app, tmp_path):
     app("from inner import values\nreturn cfg.x * values.FACTOR")
     package = tmp_path / "inner"
     package.mkdir()

@@ -4,10 +4,8 @@ import dataclasses
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from apps import Write
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import OmegaConf
 
@@ -83,7 +81,7 @@ def fits(cfg, trial):
 """
 
 
-def ours(config: str) -> str:
+def ours(config):
     """The config after the change that the document describes."""
     before, after = (re.search(rf"^\{sign}(.*)$", DOCUMENT, re.MULTILINE) for sign in "-+")
     assert before
@@ -92,25 +90,25 @@ def ours(config: str) -> str:
     return config.replace(before[1], after[1])
 
 
-def results(folder: Path) -> Any:
+def results(folder):
     return OmegaConf.load(folder / "sweep" / "optimization_results.yaml")
 
 
-def test_document_has_every_field_of_the_stock_sweeper() -> None:
+def test_document_has_every_field_of_the_stock_sweeper():
     table = DOCUMENT.partition("## Its fields")[2].partition("\n## ")[0]
     named = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     fields = [field.name for field in dataclasses.fields(OptunaSweeperConf)]
     assert sorted(named) == sorted(set(fields) - {"_target_", "defaults"})
 
 
-def test_line_that_the_document_removes_is_refused(app: Write) -> None:
+def test_line_that_the_document_removes_is_refused(app):
     (line,) = re.findall(r"^```yaml\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
     config = OmegaConf.merge(OmegaConf.create(ours(COFFEE)), OmegaConf.create(line))
     done = app(TASTE, OmegaConf.to_yaml(config))(in_process=True, code=1)
     assert "hydra.sweeper._target_" in done.err
 
 
-def test_space_in_the_config_is_searched_and_the_study_resumes(app: Write) -> None:
+def test_space_in_the_config_is_searched_and_the_study_resumes(app):
     task = app(TASTE, ours(COFFEE))
     sampler = ("hydra.sweeper.sampler.seed=7", "hydra.sweeper.sampler.n_startup_trials=3")
     for n_trials in (6, 7):
@@ -124,7 +122,7 @@ def test_space_in_the_config_is_searched_and_the_study_resumes(app: Write) -> No
     assert (done.folder / "sweep" / "study.db").exists()  # the stock default is memory
 
 
-def test_space_on_the_command_line_replaces_that_of_the_config(app: Write) -> None:
+def test_space_on_the_command_line_replaces_that_of_the_config(app):
     sampler = ("hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=7")
     overrides = ("grind=choice(2,4)", "degrees=90", "~beans", "hydra.job.chdir=true")
     done = app(TASTE, ours(COFFEE))(*sampler, *overrides, code=0)
@@ -137,7 +135,7 @@ def test_space_on_the_command_line_replaces_that_of_the_config(app: Write) -> No
 
 
 @pytest.mark.parametrize("n_trials", [1, 20])
-def test_all_points_of_a_grid_run_whatever_n_trials_is(app: Write, n_trials: int) -> None:
+def test_all_points_of_a_grid_run_whatever_n_trials_is(app, n_trials):
     overrides = ("hydra/sweeper/sampler=grid", "grind=range(1,3)", "degrees=90,93")
     done = app(TASTE, ours(COFFEE))(*overrides, f"hydra.sweeper.n_trials={n_trials}", code=0)
     points = [tuple(trial.params.values()) for trial in done.trials("coffee")]
@@ -145,7 +143,7 @@ def test_all_points_of_a_grid_run_whatever_n_trials_is(app: Write, n_trials: int
     assert results(done.folder).best_params == {"grind": 2, "degrees": 93, "method": "press"}
 
 
-def test_several_objectives_have_a_pareto_front(app: Write) -> None:
+def test_several_objectives_have_a_pareto_front(app):
     done = app("return cfg.workers * cfg.timeout, cfg.workers / cfg.timeout", ours(SERVER))()
     assert done.code == 0, done.err
     front = sorted(trial.values for trial in done.study("server").best_trials)
@@ -153,7 +151,7 @@ def test_several_objectives_have_a_pareto_front(app: Write) -> None:
     assert all(set(s.params) == {"workers", "timeout"} for s in results(done.folder).solutions)
 
 
-def test_custom_search_space_suggests_further_settings(app: Write) -> None:
+def test_custom_search_space_suggests_further_settings(app):
     task = app("return cfg.outer - cfg.inner + cfg.layers", ours(PIPE), FITS)
     done = task("wall=4", code=0)
     for trial in done.trials("pipe"):
@@ -163,9 +161,7 @@ def test_custom_search_space_suggests_further_settings(app: Write) -> None:
 
 
 @pytest.mark.parametrize(("limit", "n_failed"), [("0.0", 1), ("1.0", 6)])
-def test_max_failure_rate_is_the_largest_share_that_is_accepted(
-    app: Write, limit: str, n_failed: int
-) -> None:
+def test_max_failure_rate_is_the_largest_share_that_is_accepted(app, limit, n_failed):
     task = app("raise RuntimeError('no water')", ours(COFFEE))
     done = task(f"hydra.sweeper.max_failure_rate={limit}", code=1)
     assert [trial.state.name for trial in done.trials("coffee")] == ["FAIL"] * n_failed
@@ -174,7 +170,7 @@ def test_max_failure_rate_is_the_largest_share_that_is_accepted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["cmaes", "gp", "nsgaii", "qmc"])
-def test_samplers_work_by_their_names(app: Write, sampler: str) -> None:
+def test_samplers_work_by_their_names(app, sampler):
     if sampler == "cmaes" and not importlib.util.find_spec("cmaes"):
         pytest.skip("the package cmaes is not installed")
     few = {"gp": ("hydra.sweeper.sampler.n_startup_trials=3",)}.get(sampler, ())

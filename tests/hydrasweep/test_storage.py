@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -29,12 +29,12 @@ Place = Callable[..., DictConfig]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path):
     """``place("hydra/sweeper/storage=journal")`` returns the node of that storage."""
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "config.yaml").write_text("defaults: [override hydra/sweeper: hydrasweep]")
 
-    def node(*overrides: str) -> DictConfig:
+    def node(*overrides):
         with initialize_config_dir(str(tmp_path / "conf")):
             words = [*overrides, f"hydra.sweep.dir={tmp_path}"]
             return storage.shareable(compose("config", words, return_hydra_config=True))
@@ -55,7 +55,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     ],
 )
 @pytest.mark.parametrize("setting", ["'{}'", "{{_target_: x, url: '{}'}}"])
-def test_password_in_the_config_is_refused(place: Place, url: str, setting: str) -> None:
+def test_password_in_the_config_is_refused(place, url, setting):
     with pytest.raises(UserError, match=VARIABLE) as refused:
         place(f"hydra.sweeper.storage={setting.format(url)}")
     assert PASSWORD not in str(refused.value)
@@ -72,9 +72,7 @@ def test_password_in_the_config_is_refused(place: Place, url: str, setting: str)
         (f"postgresql://me:{PASSWORD}@127.0.0.1:9/db", "//me:***@127.0.0.1:9/db"),  # no answer
     ],
 )
-def test_address_that_cannot_be_used_is_refused_without_its_password(
-    place: Place, monkeypatch: pytest.MonkeyPatch, url: str, text: str
-) -> None:
+def test_address_that_cannot_be_used_is_refused_without_its_password(place, monkeypatch, url, text):
     if "127.0.0.1" in url:
         pytest.importorskip("psycopg")
     monkeypatch.setenv(VARIABLE, url)
@@ -97,14 +95,12 @@ def test_address_that_cannot_be_used_is_refused_without_its_password(
         ("hydra.sweeper.storage='mysql+pymysql://localhost/db'",),
     ],
 )
-def test_storage_that_processes_cannot_share_is_refused(
-    place: Place, overrides: tuple[str, ...]
-) -> None:
+def test_storage_that_processes_cannot_share_is_refused(place, overrides):
     with pytest.raises(UserError, match=r"^hydra\.sweeper\.storage: .*PostgreSQL"):
         place(*overrides)
 
 
-def test_failure_of_a_storage_is_an_outage_with_the_error_of_its_driver() -> None:
+def test_failure_of_a_storage_is_an_outage_with_the_error_of_its_driver():
     locked = sqlite3.OperationalError("database is locked\nsomewhere")
     wrapped = StorageInternalError("An exception is raised")
     wrapped.__cause__ = OperationalError("SELECT 1", {}, locked)
@@ -122,8 +118,8 @@ def test_failure_of_a_storage_is_an_outage_with_the_error_of_its_driver() -> Non
 
 @pytest.mark.parametrize("override", [POSTGRESQL, f"hydra.sweeper.storage=${{oc.env:{VARIABLE}}}"])
 def test_each_process_reads_the_address_from_its_own_environment(
-    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, override: str
-) -> None:
+    place, monkeypatch, tmp_path, override
+):
     monkeypatch.setattr(storage, "sqlite_file", lambda _: None)  # treat it as a server
     monkeypatch.setattr(storage, "make_lock", lambda _: None)
     monkeypatch.setenv(VARIABLE, f"sqlite:///{tmp_path}/{PASSWORD}.db")
@@ -144,19 +140,19 @@ def test_each_process_reads_the_address_from_its_own_environment(
     ],
 )
 def test_file_is_in_the_sweeps_folder_or_relative_to_the_working_directory(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str | None, file: str
-) -> None:
+    place, tmp_path, monkeypatch, override, file
+):
     monkeypatch.chdir(tmp_path if "mine" in file else "/")
     node = place(*[override] if override else [])
     assert node.url == f"sqlite:///{tmp_path}/{file}"
     assert not list(tmp_path.glob("*.db"))
 
 
-def test_process_opens_each_storage_once_and_can_close_it(place: Place, tmp_path: Path) -> None:
+def test_process_opens_each_storage_once_and_can_close_it(place, tmp_path):
     node = place()
     assert storage.open_storage(node) is storage.open_storage(node.copy())
 
-    def is_open() -> bool:
+    def is_open():
         links = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
         return str(tmp_path / "study.db") in map(os.readlink, links)
 
@@ -168,13 +164,11 @@ def test_process_opens_each_storage_once_and_can_close_it(place: Place, tmp_path
 
 
 @pytest.mark.parametrize("name", ["sqlite", "journal"])
-def test_starts_at_the_same_time_create_the_studies_once(
-    place: Place, tmp_path: Path, name: str
-) -> None:
+def test_starts_at_the_same_time_create_the_studies_once(place, tmp_path, name):
     node = place(f"hydra/sweeper/storage={name}")
     together = fork.Barrier(4)
 
-    def start(i: int) -> None:
+    def start(i):
         together.wait()
         storage.prepare(node)
         studies = open_studies(node, "a", "b")

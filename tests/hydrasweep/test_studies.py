@@ -6,15 +6,13 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from opened import SPACE, HeldLock, begin, finish, journal, open_studies, sqlite
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from hydrasweep.agreement import agree
 from hydrasweep.errors import UserError
@@ -32,7 +30,7 @@ Again = Callable[..., Studies]
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def database(tmp_path_factory):
     """A database without studies. Creating one takes most of a test's time."""
     path = tmp_path_factory.mktemp("empty") / "study"
     prepare(sqlite(path))
@@ -41,7 +39,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Again]:
+def again(request, tmp_path):
     """``again("a", "b")`` opens the same studies each time, as another worker does. They are in a
     journal, or in the storage that the test is parametrized with."""
     storage = getattr(request, "param", journal)
@@ -49,7 +47,7 @@ def again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Again]:
     if storage is sqlite:
         shutil.copy(request.getfixturevalue("database"), tmp_path)
 
-    def opened(*strata: str, **kwargs: Any) -> Studies:
+    def opened(*strata, **kwargs):
         studies = open_studies(storage(tmp_path / "study"), *strata, **kwargs)
         kept.append(studies.head._storage)
         return studies
@@ -63,18 +61,18 @@ def again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Again]:
             backend.engine.dispose()
 
 
-def given(*xs: float, stratum: str = "", **kwargs: Any) -> dict[str, list[Given]]:
+def given(*xs, stratum="", **kwargs):
     return {stratum: [Given({"x": x}, **kwargs) for x in xs]}
 
 
-def n_to_do(studies: Studies) -> list[int]:
+def n_to_do(studies):
     return [stratum.n_to_do(stratum.trials()) for stratum in studies.strata]
 
 
-def in_process(function: Callable[[], object]) -> None:
+def in_process(function):
     """Call a function in a process that is killed afterwards."""
 
-    def body() -> None:
+    def body():
         function()
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -91,15 +89,13 @@ def in_process(function: Callable[[], object]) -> None:
 @pytest.mark.parametrize(
     ("n_trials", "shares"), [(6, [2, 2, 2]), (7, [3, 2, 2]), (8, [3, 3, 2]), (2, [1, 1, 0])]
 )
-def test_trials_are_divided_equally_among_strata(
-    again: Again, n_trials: int, shares: list[int]
-) -> None:
+def test_trials_are_divided_equally_among_strata(again, n_trials, shares):
     studies = again("a", "b", "c")
     studies.fill(n_trials)
     assert n_to_do(studies) == shares
 
 
-def test_number_of_trials_may_grow_and_shrink(again: Again) -> None:
+def test_number_of_trials_may_grow_and_shrink(again):
     studies = again("a", "b")
     studies.fill(4)
     finish(studies)
@@ -110,7 +106,7 @@ def test_number_of_trials_may_grow_and_shrink(again: Again) -> None:
         assert studies.n_finished() == 1
 
 
-def test_stratum_with_the_fewest_trials_is_next(again: Again) -> None:
+def test_stratum_with_the_fewest_trials_is_next(again):
     studies = again("a", "b", "c")
     studies.fill(8)
     begun = []
@@ -120,7 +116,7 @@ def test_stratum_with_the_fewest_trials_is_next(again: Again) -> None:
     assert len(studies.trials()) == 8
 
 
-def test_no_trial_begins_after_a_stop(again: Again) -> None:
+def test_no_trial_begins_after_a_stop(again):
     studies = again()
     studies.fill(2)
     again().stop("because")
@@ -131,7 +127,7 @@ def test_no_trial_begins_after_a_stop(again: Again) -> None:
     assert finish(studies).number == 0
 
 
-def test_start_that_leaves_stops_its_own_workers_only(again: Again) -> None:
+def test_start_that_leaves_stops_its_own_workers_only(again):
     first, second = again(), again()
     first.lock = HeldLock(second.join)  # the other is counted while this one waits
     first.join()
@@ -143,24 +139,24 @@ def test_start_that_leaves_stops_its_own_workers_only(again: Again) -> None:
 
 
 @each_storage
-def test_processes_begin_each_trial_once(again: Again, tmp_path: Path) -> None:
+def test_processes_begin_each_trial_once(again, tmp_path):
     n_trials, n_workers = 12, 3
     again("a", "b", "c").fill(n_trials)
     close_storages()
     start = fork.Barrier(n_workers)
 
-    def slowly(function: Callable[..., Any]) -> Callable[..., Any]:
-        def slow(*args: Any) -> Any:
+    def slowly(function):
+        def slow(*args):
             time.sleep(0.01)
             return function(*args)
 
         return slow
 
-    def work(i: int) -> None:
+    def work(i):
         studies = again("a", "b", "c", seed_offset=i)
         studies.give({value: [Given({"x": 0.25}), Given({"x": 0.5})] for value in "abc"})
         for stratum in studies.strata:  # leave the others time between counting and beginning
-            stratum.study.ask = slowly(stratum.study.ask)  # type: ignore[method-assign]
+            stratum.study.ask = slowly(stratum.study.ask)
         start.wait()
         with (tmp_path / f"begun.{i}").open("w") as file:
             while begun := studies.take(SPACE):
@@ -189,7 +185,7 @@ def test_processes_begin_each_trial_once(again: Again, tmp_path: Path) -> None:
 # In which order
 
 
-def test_queued_settings_are_tried_first_and_once(again: Again) -> None:
+def test_queued_settings_are_tried_first_and_once(again):
     studies = again()
     studies.give(given(0.25, 0.25))
     studies.fill(4)
@@ -203,7 +199,7 @@ def test_queued_settings_are_tried_first_and_once(again: Again) -> None:
     assert other.take(SPACE) is None
 
 
-def test_sampler_suggests_parameters_that_queued_settings_leave_out(again: Again) -> None:
+def test_sampler_suggests_parameters_that_queued_settings_leave_out(again):
     studies = again()
     studies.give(given(0.25))
     studies.fill(2)
@@ -214,7 +210,7 @@ def test_sampler_suggests_parameters_that_queued_settings_leave_out(again: Again
     assert second.params["x"] != 0.25
 
 
-def test_queued_settings_may_have_a_space_of_their_own(again: Again) -> None:
+def test_queued_settings_may_have_a_space_of_their_own(again):
     studies = again()
     space = SPACE | {"c": CategoricalDistribution(["[1]", "null", 2])}
     points = [{"x": 0.5, "c": "[1]"}, {"x": 0.5, "c": "null"}, {"x": 0.5, "c": 2}]
@@ -223,7 +219,7 @@ def test_queued_settings_may_have_a_space_of_their_own(again: Again) -> None:
     assert [begin(studies, {})[1].params for _ in points] == points
 
 
-def test_phase_after_the_search_has_the_queued_trials_only(again: Again) -> None:
+def test_phase_after_the_search_has_the_queued_trials_only(again):
     studies = again("a", "b", phase=CONFIRM)
     assert studies.is_done()
     studies.give(given(0.25, 0.5, stratum="a", distributions=SPACE))
@@ -236,7 +232,7 @@ def test_phase_after_the_search_has_the_queued_trials_only(again: Again) -> None
     assert studies.is_done()
 
 
-def test_seed_offset_changes_what_is_suggested(tmp_path: Path) -> None:
+def test_seed_offset_changes_what_is_suggested(tmp_path):
     suggested = {}
     for name, offset in (("first", 0), ("again", 0), ("other", 1)):
         studies = open_studies(journal(tmp_path / name), seed_offset=offset)
@@ -249,7 +245,7 @@ def test_seed_offset_changes_what_is_suggested(tmp_path: Path) -> None:
 
 
 @each_storage
-def test_trial_of_a_dead_process_fails_and_its_settings_are_next(again: Again) -> None:
+def test_trial_of_a_dead_process_fails_and_its_settings_are_next(again):
     studies = again("a", "b")
     studies.fill(4)
     in_process(lambda: begin(again("a", "b")))
@@ -265,7 +261,7 @@ def test_trial_of_a_dead_process_fails_and_its_settings_are_next(again: Again) -
     assert studies.settle() == []
 
 
-def test_trial_that_died_before_its_parameters_were_suggested_is_repeated(again: Again) -> None:
+def test_trial_that_died_before_its_parameters_were_suggested_is_repeated(again):
     studies = again()
     studies.fill(1)
     in_process(lambda: begin(again(), {}))
@@ -274,12 +270,12 @@ def test_trial_that_died_before_its_parameters_were_suggested_is_repeated(again:
     assert studies.take(SPACE) is None
 
 
-def test_trial_of_a_living_process_goes_on(again: Again) -> None:
+def test_trial_of_a_living_process_goes_on(again):
     studies = again()
     studies.fill(1)
     begun, end = fork.Event(), fork.Event()
 
-    def work() -> None:
+    def work():
         begin(again())
         begun.set()
         end.wait()
@@ -299,7 +295,7 @@ def test_trial_of_a_living_process_goes_on(again: Again) -> None:
     assert studies.settle() == ["000"]
 
 
-def test_trial_that_kills_its_process_each_time_fails_and_counts(again: Again) -> None:
+def test_trial_that_kills_its_process_each_time_fails_and_counts(again):
     studies = again()
     studies.fill(1)
     for n_lost in range(1, MAX_RETRIES + 2):
@@ -314,7 +310,7 @@ def test_trial_that_kills_its_process_each_time_fails_and_counts(again: Again) -
     assert len({tuple(trial.params.items()) for trial in studies.strata[0].study.trials}) == 1
 
 
-def test_interrupted_trial_is_repeated_without_a_limit(again: Again) -> None:
+def test_interrupted_trial_is_repeated_without_a_limit(again):
     studies = again()
     studies.fill(1)
     for _ in range(MAX_RETRIES + 2):
@@ -324,14 +320,14 @@ def test_interrupted_trial_is_repeated_without_a_limit(again: Again) -> None:
 
 
 @each_storage
-def test_lost_trial_is_queued_once_although_its_finder_dies(again: Again) -> None:
+def test_lost_trial_is_queued_once_although_its_finder_dies(again):
     studies = again()
     studies.fill(1)
     in_process(lambda: begin(again()))
     study = studies.strata[0].study
     add = study.add_trial
 
-    def add_and_die(trial: FrozenTrial) -> None:
+    def add_and_die(trial):
         add(trial)
         raise KeyboardInterrupt
 
@@ -345,9 +341,7 @@ def test_lost_trial_is_queued_once_although_its_finder_dies(again: Again) -> Non
 
 
 @pytest.mark.parametrize("counts", [True, False])
-def test_trial_that_ends_while_the_lock_is_awaited_is_not_repeated(
-    again: Again, counts: bool
-) -> None:
+def test_trial_that_ends_while_the_lock_is_awaited_is_not_repeated(again, counts):
     studies = again()
     studies.fill(1)
     stratum, trial = begin(studies)
@@ -357,7 +351,7 @@ def test_trial_that_ends_while_the_lock_is_awaited_is_not_repeated(
     assert [each.state for each in stratum.study.trials] == [TrialState.COMPLETE]
 
 
-def test_trial_whose_process_appears_while_the_lock_is_awaited_goes_on(again: Again) -> None:
+def test_trial_whose_process_appears_while_the_lock_is_awaited_goes_on(again):
     """A trial has no owner yet when its worker has just begun it."""
     studies = again()
     studies.fill(1)
@@ -369,7 +363,7 @@ def test_trial_whose_process_appears_while_the_lock_is_awaited_goes_on(again: Ag
     assert [each.state for each in stratum.study.trials] == [TrialState.RUNNING]
 
 
-def test_trial_that_this_process_could_not_end_is_repeated(again: Again) -> None:
+def test_trial_that_this_process_could_not_end_is_repeated(again):
     studies = again()
     studies.fill(1)
     begin(studies)
@@ -382,7 +376,7 @@ def test_trial_that_this_process_could_not_end_is_repeated(again: Again) -> None
 # Settings that differ from those of an earlier start
 
 
-def test_start_with_another_space_or_config_is_refused_with_the_difference(again: Again) -> None:
+def test_start_with_another_space_or_config_is_refused_with_the_difference(again):
     space, configs = {"kind": "a, b", "lr": "0..1"}, {k: {"epochs": "3"} for k in "ab"}
     agree(again("a", "b"), space, configs)
     agree(again("a", "b"), dict(reversed(space.items())), configs)
@@ -404,7 +398,7 @@ def test_start_with_another_space_or_config_is_refused_with_the_difference(again
     assert "may_change" not in str(error.value)  # the space must not change
 
 
-def test_start_with_some_of_the_strata_is_refused(again: Again) -> None:
+def test_start_with_some_of_the_strata_is_refused(again):
     """The config of its strata is compared with that of no other one."""
     configs = {value: {"model": value, "epochs": "3"} for value in "abc"}
     agree(again("a", "b"), {"model": "a, b"}, configs)

@@ -3,11 +3,10 @@
 import shlex
 import signal
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import pytest
-from apps import CONFIG, SQLITE, Write
+from apps import CONFIG, SQLITE
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
@@ -16,7 +15,7 @@ from hydrasweep.settings import SweeperConf
 # Trials and their order
 
 
-def test_several_objectives_end_in_a_pareto_front(app: Write) -> None:
+def test_several_objectives_end_in_a_pareto_front(app):
     body = """
         assert not hydrasweep.report(cfg.x, 0)  # Optuna accepts no reports on several objectives
         return cfg.x, cfg.y
@@ -38,7 +37,7 @@ def test_several_objectives_end_in_a_pareto_front(app: Write) -> None:
     assert {row["steps"] for row in done.table()} == {"1"}
 
 
-def test_grid_runs_each_point_once_and_resumes(app: Write) -> None:
+def test_grid_runs_each_point_once_and_resumes(app):
     grid = ("hydra/sweeper/sampler=grid", "x=0.5,1.5,2.5", "kind=a,b")
     body = """
         if cfg.x == 1.5 and not os.path.exists("interrupted"):
@@ -55,13 +54,13 @@ def test_grid_runs_each_point_once_and_resumes(app: Write) -> None:
     assert "is finished: 6 trials" in task(*grid).out
 
 
-def test_no_trial_begins_after_the_timeout(app: Write) -> None:
+def test_no_trial_begins_after_the_timeout(app):
     done = app("time.time = lambda: 1e12\nreturn cfg.x")("hydra.sweeper.timeout=60", code=0)
     assert done.states() == ["COMPLETE"] + ["WAITING"] * 3
     assert [row["state"] for row in done.table()] == ["COMPLETE"]
 
 
-def test_each_stratum_has_a_study_an_equal_share_and_its_enqueued_settings(app: Write) -> None:
+def test_each_stratum_has_a_study_an_equal_share_and_its_enqueued_settings(app):
     done = app("return cfg.x if cfg.kind == 'a' else cfg.x + 10")(
         "kind=choice(a,b,c)",
         "hydra.sweeper.stratify=kind",
@@ -80,7 +79,7 @@ def test_each_stratum_has_a_study_an_equal_share_and_its_enqueued_settings(app: 
     assert sorted(row["kind"] for row in done.table()) == list("aabbc")
 
 
-def test_same_seed_gives_the_same_trials(app: Write) -> None:
+def test_same_seed_gives_the_same_trials(app):
     task = app("return cfg.x**2")
     params = []
     for folder in ("one", "two"):
@@ -94,7 +93,7 @@ def test_same_seed_gives_the_same_trials(app: Write) -> None:
     assert len({str(each) for each in params[0]}) == 4
 
 
-def test_zero_trials_show_the_plan_and_run_nothing(app: Write) -> None:
+def test_zero_trials_show_the_plan_and_run_nothing(app):
     task = app("return cfg.x")
     for override in ("hydra.sweeper.n_trials=0", "hydra.sweeper.dry_run=true"):
         done = task(override, "y=choice(1.0,2.0)", code=0)
@@ -103,9 +102,7 @@ def test_zero_trials_show_the_plan_and_run_nothing(app: Write) -> None:
         assert not (done.folder / "sweep").exists()
 
 
-def test_address_of_the_storage_is_in_no_file_and_no_output(
-    app: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_address_of_the_storage_is_in_no_file_and_no_output(app, tmp_path, monkeypatch):
     monkeypatch.setenv("HYDRASWEEP_STORAGE", f"sqlite:///{tmp_path}/hunter2.db")
     done = app("return cfg.x")("hydra/sweeper/storage=postgresql", code=0)
     assert "hunter2" not in done.out + done.err
@@ -117,7 +114,7 @@ def test_address_of_the_storage_is_in_no_file_and_no_output(
 # The app's process and its settings
 
 
-def test_app_may_have_settings_with_the_names_of_the_sweepers(app: Write) -> None:
+def test_app_may_have_settings_with_the_names_of_the_sweepers(app):
     """In trials of all phases the app's values stay as they are in its config, on the command
     line or in the search space."""
     names = {field.name for field in fields(SweeperConf)} | {"phase", "study", "tracking", "name"}
@@ -181,9 +178,7 @@ WITH_PLAIN_EXIT = COMPARES.replace(
         ("os.kill(os.getpid(), signal.SIGTERM)", "143", WITH_PLAIN_EXIT),
     ],
 )
-def test_sweep_leaves_the_process_as_it_found_it(
-    app: Write, body: str, code: str, more: str
-) -> None:
+def test_sweep_leaves_the_process_as_it_found_it(app, body, code, more):
     done = app(body, more=more, main="compare()")(
         "hydra.job.chdir=true", "hydra.sweeper.n_trials=1", code=0
     )
@@ -208,9 +203,7 @@ CONFIRMED = """
 """
 
 
-def test_winners_are_confirmed_on_fresh_seeds_and_trained_once_more(
-    app: Write, tmp_path: Path
-) -> None:
+def test_winners_are_confirmed_on_fresh_seeds_and_trained_once_more(app, tmp_path):
     overrides = (
         "hydra/sweeper/confirm=fresh_seeds",
         "hydra.sweeper.confirm.final=['scored=true']",
@@ -255,7 +248,7 @@ def test_winners_are_confirmed_on_fresh_seeds_and_trained_once_more(
     assert OmegaConf.create(shown.out) == expected
 
 
-def test_impossible_confirmation_is_refused_before_any_trial(app: Write) -> None:
+def test_impossible_confirmation_is_refused_before_any_trial(app):
     task = app("return cfg.x")
     for override, texts in (
         ("hydra.sweeper.confirm.seed=sed", ("hydra.sweeper.confirm.seed=sed",)),
@@ -279,7 +272,7 @@ def test_impossible_confirmation_is_refused_before_any_trial(app: Write) -> None
 # Resuming
 
 
-def test_study_resumes_by_its_name(app: Write) -> None:
+def test_study_resumes_by_its_name(app):
     """More trials, another sampler and another pruner are allowed, and such a change is printed."""
     task, trials = app("return cfg.x"), list[FrozenTrial]()
     for n_trials, overrides, changes in (
@@ -311,7 +304,7 @@ def test_study_resumes_by_its_name(app: Write) -> None:
     done = task(*other, "hydra.sweep.dir=sweep/other", code=0)
 
 
-def test_another_search_under_the_same_name_is_refused_with_the_difference(app: Write) -> None:
+def test_another_search_under_the_same_name_is_refused_with_the_difference(app):
     task = app("return cfg.x")
     strata = ("kind=choice(a,b)", "hydra.sweeper.stratify=kind", "hydra.sweeper.n_trials=2")
     done = task(*strata, code=0)
@@ -356,9 +349,7 @@ NAMES = {
         ("the time", "pass"),
     ],
 )
-def test_interrupted_sweep_resumes_by_the_command_that_it_prints(
-    app: Write, named: str, handler: str
-) -> None:
+def test_interrupted_sweep_resumes_by_the_command_that_it_prints(app, named, handler):
     """``handler`` is what a library does with the interruption."""
     body = f"""
         if cfg.x < 0 and not os.path.exists("interrupted"):
@@ -382,12 +373,12 @@ def test_interrupted_sweep_resumes_by_the_command_that_it_prints(
     assert words[:3] == ["python", "app.py", "-m"]
     done = task(*words[3:], code=0)
     assert done.states(name) == ["COMPLETE"] * 3
-    again = sorted(done.trials(name), key=lambda trial: trial.datetime_start)[n_done]  # type: ignore[arg-type,return-value]
+    again = sorted(done.trials(name), key=lambda trial: trial.datetime_start)[n_done]
     assert [again.params] * len(lost) == [trial.params for trial in lost]
 
 
 @pytest.mark.parametrize("storage", ["hydra/sweeper/storage=journal", SQLITE])
-def test_sweep_whose_process_is_killed_resumes(app: Write, storage: str) -> None:
+def test_sweep_whose_process_is_killed_resumes(app, storage):
     body = """
         if cfg.x < 0 and not os.path.exists("killed"):
             open("killed", "w").close()

@@ -5,7 +5,7 @@ import pytest
 from hydrasweep.tables import as_duration, number, short, table
 
 
-def test_table_has_a_column_for_each_name_and_interprets_no_markup() -> None:
+def test_table_has_a_column_for_each_name_and_interprets_no_markup():
     rows = [{"": "a", "layers": "[relu,/x]"}, {"": "b", "lr": ":smile:"}]
     head, _, *shown = table("trial", rows).strip().splitlines()
     assert head.split() == ["trial", "layers", "lr"]
@@ -18,13 +18,11 @@ def test_table_has_a_column_for_each_name_and_interprets_no_markup() -> None:
      (2.71828e-10, None, "2.718e-10"), (4.2e-4, None, "0.00042"), (4.2e-4, 0.98, "0.0004"),
      (3e-12, 2.7e-10, "3e-12"), (12345678.9, None, "1.235e+07"), (float("inf"), None, "inf")],
 )  # fmt: skip
-def test_values_have_four_decimals_or_four_digits(
-    value: float, of: float | None, text: str
-) -> None:
+def test_values_have_four_decimals_or_four_digits(value, of, text):
     assert number(value, of) == text
 
 
-def test_rows_become_columns_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_become_columns_on_a_narrow_terminal(monkeypatch):
     rows = [{"": "a", "lr": "0.1", "dropout": "0.5"}, {"": "b", "lr": "0.2"}]
     wide = table("trial", rows)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
@@ -42,7 +40,7 @@ def test_rows_become_columns_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("value", "text"), [(0.0012345, "0.00123"), (64, "64"), (True, "True"), ("adam", "adam")]
 )
-def test_settings_are_short(value: object, text: str) -> None:
+def test_settings_are_short(value, text):
     assert short(value) == text
 
 
@@ -58,5 +56,5 @@ def test_settings_are_short(value: object, text: str) -> None:
         (7265, "2 h 01 min"),
     ],
 )
-def test_durations_have_the_unit_of_their_size(seconds: float, text: str) -> None:
+def test_durations_have_the_unit_of_their_size(seconds, text):
     assert as_duration(seconds) == text

@@ -4,8 +4,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from apps import fork
@@ -16,7 +14,7 @@ from hydrasweep import page, starts, watch
 RELOADS = "location.reload()"
 
 
-def run_sweep(folder: Path, events: Any) -> None:
+def run_sweep(folder, events):
     """A process that is a sweep until it is told to end."""
     begun, ended = events
     with starts.recorded(folder, 0, "s", "python app.py"):
@@ -26,11 +24,11 @@ def run_sweep(folder: Path, events: Any) -> None:
 
 @pytest.mark.parametrize("end", ["finished", "killed", "interrupted"])
 def test_page_reloads_itself_until_the_sweep_or_the_watch_ends(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    end: str,
-) -> None:
+    tmp_path,
+    monkeypatch,
+    capsys,
+    end,
+):
     folder, pages = plant(tmp_path / "s", {"": searched(2)}), []
     events = begun, ended = fork.Event(), fork.Event()
     process = fork.Process(target=run_sweep, args=(folder, events), daemon=True)
@@ -43,7 +41,7 @@ def test_page_reloads_itself_until_the_sweep_or_the_watch_ends(
     }
     write = page.write
 
-    def noted(*arguments: Any) -> Path:
+    def noted(*arguments):
         path = write(*arguments)
         pages.append(path.read_text())
         if len(pages) == 3:
@@ -68,7 +66,7 @@ def test_page_reloads_itself_until_the_sweep_or_the_watch_ends(
     process.join()
 
 
-def test_sweep_that_does_not_run_is_reported_once(tmp_path: Path) -> None:
+def test_sweep_that_does_not_run_is_reported_once(tmp_path):
     one, two = (plant(tmp_path / name, {"": searched(2)}) for name in ("one", "two"))
     assert RELOADS not in watch.watch([one]).read_text()
     assert watch.watch([one, two]) == tmp_path / "compare-one-two.html"

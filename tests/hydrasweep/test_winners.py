@@ -2,17 +2,14 @@
 
 import statistics
 import threading
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 from omegaconf import OmegaConf
 from opened import SPACE, begin
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import TrialState
 from planted import trial
 
 from hydrasweep import results, winners
@@ -28,7 +25,7 @@ Phases = dict[str, Studies]
 ended = partial(trial, space=SPACE)  # ended(0.9, x=0.1): a trial with that value
 
 
-def in_memory(phase: str = SEARCH, *strata: str, direction: str = "maximize") -> Studies:
+def in_memory(phase=SEARCH, *strata, direction="maximize"):
     """The studies of a phase, in memory and without trials."""
     made = [
         Stratum(value, optuna.create_study(direction=direction), phase) for value in strata or "ab"
@@ -37,32 +34,30 @@ def in_memory(phase: str = SEARCH, *strata: str, direction: str = "maximize") ->
 
 
 @pytest.fixture
-def phases(request: pytest.FixtureRequest) -> Phases:
+def phases(request):
     """The phases of a sweep over the strata a and b, without trials. The objective is maximized
     unless the test is parametrized with another direction."""
     direction = getattr(request, "param", "maximize")
     return {phase: in_memory(phase, direction=direction) for phase in (SEARCH, CONFIRM, FINAL)}
 
 
-def searched(phases: Phases, *values: float) -> None:
+def searched(phases, *values):
     """Add trials with x=0.1, 0.2, … and these values to each stratum."""
     for stratum in phases[SEARCH].strata:
         stratum.study.add_trials([ended(v, x=(i + 1) / 10) for i, v in enumerate(values)])
 
 
-def confirm(phases: Phases, value: Callable[[Any], float | None], seed: int = 0) -> None:
+def confirm(phases, value, seed=0):
     """Run the confirming trials. Those whose value is None fail."""
     phases[CONFIRM].give(winners.confirming(phases[SEARCH], SETTINGS, seed))
     run_all(phases[CONFIRM], value)
 
 
-def finish(
-    phases: Phases, value: Callable[[Any], float | None], **numbers: Callable[[Any], float]
-) -> None:
+def finish(phases, value, **numbers):
     """Run the final trials, which record ``numbers``."""
     phases[FINAL].give(winners.finals(phases[CONFIRM], "seed", retrains=True))
 
-    def record(running: Trial) -> None:
+    def record(running):
         for name, number in numbers.items():
             running.set_user_attr(name, number(running.params))
 
@@ -70,10 +65,10 @@ def finish(
 
 
 def run_all(
-    studies: Studies,
-    value: Callable[[Any], float | None],
-    record: Callable[[Trial], None] = lambda _: None,
-) -> None:
+    studies,
+    value,
+    record=lambda _: None,
+):
     while begun := studies.take({}):
         stratum, running = begun
         record(running)
@@ -81,7 +76,7 @@ def run_all(
         stratum.study.tell(running, result, FAIL if result is None else None)
 
 
-def points(studies: Studies) -> list[list[tuple[float, int]]]:
+def points(studies):
     """x and the seed of the trials of each stratum."""
     return [
         [(t.params["x"], t.params["seed"]) for t in stratum.trials()] for stratum in studies.strata
@@ -118,16 +113,14 @@ def points(studies: Studies) -> list[list[tuple[float, int]]]:
         ("maximize", [ended(state=FAIL, x=0.1), ended(state=PRUNED, x=0.2)], []),
     ],
 )
-def test_candidates_are_ranked(
-    direction: str, trials: list[FrozenTrial], expected: list[float]
-) -> None:
+def test_candidates_are_ranked(direction, trials, expected):
     (stratum,) = in_memory(SEARCH, "a", direction=direction).strata
     stratum.study.add_trials(trials)
     for top in (None, 2):
         assert [t.params["x"] for t in winners.candidates(stratum, top)] == expected[:top]
 
 
-def test_each_candidate_is_confirmed_on_each_seed_once(phases: Phases) -> None:
+def test_each_candidate_is_confirmed_on_each_seed_once(phases):
     searched(phases, 0.7, 0.9, 0.8)
     for _ in range(2):  # as in a resumed sweep
         confirm(phases, lambda params: params["x"], seed=10)
@@ -135,7 +128,7 @@ def test_each_candidate_is_confirmed_on_each_seed_once(phases: Phases) -> None:
     assert [sorted(each) for each in points(phases[CONFIRM])] == [expected] * 2
 
 
-def test_race_gives_seeds_to_the_leader_only(phases: Phases) -> None:
+def test_race_gives_seeds_to_the_leader_only(phases):
     searched(phases, 0.5, 0.49)
     confirming = phases[CONFIRM]
     confirming.give(winners.confirming(phases[SEARCH], SETTINGS, 10), race=Race("seed"))
@@ -151,7 +144,7 @@ def test_race_gives_seeds_to_the_leader_only(phases: Phases) -> None:
     assert confirming.is_done()
 
 
-def test_longer_search_has_its_new_best_confirmed_beside_the_old(phases: Phases) -> None:
+def test_longer_search_has_its_new_best_confirmed_beside_the_old(phases):
     searched(phases, 0.7, 0.8)
     confirm(phases, lambda params: params["x"])
     searched(phases, 0.0, 0.0, 0.9)
@@ -164,7 +157,7 @@ def test_longer_search_has_its_new_best_confirmed_beside_the_old(phases: Phases)
 # Which settings win
 
 
-def test_best_mean_wins_and_is_reported_with_its_value_in_the_search(phases: Phases) -> None:
+def test_best_mean_wins_and_is_reported_with_its_value_in_the_search(phases):
     searched(phases, 0.5, 0.99, 0.98)
     confirm(phases, lambda p: 0.9 + 0.01 * p["seed"] + (p["x"] == 0.3) * 0.02)
     numbers = {"test/accuracy": lambda p: 0.8 + 0.01 * p["seed"], "size": lambda _: 7.0}
@@ -185,13 +178,13 @@ def test_best_mean_wins_and_is_reported_with_its_value_in_the_search(phases: Pha
 
 
 @pytest.mark.parametrize("phases", ["minimize"], indirect=True)
-def test_lowest_mean_wins_if_the_objective_is_minimized(phases: Phases) -> None:
+def test_lowest_mean_wins_if_the_objective_is_minimized(phases):
     searched(phases, 0.3, 0.2, 0.1)
     confirm(phases, lambda p: 1 - p["x"] if p["x"] == 0.2 else 0.9)
     assert [winner.params["x"] for winner in winners.winners(phases, "seed")] == [0.2] * 2
 
 
-def test_setting_that_fails_on_a_seed_loses_to_one_that_does_not(phases: Phases) -> None:
+def test_setting_that_fails_on_a_seed_loses_to_one_that_does_not(phases):
     searched(phases, 0.5, 0.99, 0.98)
     confirm(phases, lambda p: None if (p["x"], p["seed"]) == (0.2, 2) else p["x"] == 0.2)
     for winner in winners.winners(phases, "seed"):
@@ -199,7 +192,7 @@ def test_setting_that_fails_on_a_seed_loses_to_one_that_does_not(phases: Phases)
         assert (winner.confirmed.mean, winner.n_failed) == (0.0, 0)
 
 
-def test_winner_that_failed_on_a_seed_says_so_and_is_trained_on_the_others(phases: Phases) -> None:
+def test_winner_that_failed_on_a_seed_says_so_and_is_trained_on_the_others(phases):
     searched(phases, 0.99)
     confirm(phases, lambda p: None if p["seed"] == 2 else 0.9)
     finish(phases, lambda _: 0.8)
@@ -208,7 +201,7 @@ def test_winner_that_failed_on_a_seed_says_so_and_is_trained_on_the_others(phase
         assert [each.params["seed"] for each in winner.final] == [1, 3]
 
 
-def test_unfinished_confirmation_has_winners_of_what_there_is(phases: Phases) -> None:
+def test_unfinished_confirmation_has_winners_of_what_there_is(phases):
     assert winners.winners({SEARCH: phases[SEARCH]}, "seed") == []
     phases[SEARCH].strata[0].study.add_trial(ended(0.9, x=0.5, state=PRUNED, reports=[0.9]))
     assert winners.winners(phases, "seed") == []
@@ -230,8 +223,8 @@ def test_unfinished_confirmation_has_winners_of_what_there_is(phases: Phases) ->
     ],
 )
 def test_best_confirmed_mean_leads_and_is_compared_with_its_standard_error(
-    phases: Phases, values: list[float], best: str, by: str, error: str, is_more: bool
-) -> None:
+    phases, values, best, by, error, is_more
+):
     searched(phases, 0.9)
     scores = {"a": [0.90, 0.91, 0.92], "b": values}
     for stratum in phases[CONFIRM].strata:
@@ -248,7 +241,7 @@ def test_best_confirmed_mean_leads_and_is_compared_with_its_standard_error(
     assert ("more" in text, "less" in text) == (is_more, not is_more)
 
 
-def test_files_have_the_winners_and_every_confirming_trial(phases: Phases, tmp_path: Path) -> None:
+def test_files_have_the_winners_and_every_confirming_trial(phases, tmp_path):
     phases[SEARCH].strata[0].study.add_trial(ended(0.9, x=0.5, reports=[0.9] * 9))
     confirm(phases, lambda _: 0.75)
     results.write_all(phases, tmp_path, "model", "seed")

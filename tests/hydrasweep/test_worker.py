@@ -2,14 +2,11 @@
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from apps import CONFIG, SQLITE, Ended, Write
+from apps import CONFIG, SQLITE
 from omegaconf import OmegaConf
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
@@ -18,7 +15,6 @@ from hydrasweep.plan import Plan
 from hydrasweep.space import Space
 from hydrasweep.storage import close_storages
 from hydrasweep.stratum import ERROR, WHERE, WHY
-from hydrasweep.studies import Studies
 from hydrasweep.worker import as_values, too_many_failures
 
 MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
@@ -37,19 +33,19 @@ MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
         ((1, 2.5), [1.0, 2.5]),
     ],
 )
-def test_numbers_are_objectives(value: Any, values: list[float]) -> None:
+def test_numbers_are_objectives(value, values):
     assert as_values(value, [MINIMIZE] * len(values)) == values
 
 
 @pytest.mark.parametrize("value", [None, "abc", math.nan, [1, 2], [], {"a": 1}])
-def test_other_values_are_refused_with_what_was_expected(value: Any) -> None:
+def test_other_values_are_refused_with_what_was_expected(value):
     for wrong, n in ((value, 1), (1.0, 2), ([1, math.nan], 2)):
         with pytest.raises(ValueError, match=f"{n} number") as error:
             as_values(wrong, [MINIMIZE] * n)
         assert repr(wrong) in str(error.value)
 
 
-def test_objective_may_be_infinitely_bad_but_not_infinitely_good() -> None:
+def test_objective_may_be_infinitely_bad_but_not_infinitely_good():
     inf = math.inf
     assert as_values(inf, [MINIMIZE]) == [inf]
     assert as_values(-inf, [MAXIMIZE]) == [-inf]
@@ -60,7 +56,7 @@ def test_objective_may_be_infinitely_bad_but_not_infinitely_good() -> None:
         assert repr(value) in str(error.value)
 
 
-def test_diverged_trial_is_the_worst_one_also_in_the_report(app: Write) -> None:
+def test_diverged_trial_is_the_worst_one_also_in_the_report(app):
     task = app("return math.inf if cfg.x > 0.7 else -math.inf if cfg.x < -0.5 else cfg.x")
     done = task("hydra.sweeper.report=true", code=0)
     (failed,) = (t for t in done.trials() if t.state == TrialState.FAIL)
@@ -74,7 +70,7 @@ def test_diverged_trial_is_the_worst_one_also_in_the_report(app: Write) -> None:
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Iterator[Plan]:
+def plan(tmp_path):
     settings = {
         "direction": "maximize",
         "sampler": {"_target_": "optuna.samplers.RandomSampler", "seed": 0},
@@ -100,7 +96,7 @@ def plan(tmp_path: Path) -> Iterator[Plan]:
     close_storages()
 
 
-def ran(plan: Plan, *ends: Any) -> Studies:
+def ran(plan, *ends):
     """Studies with a trial for each end: a value, None if it is pruned, and "Boom: 1" if it failed
     with a Boom that line 1 raised. Many other trials have not begun."""
     studies = plan.open()
@@ -120,10 +116,10 @@ def ran(plan: Plan, *ends: Any) -> Studies:
     return studies
 
 
-def reason(studies: Studies, plan: Plan, **limits: float) -> str:
+def reason(studies, plan, **limits):
     """Why a sweep with these limits is to stop."""
     settings = OmegaConf.merge(plan.settings, limits)
-    return too_many_failures(studies, replace(plan, settings=settings))  # type: ignore[arg-type]
+    return too_many_failures(studies, replace(plan, settings=settings))
 
 
 @pytest.mark.parametrize(
@@ -147,15 +143,13 @@ def reason(studies: Studies, plan: Plan, **limits: float) -> str:
         (("E: 1", "E: 1", "E: 1"), {"max_failure_rate": 1.0}, ""),
     ],
 )
-def test_failures_that_are_too_many_stop_the_sweep(
-    plan: Plan, ends: tuple[Any, ...], limits: dict[str, float], text: str
-) -> None:
+def test_failures_that_are_too_many_stop_the_sweep(plan, ends, limits, text):
     found = reason(ran(plan, *ends), plan, **limits)
     assert bool(found) == bool(text)
     assert text in found
 
 
-def test_requeued_trials_do_not_count_as_failures(plan: Plan) -> None:
+def test_requeued_trials_do_not_count_as_failures(plan):
     studies = ran(plan, 0.5, "E: 1")
     taken = studies.take({})
     assert taken is not None
@@ -167,7 +161,7 @@ def test_requeued_trials_do_not_count_as_failures(plan: Plan) -> None:
 # Failures in whole sweeps
 
 
-def test_failing_trials_fail_alone_and_keep_the_error(app: Write) -> None:
+def test_failing_trials_fail_alone_and_keep_the_error(app):
     """A trial fails by any error, and by a return value that is not a number."""
     body = """
         if cfg.kind in ("RuntimeError", "GeneratorExit", "Own"):
@@ -197,7 +191,7 @@ def test_failing_trials_fail_alone_and_keep_the_error(app: Write) -> None:
     assert {trial.params["kind"] for trial in done.trials()} == {"a", *errors, *values}
 
 
-def test_first_three_equal_failures_end_the_sweep(app: Write) -> None:
+def test_first_three_equal_failures_end_the_sweep(app):
     """Failures are equal if the same line raises them: their messages may hold numbers."""
     done = app("raise RuntimeError(f'no {cfg.x}')")(code=1)
     assert sorted(done.states()) == ["FAIL"] * 3 + ["WAITING"]
@@ -206,14 +200,14 @@ def test_first_three_equal_failures_end_the_sweep(app: Write) -> None:
     assert "Traceback" not in done.out + done.err
 
 
-def test_more_failures_than_max_failures_end_the_sweep(app: Write) -> None:
+def test_more_failures_than_max_failures_end_the_sweep(app):
     done = app('raise RuntimeError(f"{cfg.x}")')("hydra.sweeper.max_failures=1", code=1)
     for text in ("max_failures=1", "RuntimeError: "):
         assert text in done.err
     assert sorted(done.states()) == ["FAIL"] * 2 + ["WAITING"] * 2
 
 
-def test_outage_stops_the_sweep_and_fails_no_trial(app: Write, tmp_path: Path) -> None:
+def test_outage_stops_the_sweep_and_fails_no_trial(app, tmp_path):
     body = """
         if cfg.x < 0 and not os.path.exists("repaired"):
             raise OSError(28, "No space left")
@@ -231,7 +225,7 @@ def test_outage_stops_the_sweep_and_fails_no_trial(app: Write, tmp_path: Path) -
     assert done.states() == ["COMPLETE"] * 4
 
 
-def test_clock_that_is_set_back_does_no_harm(app: Write) -> None:
+def test_clock_that_is_set_back_does_no_harm(app):
     body = """
         import psutil
         from optuna.storages.journal import _storage as storage
@@ -263,7 +257,7 @@ hydrasweep.worker.OUTAGE_SECONDS = 0.01
 """
 
 
-def test_trials_are_requeued_when_the_storage_fails_for_a_moment(app: Write) -> None:
+def test_trials_are_requeued_when_the_storage_fails_for_a_moment(app):
     body = """
         trial = hydrasweep.trial()
         calls = {0: (trial.storage, "set_trial_intermediate_value"), 1: (trial.study, "tell")}
@@ -282,7 +276,7 @@ def test_trials_are_requeued_when_the_storage_fails_for_a_moment(app: Write) -> 
     assert all(t.params in [trial.params for trial in done.trials()] for t in done.lost())
 
 
-def test_storage_that_cannot_be_written_ends_the_sweep(app: Write) -> None:
+def test_storage_that_cannot_be_written_ends_the_sweep(app):
     body = """
         def fail(*args, **kwargs):
             raise optuna.exceptions.StorageInternalError("no room")
@@ -294,7 +288,7 @@ def test_storage_that_cannot_be_written_ends_the_sweep(app: Write) -> None:
     assert "Traceback" not in done.err
 
 
-def test_worker_continues_after_another_process_ended_its_trial(app: Write) -> None:
+def test_worker_continues_after_another_process_ended_its_trial(app):
     body = """
         from optuna.storages import JournalStorage, journal
         storage = JournalStorage(journal.JournalFileBackend("sweep/study.journal"))
@@ -309,7 +303,7 @@ def test_worker_continues_after_another_process_ended_its_trial(app: Write) -> N
 
 
 @pytest.mark.slow
-def test_storage_that_is_locked_for_long_stops_the_sweep(app: Write, tmp_path: Path) -> None:
+def test_storage_that_is_locked_for_long_stops_the_sweep(app, tmp_path):
     body = """
         import subprocess
         if cfg.x < 0 and not os.path.exists("locked"):
@@ -360,7 +354,7 @@ WRITES = """
 """
 
 
-def check_logs(done: Ended) -> None:
+def check_logs(done):
     """Output of trials is in their logs and not on the screen, which has a line for each trial.
     Child processes that return from the task function have ended there."""
     assert done.code == 0, done.err
@@ -380,7 +374,7 @@ def check_logs(done: Ended) -> None:
             assert text not in done.out + done.err
 
 
-def test_output_of_trials_and_their_children_goes_to_the_trials_logs(app: Write) -> None:
+def test_output_of_trials_and_their_children_goes_to_the_trials_logs(app):
     done = app(WRITES, main="task(); print('after')")()
     check_logs(done)
     assert done.out.startswith("Study s: 4 trials")
@@ -388,12 +382,12 @@ def test_output_of_trials_and_their_children_goes_to_the_trials_logs(app: Write)
 
 
 @pytest.mark.slow
-def test_output_of_trials_in_workers_goes_to_the_trials_logs(app: Write) -> None:
+def test_output_of_trials_in_workers_goes_to_the_trials_logs(app):
     workers = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2")
     check_logs(app(WRITES)(*workers, fresh=True))
 
 
-def test_logging_that_an_app_configures_stays_as_it_is(app: Write) -> None:
+def test_logging_that_an_app_configures_stays_as_it_is(app):
     """Here to a file of another name beside the console, as in many templates."""
     body = """
         import logging

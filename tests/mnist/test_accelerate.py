@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from hydrasweep import UserError
 from mnist import layers
-from mnist.accelerate import Times, accelerate, choose, measure
+from mnist.accelerate import accelerate, choose, measure
 from mnist.models import CNN, Baseline, LeNet5
 
 IMAGES = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -25,7 +25,7 @@ class Users(nn.Module):
     """A user's model: modules as attributes, in lists and in nested sequences; ``hidden`` is called
     twice, and parts of ``pool`` are called alone."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(1, 8, 3, padding=1)
         self.stages = nn.ModuleList(
@@ -38,7 +38,7 @@ class Users(nn.Module):
         self.hidden = nn.Linear(8, 8)
         self.output = nn.Linear(8, 10)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images):
         x = self.stem(images)
         for stage in self.stages:
             x = stage(x)
@@ -54,24 +54,24 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def times(model: nn.Module, inputs: Tensor = IMAGES[:16]) -> Times:
+def times(model, inputs=IMAGES[:16]):
     with TemporaryDirectory() as folder:
         return measure(model, inputs, Path(folder) / "kept.pt")
 
 
 @functools.cache
-def known(name: str) -> Times:
+def known(name):
     """The faster classes of each module of a model, and their times."""
     return times(MODELS[name]())
 
 
-def fastest(model: nn.Module, which: int = -1, measured: Times | None = None) -> nn.Module:
+def fastest(model, which=-1, measured=None):
     """The model, each of its modules with the last (or another) of its faster classes."""
     measured = times(model) if measured is None else measured
     return accelerate(model, {name: [*each][which % len(each)] for name, each in measured.items()})
 
 
-def pair(name: str, which: int = -1) -> tuple[nn.Module, nn.Module]:
+def pair(name, which=-1):
     """A model, and an accelerated copy."""
     torch.manual_seed(0)
     plain = MODELS[name]()
@@ -81,7 +81,7 @@ def pair(name: str, which: int = -1) -> tuple[nn.Module, nn.Module]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_modules_parameters_and_names_stay_the_same(name: str) -> None:
+def test_modules_parameters_and_names_stay_the_same(name):
     model = MODELS[name]()
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     weights = deepcopy(model.state_dict())
@@ -99,7 +99,7 @@ CLASSES += [(name, which) for name in ("lenet5", "a user's own") for which in ra
 
 
 @pytest.mark.parametrize(("name", "which"), CLASSES)
-def test_training_steps_equal_those_of_the_plain_model(name: str, which: int) -> None:
+def test_training_steps_equal_those_of_the_plain_model(name, which):
     labels, losses = torch.randint(0, 10, (64,)), []
     for model in pair(name, which):
         optimizer, seen = torch.optim.SGD(model.parameters(), lr=0.05), []
@@ -116,7 +116,7 @@ def test_training_steps_equal_those_of_the_plain_model(name: str, which: int) ->
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_copies_and_evaluation_equal_the_plain_model(name: str) -> None:
+def test_copies_and_evaluation_equal_the_plain_model(name):
     plain, fast = (model.eval() for model in pair(name))
     expected = plain(IMAGES)
     for model in (fast, deepcopy(fast), fastest(fast, measured=known(name))):
@@ -127,7 +127,7 @@ def test_copies_and_evaluation_equal_the_plain_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cnn", "lenet5"])
-def test_exported_graph_equals_that_of_the_plain_model(name: str) -> None:
+def test_exported_graph_equals_that_of_the_plain_model(name):
     graphs = []
     for model in pair(name):
         dynamic = ({0: torch.export.Dim("n", min=1)},)
@@ -136,13 +136,13 @@ def test_exported_graph_equals_that_of_the_plain_model(name: str) -> None:
     assert graphs[0] == graphs[1]
 
 
-def test_compiled_model_equals_the_plain_model() -> None:
+def test_compiled_model_equals_the_plain_model():
     plain, fast = (model.eval() for model in pair("lenet5"))
     compiled = torch.compile(fast, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(IMAGES), plain(IMAGES))
 
 
-def test_dropout_after_a_fast_pool_drops_its_share() -> None:
+def test_dropout_after_a_fast_pool_drops_its_share():
     torch.manual_seed(0)
     plain = nn.Sequential(nn.MaxPool2d(2, stride=1), nn.ReLU())
     fast = fastest(nn.Sequential(*plain, nn.Dropout(0.3)))
@@ -172,7 +172,7 @@ ODD: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_unknown_kinds_of_modules_stay_as_they_are(name: str) -> None:
+def test_unknown_kinds_of_modules_stay_as_they_are(name):
     module = ODD[name]()
     kinds = [*map(type, module.modules())]
     with suppress(Exception):  # some take no images
@@ -182,11 +182,11 @@ def test_unknown_kinds_of_modules_stay_as_they_are(name: str) -> None:
     assert [*map(type, accelerate(module, {}).modules())] == kinds
 
 
-def conv_tanh_pool(**pool: object) -> nn.Module:
+def conv_tanh_pool(**pool):
     return nn.Sequential(nn.Conv2d(1, 4, 5), nn.Tanh(), nn.AvgPool2d(**{"kernel_size": 2, **pool}))
 
 
-def max_pool_relu(**pool: object) -> nn.Module:
+def max_pool_relu(**pool):
     settings = {"kernel_size": 2, "stride": 1, **pool}
     return nn.Sequential(nn.MaxPool2d(**settings), nn.ReLU())
 
@@ -207,9 +207,7 @@ RUNS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_modules_are_fused_only_with_the_expected_settings(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_modules_are_fused_only_with_the_expected_settings(name, monkeypatch):
     make, is_known = RUNS[name]
     calls = []
     for run in ("conv_tanh_pool", "pool_relu"):
@@ -221,15 +219,15 @@ def test_modules_are_fused_only_with_the_expected_settings(
     assert len(calls) == is_known
 
 
-def watched(operation: Callable[..., Tensor], calls: list[object]) -> Callable[..., Tensor]:
-    def call(*args: object, **kwargs: object) -> Tensor:
+def watched(operation, calls):
+    def call(*args, **kwargs):
         calls.append(args)
         return operation(*args, **kwargs)
 
     return call
 
 
-def test_hooks_get_the_same_outputs_as_in_the_plain_model() -> None:
+def test_hooks_get_the_same_outputs_as_in_the_plain_model():
     for n in range(3):
         plain, seen = conv_tanh_pool(), []
         for model in (plain, fastest(deepcopy(plain))):
@@ -238,13 +236,13 @@ def test_hooks_get_the_same_outputs_as_in_the_plain_model() -> None:
         torch.testing.assert_close(*seen)
 
 
-def test_replaced_forward_of_a_module_is_called() -> None:
+def test_replaced_forward_of_a_module_is_called():
     fast = fastest(max_pool_relu())
     fast[1].forward = lambda x: -x
     torch.testing.assert_close(fast(IMAGES), -fast[0](IMAGES))
 
 
-def test_later_parametrization_has_the_same_effect_as_in_the_plain_model() -> None:
+def test_later_parametrization_has_the_same_effect_as_in_the_plain_model():
     torch.manual_seed(0)
     plain = conv_tanh_pool()
     fast = fastest(deepcopy(plain))
@@ -254,7 +252,7 @@ def test_later_parametrization_has_the_same_effect_as_in_the_plain_model() -> No
     torch.testing.assert_close(fast(IMAGES), plain(IMAGES))
 
 
-def test_classes_are_chosen_only_if_they_are_faster_in_all_measurements() -> None:
+def test_classes_are_chosen_only_if_they_are_faster_in_all_measurements():
     small = {"a": {"Linear": 0.5}, "b": {"Conv2d": 0.7, "ChannelsLastConv2d": 0.4}, "c": {"X": 0.1}}
     large = {"a": {"Linear": 1.1}, "b": {"Conv2d": 0.8, "ChannelsLastConv2d": 0.9}, "c": {"X": 0.9}}
     assert choose(small) == {"a": "Linear", "b": "ChannelsLastConv2d", "c": "X"}
@@ -265,7 +263,7 @@ def test_classes_are_chosen_only_if_they_are_faster_in_all_measurements() -> Non
 
 
 @pytest.mark.parametrize("name", ["lenet5", "a user's own"])
-def test_measuring_changes_nothing_and_results_are_kept(name: str, tmp_path: Path) -> None:
+def test_measuring_changes_nothing_and_results_are_kept(name, tmp_path):
     model, kept = MODELS[name](), tmp_path / "cache" / "fast_layers.pt"
     before, state = deepcopy(model.state_dict()), torch.get_rng_state()
     measured = measure(model, IMAGES[:8], kept)
@@ -281,13 +279,13 @@ def test_measuring_changes_nothing_and_results_are_kept(name: str, tmp_path: Pat
     assert measure(model, IMAGES[:8], kept).keys() == measured.keys()
 
 
-def test_dropout_probability_does_not_change_what_is_measured(tmp_path: Path) -> None:
+def test_dropout_probability_does_not_change_what_is_measured(tmp_path):
     models = (Baseline(1, (28, 28), 10, dropout=p) for p in (0.0, 0.5))
     first, second = (measure(model, IMAGES[:8], tmp_path / "kept.pt") for model in models)
     assert first == second
 
 
-def test_layers_are_measured_even_if_the_results_cannot_be_saved(tmp_path: Path) -> None:
+def test_layers_are_measured_even_if_the_results_cannot_be_saved(tmp_path):
     (tmp_path / "file").touch()
     measured = measure(nn.Linear(28, 4), IMAGES[:, 0, 0], tmp_path / "file" / "kept.pt")
     assert measured.keys() == {"model"}
@@ -296,7 +294,7 @@ def test_layers_are_measured_even_if_the_results_cannot_be_saved(tmp_path: Path)
 @pytest.mark.parametrize(
     ("layer", "name", "known"), [(9, "Linear", "none"), (1, "Dropout", "Linear")]
 )
-def test_classes_that_a_layer_does_not_have_are_refused(layer: int, name: str, known: str) -> None:
+def test_classes_that_a_layer_does_not_have_are_refused(layer, name, known):
     model, layer_name = MODELS["baseline"](), f"model.classifier.{layer}"
     with pytest.raises(UserError, match=rf"{layer_name}:{name}.* {known}$"):
         accelerate(model, {layer_name: name})

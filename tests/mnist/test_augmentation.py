@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import elastic as reference
 
@@ -12,11 +11,11 @@ from hydrasweep import UserError
 from mnist.augmentation import RandomAffine, RandomElastic, smoothing
 
 
-def affine(**settings: float) -> RandomAffine:
+def affine(**settings):
     return RandomAffine(**{"degrees": 0, "translate": 0, "scale": 0, "shear": 0, **settings})
 
 
-def crosses(n: int) -> Tensor:
+def crosses(n):
     """The same 28x28 image ``n`` times: a centered cross with a longer right arm."""
     images = torch.zeros(n, 1, 28, 28)
     images[:, :, 13:15, 6:26] = 255.0
@@ -24,19 +23,19 @@ def crosses(n: int) -> Tensor:
     return images
 
 
-def centres(images: Tensor) -> Tensor:
+def centres(images):
     """The center of mass of each image, (n, 2): down and right in pixels."""
     weights = images[:, 0] / images[:, 0].sum((1, 2), keepdim=True)
     places = torch.arange(28.0)
     return torch.stack([weights.sum(2) @ places, weights.sum(1) @ places], dim=1)
 
 
-def test_zero_settings_change_nothing() -> None:
+def test_zero_settings_change_nothing():
     images = torch.rand(4, 3, 28, 20) * 255
     torch.testing.assert_close(affine()(images), images, rtol=0, atol=1e-2)
 
 
-def test_each_image_changes_in_its_own_way_that_depends_on_the_seed() -> None:
+def test_each_image_changes_in_its_own_way_that_depends_on_the_seed():
     augment = RandomAffine(degrees=10, translate=0.07, scale=0.1, shear=8)
     torch.manual_seed(0)
     first = augment(crosses(50))
@@ -47,14 +46,14 @@ def test_each_image_changes_in_its_own_way_that_depends_on_the_seed() -> None:
     assert not torch.equal(augment(crosses(50)), first)
 
 
-def test_shift_goes_in_all_directions_up_to_its_share_of_the_image() -> None:
+def test_shift_goes_in_all_directions_up_to_its_share_of_the_image():
     moved = centres(affine(translate=0.05)(crosses(500))) - centres(crosses(500))
     assert moved.abs().max() <= 0.05 * 28 + 0.05
     assert (moved.amax(0) > 0.04 * 28).all()
     assert (moved.amin(0) < -0.04 * 28).all()
 
 
-def test_scale_grows_and_shrinks_up_to_its_share() -> None:
+def test_scale_grows_and_shrinks_up_to_its_share():
     squares = torch.zeros(500, 1, 28, 28)
     squares[:, :, 7:21, 7:21] = 1
     widths = affine(scale=0.1)(squares).sum((1, 2, 3)).sqrt() / 14
@@ -62,7 +61,7 @@ def test_scale_grows_and_shrinks_up_to_its_share() -> None:
     assert 1.08 < widths.max() < 1.11
 
 
-def test_rotation_and_shear_turn_both_ways_about_the_center() -> None:
+def test_rotation_and_shear_turn_both_ways_about_the_center():
     for settings in ({"degrees": 10}, {"shear": 10}):
         turned = affine(**settings)(crosses(500))
         # The new places of the ends of the horizontal arm, or of the vertical one.
@@ -73,7 +72,7 @@ def test_rotation_and_shear_turn_both_ways_about_the_center() -> None:
         assert min(right.min() * right.max(), upper.min() * upper.max()) < -1
 
 
-def test_displacement_equals_torchvisions() -> None:
+def test_displacement_equals_torchvisions():
     images = torch.rand(3, 2, 28, 20) * 255
     torch.manual_seed(0)
     changed = RandomElastic(alpha=30, sigma=3)(images)
@@ -85,7 +84,7 @@ def test_displacement_equals_torchvisions() -> None:
         torch.testing.assert_close(reference(image, shares), result, rtol=0, atol=1e-2)
 
 
-def test_displacement_is_smooth_and_as_strong_as_alpha() -> None:
+def test_displacement_is_smooth_and_as_strong_as_alpha():
     torch.manual_seed(0)
     ramp = torch.arange(64.0).expand(400, 1, 64, 64)  # a pixel's value is its position
     moved = (RandomElastic(alpha=34, sigma=4)(ramp) - ramp)[:, 0, 24:40, 24:40]
@@ -95,7 +94,7 @@ def test_displacement_is_smooth_and_as_strong_as_alpha() -> None:
     assert steps < 0.3 * moved.std()
 
 
-def test_elastic_change_without_strength_equals_the_affine_one() -> None:
+def test_elastic_change_without_strength_equals_the_affine_one():
     affine_settings = {"degrees": 10, "translate": 0.07, "scale": 0.1, "shear": 8}
     images = crosses(20)
     torch.manual_seed(0)
@@ -106,12 +105,12 @@ def test_elastic_change_without_strength_equals_the_affine_one() -> None:
     torch.testing.assert_close(elastic, expected, rtol=0, atol=1e-2)
 
 
-def test_sigma_of_0_is_refused() -> None:
+def test_sigma_of_0_is_refused():
     with pytest.raises(UserError, match=r"augmentation\.sigma=0"):
         RandomElastic(alpha=1, sigma=0)
 
 
-def test_affine_change_equals_torchs() -> None:
+def test_affine_change_equals_torchs():
     images = torch.rand(3, 2, 28, 20) * 255
     torch.manual_seed(0)
     changed = RandomAffine(degrees=10, translate=0.07, scale=0.1, shear=8)(images)

@@ -1,11 +1,9 @@
 """Weights averaged over an epoch's last steps are scored and saved; training does not use them."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from application import Compose, parts
-from torch import Tensor, nn
+from application import parts
+from torch import nn
 
 from hydrasweep import UserError
 from mnist import config
@@ -15,12 +13,12 @@ from mnist.training import fit, predict
 SIZES = ("epochs=2", "data.n_train=400", "data.batch_size=16")
 
 
-def weights(model: nn.Module) -> list[Tensor]:
+def weights(model):
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 1])
-def test_mean_is_over_every_fourth_of_the_last_steps(share: float) -> None:
+def test_mean_is_over_every_fourth_of_the_last_steps(share):
     model = nn.Linear(2, 2)
     average, seen = WeightAverage(model, share), []
     for step in range(20):
@@ -38,7 +36,7 @@ def test_mean_is_over_every_fourth_of_the_last_steps(share: float) -> None:
     assert seen[-1] == 19
 
 
-def test_averaging_does_not_change_training(compose: Compose) -> None:
+def test_averaging_does_not_change_training(compose):
     ends = []
     for share in (0, 0.5):
         training, train, val = parts(compose(*SIZES, f"average_weights={share}"))
@@ -50,7 +48,7 @@ def test_averaging_does_not_change_training(compose: Compose) -> None:
     assert score != other_score
 
 
-def test_predictions_use_the_mean_also_after_loading(compose: Compose, tmp_path: Path) -> None:
+def test_predictions_use_the_mean_also_after_loading(compose, tmp_path):
     training, train, val = parts(compose(*SIZES))
     list(fit(training, train, val, epochs=2, batch_size=16))
     own = weights(training.model)
@@ -65,11 +63,11 @@ def test_predictions_use_the_mean_also_after_loading(compose: Compose, tmp_path:
 
 
 class Normed(nn.Sequential):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
 
 
-def test_batch_norm_has_statistics_of_its_own_for_the_mean(compose: Compose) -> None:
+def test_batch_norm_has_statistics_of_its_own_for_the_mean(compose):
     cfg = compose(*SIZES)
     cfg.model = {"_target_": "test_averaging.Normed"}
     training, train, val = parts(cfg)
@@ -85,6 +83,6 @@ def test_batch_norm_has_statistics_of_its_own_for_the_mean(compose: Compose) -> 
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, "half", "null"])
-def test_share_out_of_range_is_refused(compose: Compose, share: object) -> None:
+def test_share_out_of_range_is_refused(compose, share):
     with pytest.raises(UserError, match=f"average_weights={share}".replace("null", "None")):
         config.check(compose(f"average_weights={share}"))

@@ -1,8 +1,6 @@
 """The benchmarks work: each at its smallest size, which keeps no results."""
 
 import runpy
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from application import REPOSITORY, environment, run
@@ -14,10 +12,10 @@ NAMES = list(runpy.run_path(str(FOLDER / "run.py"))["MODULES"])
 
 
 @pytest.fixture(autouse=True)
-def results_stay() -> Iterator[None]:
+def results_stay():
     """No test changes the results that are kept in the repository."""
 
-    def results() -> dict[Path, bytes]:
+    def results():
         kept = [*FOLDER.glob("*.json"), *FOLDER.glob("*.png"), *REPOSITORY.glob("docs/*.png")]
         return {path: path.read_bytes() for path in kept}
 
@@ -26,7 +24,7 @@ def results_stay() -> Iterator[None]:
     assert results() == before
 
 
-def output(root: Path, script: str, *words: str) -> str:
+def output(root, script, *words):
     """What a script prints that runs at the smallest size and records below ``root``."""
     (root / "data").symlink_to(REPOSITORY / "data")
     env = environment(root, BENCHMARKS_SMALLEST="1")
@@ -36,17 +34,17 @@ def output(root: Path, script: str, *words: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_benchmark_prints_its_results(name: str, root: Path) -> None:
+def test_benchmark_prints_its_results(name, root):
     _, rule, rows = output(root, "run.py", "--smallest", name).partition("─")
     assert rule
     assert any(character.isdigit() for character in rows)
 
 
-def test_curves_for_the_pruning_signal_are_trained(root: Path) -> None:
+def test_curves_for_the_pruning_signal_are_trained(root):
     assert "linear lenet5" in output(root, "pruning_signal.py", "--record")
 
 
-def test_recipes_are_trained_and_drawn(root: Path) -> None:
+def test_recipes_are_trained_and_drawn(root):
     assert "best_lenet5" in output(root, "recipes.py", str(root / "recipes"))
     files = {path.name for path in (root / "recipes").iterdir() if path.is_file()}
     assert files == {"recipes.json", "mnist_curves.png", "mnist_wrong.png"}

@@ -12,20 +12,19 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from functools import partial
 from html import unescape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import apps
 import pytest
-from application import Script, copy_store, server
+from application import copy_store, server
 from planted import plant, searched, with_seeds
-from sweeps import MODELS, Sweep
+from sweeps import MODELS
 
 from hydrasweep.page import compare, write
 from hydrasweep.storage import close_storages
@@ -40,7 +39,7 @@ LOCAL = "http://127.0.0.1:5000"  # where the README starts MLflow's UI
 Page = Callable[[str], str]
 
 
-def chromium(folder: Path, url: str, *more: str) -> list[str]:
+def chromium(folder, url, *more):
     """The command that opens a page."""
     words = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
     words += " --disable-background-networking --disable-component-update --disable-sync"
@@ -50,10 +49,10 @@ def chromium(folder: Path, url: str, *more: str) -> list[str]:
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Page:
+def page(tmp_path):
     """``page(url)`` returns a page's HTML after its scripts have run in Chromium."""
 
-    def shown(url: str) -> str:
+    def shown(url):
         command = chromium(tmp_path, url, "--virtual-time-budget=60000", "--dump-dom")
         return subprocess.run(command, text=True, capture_output=True, timeout=180).stdout
 
@@ -61,7 +60,7 @@ def page(tmp_path: Path) -> Page:
 
 
 @contextmanager
-def started(*command: Any, cwd: Path) -> Iterator["subprocess.Popen[str]"]:
+def started(*command, cwd):
     """Run a process and kill it and its children at the end of the block."""
     process = subprocess.Popen(
         [*map(str, command)], cwd=cwd, text=True, stdout=subprocess.PIPE,
@@ -76,7 +75,7 @@ def started(*command: Any, cwd: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+def running(tmp_path):
     """A running sweep of four trials. Each ends when a file with its number exists."""
     body = """
         while not os.path.exists(str(hydrasweep.trial().number)):
@@ -92,17 +91,17 @@ def running(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+def served(tmp_path):
     """The address of a server of the test's folder, and the reports that were fetched there."""
     pages: list[str] = []
 
     class Handler(SimpleHTTPRequestHandler):
-        def do_GET(self) -> None:
+        def do_GET(self):
             if self.path.endswith("report.html"):
                 pages.append((tmp_path / self.path[1:]).read_text())
             super().do_GET()
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, *_):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path))
@@ -112,15 +111,13 @@ def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def architectures(html: str) -> set[str]:
+def architectures(html):
     """The architectures of the trials whose names are on a page."""
     return set(re.findall(r"\b(baseline|lenet5)-\d{3}\b", html))
 
 
 @pytest.mark.timeout(600)
-def test_mlflow_pages_compare_the_trials_of_a_sweep(
-    sweep: Sweep, script: Script, page: Page, root: Path
-) -> None:
+def test_mlflow_pages_compare_the_trials_of_a_sweep(sweep, script, page, root):
     copy_store(sweep.root / "mlflow.db", root)
     done = script("train.py", "model=baseline", "epochs=1", "artifacts=false", "seed=7")
     assert done.returncode == 0, done.stderr
@@ -154,7 +151,7 @@ WATCH = """<script>
 </script>"""
 
 
-def test_reports_draw_all_figures_without_a_network(page: Page, tmp_path: Path) -> None:
+def test_reports_draw_all_figures_without_a_network(page, tmp_path):
     trials = searched(30)  # importances need this many
     phases = {
         f"@{phase}/cnn": with_seeds(trials[4], [0.9, 0.91], 20) for phase in ("confirm", "final")
@@ -180,7 +177,7 @@ def test_reports_draw_all_figures_without_a_network(page: Page, tmp_path: Path) 
         assert len(drawn) == n_figures
 
 
-def test_click_on_a_column_head_sorts_the_trials(page: Page, tmp_path: Path) -> None:
+def test_click_on_a_column_head_sorts_the_trials(page, tmp_path):
     path = write(plant(tmp_path / "sorted", {"/cnn": searched(12)}))
     close_storages()
     values = {}
@@ -200,15 +197,13 @@ def test_click_on_a_column_head_sorts_the_trials(page: Page, tmp_path: Path) -> 
     assert values[2] == values[1][::-1] != values[1]
 
 
-def ended(html: str) -> int:
+def ended(html):
     """The number of ended trials in a report."""
     (n,) = re.findall(r"search (\d+) of 4", html)
     return int(n)
 
 
-def test_watched_report_reloads_while_the_sweep_runs(
-    running: "subprocess.Popen[str]", served: tuple[str, list[str]], tmp_path: Path
-) -> None:
+def test_watched_report_reloads_while_the_sweep_runs(running, served, tmp_path):
     address, pages = served
     watch = (sys.executable, "-m", "hydrasweep", "report", "s", "--watch")
     with started(*watch, cwd=tmp_path) as watching:
@@ -231,9 +226,7 @@ def test_watched_report_reloads_while_the_sweep_runs(
     assert ended(last) == 4
 
 
-def test_dashboard_opens_the_storage_of_a_running_sweep(
-    running: "subprocess.Popen[str]", page: Page, tmp_path: Path
-) -> None:
+def test_dashboard_opens_the_storage_of_a_running_sweep(running, page, tmp_path):
     (tmp_path / "0").touch()
     while not (tmp_path / "sweep" / "001").exists():
         assert running.poll() is None

@@ -5,7 +5,6 @@ test_docs.py checks that no command is missing here.
 
 import os
 import shlex
-from pathlib import Path
 
 import pytest
 from application import REPOSITORY, SMALL, environment, run
@@ -24,11 +23,11 @@ ON_FIRST = [line for line in TRAIN if "first" in line and line != FIRST]
 MAIN = "from hydrasweep.__main__ import main; main()"
 
 
-def key(override: str) -> str:
+def key(override):
     return override.partition("=")[0]
 
 
-def smallest(line: str) -> list[str]:
+def smallest(line):
     """The words of a training command that make it small, in place of the words in the line."""
     words = shlex.split(line)[2:]
     tiny = list(TINY)
@@ -46,7 +45,7 @@ def smallest(line: str) -> list[str]:
     return [word for word in words if key(word) not in replaced] + tiny
 
 
-def execute(root: Path, path: str, words: list[str]) -> str:
+def execute(root, path, words):
     """Run a script of the repository in ``root``, which stands for the repository."""
     done = run([str(REPOSITORY / path), *words], cwd=root, env=environment(root))
     assert done.returncode == 0, f"{path} {words}: {done.stderr}"
@@ -54,17 +53,17 @@ def execute(root: Path, path: str, words: list[str]) -> str:
 
 
 @pytest.fixture
-def repository_copy(root: Path) -> Path:
+def repository_copy(root):
     (root / "data").symlink_to(REPOSITORY / "data")
     return root
 
 
 @pytest.mark.parametrize("line", [line for line in TRAIN if line not in (FIRST, *ON_FIRST)])
-def test_training_command_runs(line: str, repository_copy: Path) -> None:
+def test_training_command_runs(line, repository_copy):
     assert execute(repository_copy, "src/train.py", smallest(line))
 
 
-def test_commands_on_finished_sweeps_run(repository_copy: Path) -> None:
+def test_commands_on_finished_sweeps_run(repository_copy):
     root = repository_copy
     for line in (FIRST, *ON_FIRST):
         execute(root, "src/train.py", smallest(line))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from application import REPOSITORY, Compose, Trained
+from application import REPOSITORY
 from omegaconf import OmegaConf, open_dict
 
 from hydrasweep import UserError
@@ -15,7 +15,7 @@ CONF = REPOSITORY / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 
 
-def test_files_of_all_groups_are_found() -> None:
+def test_files_of_all_groups_are_found():
     assert {file.parent.as_posix() for file in FILES} >= {
         *(".", "augmentation", "data", "experiment", "hparams_search", "hydra/job_logging"),
         *("model", "optimizer", "scheduler", "task", "tracking"),
@@ -23,9 +23,7 @@ def test_files_of_all_groups_are_found() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
-def test_file_begins_with_its_purpose_and_a_command_whose_config_can_be_built(
-    compose: Compose, file: Path
-) -> None:
+def test_file_begins_with_its_purpose_and_a_command_whose_config_can_be_built(compose, file):
     lines = (CONF / file).read_text().splitlines()
     header = itertools.takewhile(lambda line: line.startswith("#"), lines)
     purpose, *others = (
@@ -77,9 +75,7 @@ def test_file_begins_with_its_purpose_and_a_command_whose_config_can_be_built(
         ("task.directions={loss:down}", "down"),
     ],
 )
-def test_wrong_value_is_refused_with_key_value_and_what_is_allowed(
-    compose: Compose, override: str, allowed: str
-) -> None:
+def test_wrong_value_is_refused_with_key_value_and_what_is_allowed(compose, override, allowed):
     with pytest.raises(UserError, match=allowed) as refused:
         config.check(compose(override))
     key, _, value = override.partition("=")
@@ -104,13 +100,13 @@ def test_wrong_value_is_refused_with_key_value_and_what_is_allowed(
         ("data.image_size=[8,8]", "model=lenet5 .*28x28"),
     ],
 )
-def test_class_refuses_its_own_settings(compose: Compose, override: str, message: str) -> None:
+def test_class_refuses_its_own_settings(compose, override, message):
     cfg = compose(override)
     cfg.n_steps = 10
     config.check(cfg)
     weights = [torch.nn.Parameter(torch.zeros(1))]
 
-    def build() -> None:
+    def build():
         for name in ("model", "task", "data"):
             config.build(cfg[name])
         config.build(cfg.scheduler, config.build(cfg.optimizer, weights))
@@ -120,18 +116,18 @@ def test_class_refuses_its_own_settings(compose: Compose, override: str, message
     assert "\n" not in str(refused.value)
 
 
-def test_error_of_a_users_class_names_the_group_and_its_cause() -> None:
+def test_error_of_a_users_class_names_the_group_and_its_cause():
     node = OmegaConf.create({"model": {"_target_": "mnist.models.LeNet5", "dropout": 0}})
     with pytest.raises(UserError, match=r"^model: .*n_channels"):
         config.build(node.model)
 
 
-def test_added_setting_of_the_users_own_is_kept(trained: Trained) -> None:
+def test_added_setting_of_the_users_own_is_kept(trained):
     assert trained.done.returncode == 0
     assert OmegaConf.load(trained.output_dir / "config.yaml").mine == 0.1
 
 
-def test_objective_that_is_not_measured_is_refused(compose: Compose) -> None:
+def test_objective_that_is_not_measured_is_refused(compose):
     with pytest.raises(UserError, match=r"data\.n_val=0"):
         config.check(compose("data.n_val=0"))
     config.check(compose("data.n_val=0", "objective=train/accuracy"))
@@ -140,14 +136,14 @@ def test_objective_that_is_not_measured_is_refused(compose: Compose) -> None:
     config.check(compose("epochs=0"))
 
 
-def test_objective_is_one_metric_or_several(compose: Compose) -> None:
+def test_objective_is_one_metric_or_several(compose):
     cfg = compose("objective=[val/accuracy,n_parameters]")
     config.check(cfg)
     assert config.objectives(cfg) == ["val/accuracy", "n_parameters"]
     assert config.objectives(compose()) == ["val/accuracy"]
 
 
-def test_task_gives_each_metric_its_direction(compose: Compose) -> None:
+def test_task_gives_each_metric_its_direction(compose):
     known = config.metric_directions(compose())
     assert known["val/loss"] == known["train/loss"] == known["n_parameters"] == "minimize"
     assert known["val/accuracy"] == known["train/accuracy"] == "maximize"
@@ -155,9 +151,7 @@ def test_task_gives_each_metric_its_direction(compose: Compose) -> None:
     assert config.metric_directions(other)["val/f1"] == "maximize"
 
 
-def test_choice_of_a_group_is_read_from_hydras_files_or_is_the_class(
-    compose: Compose, tmp_path: Path
-) -> None:
+def test_choice_of_a_group_is_read_from_hydras_files_or_is_the_class(compose, tmp_path):
     cfg = compose("model=cnn")
     assert config.choices(cfg, tmp_path)["model"] == "cnn"
     assert config.choices(cfg, tmp_path)["optimizer"] == "adamw"
@@ -167,7 +161,7 @@ def test_choice_of_a_group_is_read_from_hydras_files_or_is_the_class(
     assert config.choices(cfg, tmp_path)["model"] == "cnn_wide"
 
 
-def test_architectures_have_the_same_settings(compose: Compose) -> None:
+def test_architectures_have_the_same_settings(compose):
     names = [compose(f"model={name}").model.keys() for name in ("baseline", "cnn", "lenet5")]
     assert names[0] == names[1] == names[2]
     assert "dropout" in names[0]

@@ -4,14 +4,13 @@ import os
 import re
 import shlex
 import statistics
-from pathlib import Path
 from textwrap import dedent
 
 import application
 import mlflow
 import pytest
 import torch
-from application import REPOSITORY, Script, command_line, environment
+from application import REPOSITORY, command_line, environment
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from sweeps import ALONE, MODELS, SWEEP, Sweep, history
@@ -21,7 +20,7 @@ from mnist import config
 from mnist.committee import load_members
 
 
-def test_best_trials_are_trained_again_on_fresh_seeds(sweep: Sweep) -> None:
+def test_best_trials_are_trained_again_on_fresh_seeds(sweep):
     search = sweep.trials()
     for phase in (CONFIRM, FINAL):
         trials = sweep.trials(phase)
@@ -35,7 +34,7 @@ def test_best_trials_are_trained_again_on_fresh_seeds(sweep: Sweep) -> None:
     assert folders == search.keys() | sweep.trials(CONFIRM).keys()  # finals retrain nothing
 
 
-def test_reported_scores_are_those_that_the_runs_measured(sweep: Sweep) -> None:
+def test_reported_scores_are_those_that_the_runs_measured(sweep):
     (parent,), finals, confirmed = sweep.runs()[0], sweep.runs_in(FINAL), sweep.trials(CONFIRM)
     for model in MODELS:
         winner = sweep.results.winners[model]
@@ -59,7 +58,7 @@ def test_reported_scores_are_those_that_the_runs_measured(sweep: Sweep) -> None:
         assert sorted(map(float, measured[FINAL])) == sorted(tested)
 
 
-def test_only_final_runs_see_the_test_images(sweep: Sweep) -> None:
+def test_only_final_runs_see_the_test_images(sweep):
     for run in sweep.runs_in(SEARCH).values():
         assert not [name for name in run.data.metrics if name.startswith("test")]
     searched = [path for name in sweep.folders() for path in (sweep.folder / name).rglob("*.*")]
@@ -75,7 +74,7 @@ def test_only_final_runs_see_the_test_images(sweep: Sweep) -> None:
         assert (sweep.folder / name / "pictures" / "confusion.png").exists()
 
 
-def test_recipe_of_a_winner_gives_the_same_numbers_again(sweep: Sweep, tmp_path: Path) -> None:
+def test_recipe_of_a_winner_gives_the_same_numbers_again(sweep, tmp_path):
     recipe = sweep.folder / "best" / "lenet5.yaml"
     assert "study" not in OmegaConf.load(recipe)  # it must not resume the sweep
     words = shlex.split(recipe.read_text().splitlines()[0].removeprefix("# "))
@@ -90,7 +89,7 @@ def test_recipe_of_a_winner_gives_the_same_numbers_again(sweep: Sweep, tmp_path:
     assert recipes[0] == recipes[1]
 
 
-def test_recipe_is_a_base_for_other_overrides(sweep: Sweep) -> None:
+def test_recipe_is_a_base_for_other_overrides(sweep):
     recipe = OmegaConf.load(sweep.folder / "best" / "lenet5.yaml")
     assert recipe.optimizer.keys() == {"lr"}  # the rest comes from the application
     words = command_line(
@@ -104,10 +103,8 @@ def test_recipe_is_a_base_for_other_overrides(sweep: Sweep) -> None:
     assert composed.epochs == recipe.epochs
 
 
-def test_winners_vote_as_a_committee(
-    sweep: Sweep, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def vote(*names: Path) -> str:
+def test_winners_vote_as_a_committee(sweep, root, monkeypatch):
+    def vote(*names):
         words = [str(REPOSITORY / "src" / "committee.py"), *map(str, names)]
         done = application.run(words, cwd=root, env=environment(root))
         assert done.returncode == 0, done.stderr
@@ -151,7 +148,7 @@ PEEKING = """
 
 
 @pytest.fixture
-def peeking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+def peeking(tmp_path, monkeypatch):
     """The settings of a model that looks at the test images when it is built."""
     (tmp_path / "peeking.py").write_text(dedent(PEEKING))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
@@ -159,9 +156,7 @@ def peeking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
             "+model._recursive_=false", "tracking=none")  # fmt: skip
 
 
-def test_model_that_looks_at_the_test_images_is_refused_in_a_sweep_only(
-    script: Script, peeking: tuple[str, ...]
-) -> None:
+def test_model_that_looks_at_the_test_images_is_refused_in_a_sweep_only(script, peeking):
     done = script("train.py", *SWEEP, ALONE, *peeking)
     assert done.returncode == 1
     assert "test images are sealed" in done.stderr
@@ -170,9 +165,7 @@ def test_model_that_looks_at_the_test_images_is_refused_in_a_sweep_only(
 
 
 @pytest.mark.slow
-def test_trial_that_looks_at_the_test_images_fails(
-    script: Script, root: Path, peeking: tuple[str, ...]
-) -> None:
+def test_trial_that_looks_at_the_test_images_fails(script, root, peeking):
     unchecked = ("hydra.sweeper.check=null", "hydra.sweeper.calibrate=null")
     done = script("train.py", *SWEEP, ALONE, "study=peeking", *peeking, *unchecked)
     assert done.returncode == 1

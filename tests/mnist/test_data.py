@@ -5,16 +5,14 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from pkgutil import resolve_name
 from textwrap import dedent
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from application import REPOSITORY, Compose, MakesFolder, environment, start, write_digits
-from omegaconf import DictConfig, OmegaConf
+from application import REPOSITORY, MakesFolder, environment, start, write_digits
+from omegaconf import OmegaConf
 from PIL import Image
 
 from hydrasweep import UserError
@@ -58,7 +56,7 @@ USERS_MODULE = dedent(
 
 
 @pytest.fixture
-def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageData:
+def stripes(tmp_path, monkeypatch):
     """The user's data set, built from the settings that a file under conf/data has."""
     (tmp_path / "user").mkdir()
     (tmp_path / "user" / "stripes_module.py").write_text(USERS_MODULE)
@@ -70,7 +68,7 @@ def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageData:
     return stripes_data(tmp_path)
 
 
-def stripes_data(folder: Path, **changes: object) -> ImageData:
+def stripes_data(folder, **changes):
     node = {
         "_target_": "mnist.data.ImageData",
         "_recursive_": False,
@@ -92,13 +90,11 @@ def stripes_data(folder: Path, **changes: object) -> ImageData:
     return data
 
 
-def n_decoded(folder: Path) -> int:
+def n_decoded(folder):
     return len((folder / "decoded.log").read_text().splitlines())
 
 
-def test_users_data_set_with_three_channels_needs_settings_alone(
-    stripes: ImageData, tmp_path: Path
-) -> None:
+def test_users_data_set_with_three_channels_needs_settings_alone(stripes, tmp_path):
     train, val = stripes.development()
     raw = np.frombuffer((tmp_path / "data" / "stripes.bin").read_bytes(), dtype=np.uint8)
     expected = torch.from_numpy(raw.reshape(150, 12, 10, 3).copy()).permute(0, 3, 1, 2)
@@ -110,7 +106,7 @@ def test_users_data_set_with_three_channels_needs_settings_alone(
     assert stripes.first(4).targets.tolist() == [0, 1, 2, 0]
 
 
-def test_decoding_happens_once_until_the_files_change(stripes: ImageData, tmp_path: Path) -> None:
+def test_decoding_happens_once_until_the_files_change(stripes, tmp_path):
     before = stripes.development()[0]
     again = stripes_data(tmp_path).development()[0]
     stripes.test(), stripes.first(2), stripes_data(tmp_path).test()
@@ -125,16 +121,14 @@ def test_decoding_happens_once_until_the_files_change(stripes: ImageData, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["Downloaded", "Inherited"])
-def test_download_is_passed_to_a_class_that_accepts_it(
-    stripes: ImageData, tmp_path: Path, name: str
-) -> None:
+def test_download_is_passed_to_a_class_that_accepts_it(stripes, tmp_path, name):
     dataset = {**stripes.dataset, "_target_": f"stripes_module.{name}"}
     assert len(stripes_data(tmp_path, dataset=dataset).first(9).targets) == 9
     with pytest.raises(UserError, match="AssertionError"):
         stripes_data(tmp_path, dataset={**dataset, "download": False}).first(9)
 
 
-def test_other_arguments_do_not_use_the_same_cache(stripes: ImageData, tmp_path: Path) -> None:
+def test_other_arguments_do_not_use_the_same_cache(stripes, tmp_path):
     stripes.development()
     other = {**stripes.dataset, "train": False}
     with pytest.raises(UserError, match="multiple values for keyword argument 'train'"):
@@ -142,7 +136,7 @@ def test_other_arguments_do_not_use_the_same_cache(stripes: ImageData, tmp_path:
 
 
 @pytest.mark.parametrize("damage", ["empty", "other bytes", "cut short", "code"])
-def test_damaged_cache_is_made_again(stripes: ImageData, tmp_path: Path, damage: str) -> None:
+def test_damaged_cache_is_made_again(stripes, tmp_path, damage):
     expected = stripes.development()[0].inputs.clone()
     (cache,) = (tmp_path / "data" / ".cache").glob("*.pt")
     if damage == "code":
@@ -159,7 +153,7 @@ def test_damaged_cache_is_made_again(stripes: ImageData, tmp_path: Path, damage:
     assert not (tmp_path / "made").exists()
 
 
-def test_digest_depends_on_the_contents_alone(stripes: ImageData, tmp_path: Path) -> None:
+def test_digest_depends_on_the_contents_alone(stripes, tmp_path):
     digest = stripes.digest
     assert re.fullmatch("[0-9a-f]{16}", digest)
     shutil.copytree(tmp_path / "data", tmp_path / "elsewhere" / "data")
@@ -172,7 +166,7 @@ def test_digest_depends_on_the_contents_alone(stripes: ImageData, tmp_path: Path
     assert stripes_data(tmp_path).digest != digest
 
 
-def test_two_processes_decode_once(stripes: ImageData, tmp_path: Path) -> None:
+def test_two_processes_decode_once(stripes, tmp_path):
     build = tmp_path / "build.py"
     build.write_text(
         dedent(
@@ -210,9 +204,7 @@ def test_two_processes_decode_once(stripes: ImageData, tmp_path: Path) -> None:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_settings_that_do_not_fit_the_data_are_refused(
-    stripes: ImageData, tmp_path: Path, cached: bool, changes: dict[str, object], words: list[str]
-) -> None:
+def test_settings_that_do_not_fit_the_data_are_refused(stripes, tmp_path, cached, changes, words):
     if cached:
         stripes.development()
     with pytest.raises(UserError) as refused:
@@ -238,22 +230,20 @@ def test_settings_that_do_not_fit_the_data_are_refused(
         ("std", [0.2, 0.2, float("inf")]),
     ],
 )
-def test_wrong_argument_is_refused_by_its_name(tmp_path: Path, key: str, value: object) -> None:
+def test_wrong_argument_is_refused_by_its_name(tmp_path, key, value):
     with pytest.raises(UserError) as refused:
         stripes_data(tmp_path, **{key: value})
     assert str(refused.value).startswith(f"data.{key}={value}: ")
 
 
-def change(**functions: Callable[[Any], object]) -> None:
+def change(**functions):
     """Let the user's class give other labels or images."""
     for name, function in functions.items():
         setattr(resolve_name("stripes_module.Stripes"), name, staticmethod(function))
 
 
 @pytest.mark.parametrize("label", [int, np.uint8, np.int16, torch.tensor])
-def test_labels_of_any_integer_type_become_int64(
-    stripes: ImageData, label: Callable[[int], object]
-) -> None:
+def test_labels_of_any_integer_type_become_int64(stripes, label):
     """Users' labels come from pandas, NumPy or another framework; the loss needs int64
     (openillumi.com/?p=68984)."""
     change(label=label)
@@ -265,7 +255,7 @@ def test_labels_of_any_integer_type_become_int64(
 @pytest.mark.parametrize(
     "label", [float, str, bool, lambda value: [value, 0], lambda value: None if value else 0]
 )
-def test_other_labels_are_refused(stripes: ImageData, label: Callable[[int], object]) -> None:
+def test_other_labels_are_refused(stripes, label):
     """Users' labels are floats, text or one-hot vectors (jamesmccaffreyblog.com/2023/03/22). The
     message is about the labels: the files are not damaged."""
     change(label=label)
@@ -282,9 +272,7 @@ def test_other_labels_are_refused(stripes: ImageData, label: Callable[[int], obj
         (lambda image: torch.from_numpy(image.copy()).float(), r"float32.* 0\.0 .* 255\.0"),
     ],
 )
-def test_other_pixels_are_refused_with_their_range(
-    stripes: ImageData, pixels: Callable[[Any], object], found: str
-) -> None:
+def test_other_pixels_are_refused_with_their_range(stripes, pixels, found):
     """Users divide by 255, as many tutorials do, or keep a camera's 12 bits. As bytes, the first
     images would be black and the second ones wrapped (stackoverflow.com/questions/52398936,
     github.com/pytorch/vision/issues/8782)."""
@@ -293,7 +281,7 @@ def test_other_pixels_are_refused_with_their_range(
         stripes.development()
 
 
-def test_images_may_be_tensors_and_pictures(stripes: ImageData, tmp_path: Path) -> None:
+def test_images_may_be_tensors_and_pictures(stripes, tmp_path):
     expected = stripes.first(120).inputs
     for pixels in (lambda image: torch.from_numpy(image.copy()).permute(2, 0, 1), Image.fromarray):
         change(pixels=pixels)
@@ -301,7 +289,7 @@ def test_images_may_be_tensors_and_pictures(stripes: ImageData, tmp_path: Path) 
         assert torch.equal(stripes_data(tmp_path).first(120).inputs, expected)
 
 
-def test_file_that_is_cut_short_is_named(stripes: ImageData, tmp_path: Path) -> None:
+def test_file_that_is_cut_short_is_named(stripes, tmp_path):
     raw = tmp_path / "data" / "stripes.bin"
     raw.write_bytes(raw.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"stripes\.bin") as refused:
@@ -310,9 +298,7 @@ def test_file_that_is_cut_short_is_named(stripes: ImageData, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def mnist_copy(
-    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Path, ImageData]:
+def mnist_copy(compose, tmp_path, monkeypatch):
     """A copy of the repository's MNIST, and no network to download another."""
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -324,7 +310,7 @@ def mnist_copy(
     return raw, config.build(compose(f"paths.data={tmp_path / 'data'}").data)
 
 
-def test_archives_are_unpacked_and_other_files_stay(mnist_copy: tuple[Path, ImageData]) -> None:
+def test_archives_are_unpacked_and_other_files_stay(mnist_copy):
     """A user's ``labels.csv`` was replaced when the archive beside it was unpacked
     (github.com/facebookresearch/fairseq/issues/1425)."""
     raw, data = mnist_copy
@@ -339,9 +325,7 @@ def test_archives_are_unpacked_and_other_files_stay(mnist_copy: tuple[Path, Imag
 
 
 @pytest.mark.parametrize("damage", ["cut short", "swapped"])
-def test_damaged_archive_is_named_with_the_command_that_restores_it(
-    mnist_copy: tuple[Path, ImageData], damage: str
-) -> None:
+def test_damaged_archive_is_named_with_the_command_that_restores_it(mnist_copy, damage):
     raw, data = mnist_copy
     test_labels = raw / "t10k-labels-idx1-ubyte.gz"
     if damage == "cut short":
@@ -372,7 +356,7 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 
 
 @pytest.fixture
-def unpacked(compose: Compose, tmp_path: Path) -> tuple[Path, DictConfig]:
+def unpacked(compose, tmp_path):
     """The folder of a small MNIST and the config of its data set."""
     raw = write_digits(tmp_path / "data")
     cfg = compose(f"paths.data={tmp_path / 'data'}", "data.n_train=40", "data.n_val=9").data
@@ -381,7 +365,7 @@ def unpacked(compose: Compose, tmp_path: Path) -> tuple[Path, DictConfig]:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_file_is_refused_by_name(unpacked: tuple[Path, DictConfig], damage: str) -> None:
+def test_damaged_file_is_refused_by_name(unpacked, damage):
     """Users' downloads were cut short or were a proxy's error page, and ended with an EOFError
     (github.com/pytorch/vision/issues/541, github.com/datapythonista/mnist/issues/19)."""
     (raw, cfg), (name, function) = unpacked, DAMAGES[damage]
@@ -400,16 +384,14 @@ def test_damaged_file_is_refused_by_name(unpacked: tuple[Path, DictConfig], dama
         (TRAIN_LABELS, "t10k-labels-idx1-ubyte"),
     ],
 )
-def test_swapped_files_are_refused(
-    unpacked: tuple[Path, DictConfig], name: str, other: str
-) -> None:
+def test_swapped_files_are_refused(unpacked, name, other):
     raw, cfg = unpacked
     shutil.copy(raw / other, raw / name)
     with pytest.raises(UserError, match=r"^data=mnist: "):
         config.build(cfg).development()
 
 
-def test_cached_data_need_no_torchvision(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_data_need_no_torchvision(compose, monkeypatch):
     expected = config.build(compose().data).development()[0].inputs
     for name in ("torchvision", "torchvision.datasets", "PIL"):
         monkeypatch.setitem(sys.modules, name, None)  # an import raises ModuleNotFoundError
@@ -418,8 +400,8 @@ def test_cached_data_need_no_torchvision(compose: Compose, monkeypatch: pytest.M
     assert len(data.first(16).targets) == 16
 
 
-def test_validation_images_are_class_balanced_seeded_and_not_trained_on(compose: Compose) -> None:
-    def split(seed: int) -> ImageData:
+def test_validation_images_are_class_balanced_seeded_and_not_trained_on(compose):
+    def split(seed):
         data = config.build(compose(f"data.split_seed={seed}", small=False).data)
         assert isinstance(data, ImageData)
         return data
@@ -432,7 +414,7 @@ def test_validation_images_are_class_balanced_seeded_and_not_trained_on(compose:
     assert torch.equal(train.targets, again_train.targets)
     assert not torch.equal(val.inputs, split(1).development()[1].inputs)
 
-    def rows(images: torch.Tensor) -> set[bytes]:
+    def rows(images):
         return {image.tobytes() for image in images.numpy()}
 
     assert not rows(train.inputs) & rows(val.inputs)
@@ -440,7 +422,7 @@ def test_validation_images_are_class_balanced_seeded_and_not_trained_on(compose:
     assert rows(train.inputs) | rows(val.inputs) == rows(everything)
 
 
-def test_parts_of_the_data_are_class_balanced(compose: Compose) -> None:
+def test_parts_of_the_data_are_class_balanced(compose):
     whole, _ = config.build(compose("data.n_train=null").data).development()
     train, val = config.build(compose("data.n_train=100", "data.n_val=50").data).development()
     assert len(whole.targets) == 59_800
@@ -451,7 +433,7 @@ def test_parts_of_the_data_are_class_balanced(compose: Compose) -> None:
 
 
 @pytest.mark.parametrize("group", ["mnist", "mnist_tutorial"])
-def test_normalizing_equals_torchvisions_transforms(compose: Compose, group: str) -> None:
+def test_normalizing_equals_torchvisions_transforms(compose, group):
     from torchvision import transforms
 
     cfg = compose(f"data={group}").data
@@ -464,7 +446,7 @@ def test_normalizing_equals_torchvisions_transforms(compose: Compose, group: str
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_tutorial_scales_pixels_by_128(compose: Compose) -> None:
+def test_tutorial_scales_pixels_by_128(compose):
     normalize = config.build(compose("data=mnist_tutorial").data).normalize()
     white = torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)
     assert normalize(white).item() == pytest.approx(1 / 128)

@@ -6,15 +6,13 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-from application import Compose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from strokes import Pixels, difference, draw, seen
+from strokes import difference, draw, seen
 
 import digits
 from hydrasweep import UserError
@@ -22,16 +20,16 @@ from mnist import config
 
 
 @functools.cache
-def reference(digit: int, pen: int) -> Pixels:
+def reference(digit, pen):
     return seen(draw(digit, pen=pen))
 
 
-def closest(pixels: Pixels, pen: int) -> int:
+def closest(pixels, pen):
     """The digit whose strokes differ least from the pixels."""
     return min(range(10), key=lambda digit: difference(pixels, reference(digit, pen)))
 
 
-def test_images_of_mnist_stay_the_same(compose: Compose) -> None:
+def test_images_of_mnist_stay_the_same(compose):
     data, changes = config.build(compose(small=False).data), []
     for image in data.test().inputs[:150, 0].numpy():
         picture = Image.fromarray(image)
@@ -54,9 +52,9 @@ def test_images_of_mnist_stay_the_same(compose: Compose) -> None:
     inverted=st.booleans(),
 )
 def test_size_position_and_polarity_do_not_matter(
-    digit: int, height: int, left: int, top: int, right: int, pen: float, paper: int, ink: int,
-    inverted: bool,
-) -> None:  # fmt: skip
+    digit, height, left, top, right, pen, paper, ink,
+    inverted,
+):  # fmt: skip
     width = max(2, round(pen * height))
     picture = draw(
         digit, canvas=(left + height + right, top + height + right), at=(left, top),
@@ -75,12 +73,12 @@ def test_size_position_and_polarity_do_not_matter(
 
 
 @pytest.mark.parametrize("pen", [1, 3, 10])
-def test_strokes_of_a_thin_pen_become_as_wide_as_those_of_mnist(pen: int) -> None:
+def test_strokes_of_a_thin_pen_become_as_wide_as_those_of_mnist(pen):
     thin, wide = seen(draw(8, pen=pen)), seen(draw(8, pen=30))
     assert thin.sum() > 0.65 * wide.sum()
 
 
-def test_uneven_light_noise_and_dust_do_not_matter() -> None:
+def test_uneven_light_noise_and_dust_do_not_matter():
     rng = np.random.default_rng(0)
     plain = draw(5, paper=240)
     lit = np.asarray(plain) * np.linspace(1, 0.5, plain.width) + rng.normal(0, 5, plain.size[::-1])
@@ -89,13 +87,13 @@ def test_uneven_light_noise_and_dust_do_not_matter() -> None:
     assert difference(seen(picture), seen(plain)) < 8
 
 
-def test_digit_may_touch_the_border() -> None:
+def test_digit_may_touch_the_border():
     plain = draw(7, pen=50)
     tight = plain.crop(ImageOps.invert(plain).getbbox())
     assert difference(seen(tight), seen(plain)) < 8
 
 
-def test_empty_paper_has_no_digit() -> None:
+def test_empty_paper_has_no_digit():
     rng = np.random.default_rng(0)
     grain = rng.normal(200, 8, (300, 300)).astype(np.uint8)
     light = np.linspace(100, 200, 300).astype(np.uint8)[None].repeat(300, 0)
@@ -103,13 +101,13 @@ def test_empty_paper_has_no_digit() -> None:
         assert digits.as_mnist(Image.fromarray(paper)) is None
 
 
-def transparent(ink: int) -> Image.Image:
+def transparent(ink):
     image = Image.new("RGBA", (300, 400), (ink, ink, ink, 0))
     image.putalpha(draw(4, ink=255, paper=0))
     return image
 
 
-def turned() -> Image.Image:
+def turned():
     image = draw(4).rotate(90, expand=True)
     image.getexif()[0x0112] = 6  # viewers turn it back
     return image
@@ -137,17 +135,17 @@ KINDS: dict[str, tuple[str, Callable[[], Image.Image]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_file_format_does_not_matter(tmp_path: Path, kind: str) -> None:
+def test_file_format_does_not_matter(tmp_path, kind):
     name, make = KINDS[kind]
     image = make()
     image.save(tmp_path / name, **({"exif": image.getexif()} if "EXIF" in kind else {}))
     assert difference(digits.read(tmp_path / name), seen(draw(4))) < 5
 
 
-def png(width: int, height: int) -> bytes:
+def png(width, height):
     """A PNG file whose header has this size, without any pixels."""
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
+    def chunk(kind, content):
         check = zlib.crc32(kind + content)
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
 
@@ -155,7 +153,7 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def saved(image: Image.Image) -> bytes:
+def saved(image):
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
@@ -174,7 +172,7 @@ UNREADABLE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_file_without_a_digit_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+def test_file_without_a_digit_is_refused_in_one_line(tmp_path, kind):
     path = tmp_path / "a.png"
     path.write_bytes(UNREADABLE[kind])
     with pytest.raises(UserError) as refused:
@@ -184,7 +182,7 @@ def test_file_without_a_digit_is_refused_in_one_line(tmp_path: Path, kind: str) 
 
 
 @pytest.mark.parametrize("name", ["none.png", "x" * 300, "pipe", ""])
-def test_path_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
+def test_path_that_is_no_file_is_refused(tmp_path, name):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError) as refused:
         digits.read(tmp_path / name)

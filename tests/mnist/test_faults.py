@@ -11,9 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import application
 import psutil
@@ -21,9 +19,6 @@ import pytest
 import torch
 from application import (
     REPOSITORY,
-    Done,
-    Script,
-    Started,
     client_of,
     command_line,
     environment,
@@ -53,7 +48,7 @@ LEAN = ("artifacts=false", "score_test=false")
 LONG = ("epochs=50", "data.n_train=1000", *LEAN)
 
 
-def mount(*arguments: object) -> None:
+def mount(*arguments):
     command = shutil.which("mount")
     done = command and subprocess.run(
         [command, *map(str, arguments)], capture_output=True, text=True
@@ -63,7 +58,7 @@ def mount(*arguments: object) -> None:
 
 
 @contextmanager
-def disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
+def disk(folder, size):
     """Make ``folder`` a disk of its own; yield a function that changes its size."""
     folder.mkdir(exist_ok=True)
     mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
@@ -74,7 +69,7 @@ def disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def read_only(folder: Path) -> Iterator[None]:
+def read_only(folder):
     """Forbid everybody, root included, to write below ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     mount("--bind", folder, folder)
@@ -85,11 +80,11 @@ def read_only(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def steps(folder: Path) -> list[int]:
+def steps(folder):
     return [epoch["step"] for epoch in history(folder)]
 
 
-def start(root: Path, *arguments: str) -> Started:
+def start(root, *arguments):
     words = command_line("train.py", *arguments)
     return application.start(words, cwd=root, env=environment(root))
 
@@ -108,7 +103,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def close_output_after(line: str, root: Path, *arguments: str) -> Done:
+def close_output_after(line, root, *arguments):
     """Run train.py and stop reading its output after the line, as ``| head`` does."""
     script, pipe = root / "piped.py", root / "pipe"
     script.write_text(PIPED)
@@ -120,7 +115,7 @@ def close_output_after(line: str, root: Path, *arguments: str) -> Done:
     return process.done()
 
 
-def assert_resumable(done: Done, *named: str) -> None:
+def assert_resumable(done, *named):
     """The run ended with one error message, which names these and a command that resumes it."""
     message, found, command = done.stderr.partition("To resume: ")
     assert message.startswith("Error: "), done.stderr
@@ -133,7 +128,7 @@ def assert_resumable(done: Done, *named: str) -> None:
     assert done.returncode == 1
 
 
-def resume(root: Path, done: Done) -> None:
+def resume(root, done):
     """Run the command that an interrupted run has printed."""
     _, *words = shlex.split(done.stderr.partition("To resume: ")[2])
     words[0] = str(REPOSITORY / words[0])
@@ -141,7 +136,7 @@ def resume(root: Path, done: Done) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def statuses(root: Path) -> list[str]:
+def statuses(root):
     return [run.info.status for run in runs_of(client_of(root))]
 
 
@@ -149,9 +144,7 @@ def statuses(root: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_checkpoint_on_a_full_disk_keeps_the_last_one(
-    script: Script, root: Path, tmp_path: Path
-) -> None:
+def test_checkpoint_on_a_full_disk_keeps_the_last_one(script, root, tmp_path):
     folder = tmp_path / "small"
     with disk(folder, "1500k") as resize:  # room for one checkpoint, not for a second one
         done = script("train.py", "epochs=3", *LEAN, f"hydra.run.dir={folder}")
@@ -170,9 +163,7 @@ def test_checkpoint_on_a_full_disk_keeps_the_last_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "place"), [("200k", ".cache"), ("30m", "data")])
-def test_data_on_a_full_disk_are_read_when_there_is_room(
-    script: Script, root: Path, tmp_path: Path, size: str, place: str
-) -> None:
+def test_data_on_a_full_disk_are_read_when_there_is_room(script, root, tmp_path, size, place):
     folder = tmp_path / "data"
     with disk(folder, size) as resize:
         if place == "data":  # no room to unpack the archives
@@ -192,7 +183,7 @@ def test_data_on_a_full_disk_are_read_when_there_is_room(
 
 
 @pytest.mark.slow
-def test_results_are_kept_while_the_store_is_full(root: Path, tmp_path: Path) -> None:
+def test_results_are_kept_while_the_store_is_full(root, tmp_path):
     small, folder = tmp_path / "small", tmp_path / "run"
     with disk(small, "4m") as resize:
         shutil.copy(root / "mlflow.db", small)
@@ -210,7 +201,7 @@ def test_results_are_kept_while_the_store_is_full(root: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_sweep_on_a_full_disk_resumes_when_there_is_room(script: Script, root: Path) -> None:
+def test_sweep_on_a_full_disk_resumes_when_there_is_room(script, root):
     few = ("epochs=1", "checkpoint=false", "hydra.sweeper.n_trials=12")
     sweep = Sweep(root, "full")
     with disk(root / "outputs", "900k") as resize:
@@ -234,9 +225,7 @@ def test_sweep_on_a_full_disk_resumes_when_there_is_room(script: Script, root: P
 @pytest.mark.parametrize(
     "arguments", [("epochs=1",), ("-m", "model=cnn,lenet5"), (*UNCONFIRMED, ALONE)], ids=str
 )
-def test_read_only_outputs_are_refused_before_training(
-    script: Script, root: Path, arguments: tuple[str, ...]
-) -> None:
+def test_read_only_outputs_are_refused_before_training(script, root, arguments):
     with read_only(root / "outputs"):
         done = script("train.py", *arguments)
     assert done.returncode == 1
@@ -247,7 +236,7 @@ def test_read_only_outputs_are_refused_before_training(
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_while_mlruns_is_read_only(script: Script, root: Path) -> None:
+def test_nothing_is_lost_while_mlruns_is_read_only(script, root):
     few = ("epochs=1", "model=choice(baseline,cnn)", "study=kept", "hydra.sweeper.n_trials=3")
     with read_only(root / "mlruns"):
         single = script("train.py", "epochs=2", "score_test=false")
@@ -265,9 +254,7 @@ def test_nothing_is_lost_while_mlruns_is_read_only(script: Script, root: Path) -
 
 
 @pytest.mark.slow
-def test_read_only_store_is_reported_before_training(
-    script: Script, root: Path, tmp_path: Path
-) -> None:
+def test_read_only_store_is_reported_before_training(script, root, tmp_path):
     with read_only(root):
         done = script("train.py", "epochs=1", *LEAN, f"hydra.run.dir={tmp_path / 'run'}")
     assert_resumable(done, "mlflow.db", "MLFLOW_TRACKING_URI", "Read-only")
@@ -279,9 +266,7 @@ def test_read_only_store_is_reported_before_training(
 
 
 @pytest.mark.slow
-def test_truncated_data_stop_trainings_and_sweeps_until_they_are_whole(
-    script: Script, root: Path, tmp_path: Path
-) -> None:
+def test_truncated_data_stop_trainings_and_sweeps_until_they_are_whole(script, root, tmp_path):
     images = write_digits(tmp_path / "data", n_train=900) / "train-images-idx3-ubyte"
     whole = images.read_bytes()
     images.write_bytes(whole[:-100])
@@ -303,8 +288,8 @@ def test_truncated_data_stop_trainings_and_sweeps_until_they_are_whole(
 
 @pytest.mark.slow
 def test_truncated_checkpoint_is_refused_and_without_it_training_begins_anew(
-    script: Script, root: Path, tmp_path: Path
-) -> None:
+    script, root, tmp_path
+):
     folder = tmp_path / "run"
     assert script("train.py", "epochs=2", *LEAN, f"hydra.run.dir={folder}").returncode == 0
     state = folder / "last.pt"
@@ -323,7 +308,7 @@ def test_truncated_checkpoint_is_refused_and_without_it_training_begins_anew(
 # Signals and standard output
 
 
-def interrupt(process: Started, pause: float) -> Done:
+def interrupt(process, pause):
     """Press Ctrl-C again and again until the process says how to resume."""
     while process.poll() is None and "To resume: " not in process.err.read_text():
         process.send(signal.SIGINT)
@@ -334,7 +319,7 @@ def interrupt(process: Started, pause: float) -> Done:
     return done
 
 
-def test_impatient_ctrl_c_does_not_disturb_the_end(root: Path) -> None:
+def test_impatient_ctrl_c_does_not_disturb_the_end(root):
     process = start(root, *LONG)
     process.until_printed("epoch  2/50")
     done = interrupt(process, 0.01)
@@ -343,7 +328,7 @@ def test_impatient_ctrl_c_does_not_disturb_the_end(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sweep_of_two_workers_resumes_after_an_impatient_ctrl_c(root: Path) -> None:
+def test_sweep_of_two_workers_resumes_after_an_impatient_ctrl_c(root):
     sweep = Sweep(root, "impatient")
     process = start(root, *UNCONFIRMED, TWO, "study=impatient", "hydra.sweeper.n_trials=8")
     process.until(lambda: re.search("COMPLETE|PRUNED", process.out.read_text()))
@@ -360,7 +345,7 @@ def test_sweep_of_two_workers_resumes_after_an_impatient_ctrl_c(root: Path) -> N
     assert_whole(sweep, 8)
 
 
-def test_closed_output_ends_a_training_that_the_printed_command_resumes(root: Path) -> None:
+def test_closed_output_ends_a_training_that_the_printed_command_resumes(root):
     done = close_output_after("epoch 1/6", root, "epochs=6", "data.n_train=1000", *LEAN)
     assert_resumable(done, "Broken pipe")
     assert statuses(root) == ["FAILED"]
@@ -371,7 +356,7 @@ def test_closed_output_ends_a_training_that_the_printed_command_resumes(root: Pa
 
 
 @pytest.mark.slow
-def test_closed_output_ends_a_sweep_that_the_printed_command_resumes(root: Path) -> None:
+def test_closed_output_ends_a_sweep_that_the_printed_command_resumes(root):
     arguments = (*UNCONFIRMED, ALONE, "study=piped", "hydra.sweeper.n_trials=9")
     done = close_output_after("COMPLETE|PRUNED", root, *arguments)
     assert_resumable(done, "Broken pipe")
@@ -383,7 +368,7 @@ def test_closed_output_ends_a_sweep_that_the_printed_command_resumes(root: Path)
     assert_whole(sweep, 9)
 
 
-def test_output_need_not_be_unicode(script: Script) -> None:
+def test_output_need_not_be_unicode(script):
     done = script("train.py", "epochs=1", "tracking=none", *LEAN, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^val +accuracy", done.stdout, re.MULTILINE)
@@ -393,13 +378,13 @@ def test_output_need_not_be_unicode(script: Script) -> None:
 # Kills
 
 
-def workers_of(process: Started) -> list[psutil.Process]:
+def workers_of(process):
     children = psutil.Process(process.pid).children()
     return [child for child in children if "loky" in " ".join(child.cmdline())]
 
 
 @pytest.mark.slow
-def test_sweep_that_is_killed_in_each_phase_loses_nothing(root: Path) -> None:
+def test_sweep_that_is_killed_in_each_phase_loses_nothing(root):
     sweep = Sweep(root, "killed")
     arguments = (*SWEEP, "study=killed", "hydra.sweeper.n_trials=6", "epochs=3",
                  "data.n_train=2400", "hydra.sweeper.registered_model=null",
@@ -414,7 +399,7 @@ def test_sweep_that_is_killed_in_each_phase_loses_nothing(root: Path) -> None:
     assert psutil.wait_procs(workers, timeout=60)[1] == []
     assert any(RETRY_OF in trial.user_attrs for trial in sweep.all_trials().values())
 
-    def n_complete(phase: str) -> int:
+    def n_complete(phase):
         trials = sweep.trials(phase).values()
         return sum(trial.state == TrialState.COMPLETE for trial in trials)
 
@@ -438,9 +423,7 @@ def test_sweep_that_is_killed_in_each_phase_loses_nothing(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sweep_stops_when_the_mlflow_server_is_killed_and_resumes(
-    root: Path, tmp_path: Path
-) -> None:
+def test_sweep_stops_when_the_mlflow_server_is_killed_and_resumes(root, tmp_path):
     folder = tmp_path / "remote"
     folder.mkdir()
     words = command_line(
@@ -474,7 +457,7 @@ def test_sweep_stops_when_the_mlflow_server_is_killed_and_resumes(
 
 
 @pytest.mark.slow
-def test_two_sweeps_and_a_training_start_at_once_without_any_files(tmp_path: Path) -> None:
+def test_two_sweeps_and_a_training_start_at_once_without_any_files(tmp_path):
     root = tmp_path / "root"
     raw = root / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)

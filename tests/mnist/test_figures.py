@@ -1,7 +1,5 @@
 """Pictures of images, mistakes and confusion matrices."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,13 +12,13 @@ LABELS = torch.arange(20) % 10
 IMAGES = torch.full((20, 1, 28, 28), 100, dtype=torch.uint8)
 
 
-def grey(path: Path, level: int) -> int:
+def grey(path, level):
     """The number of pixels with exactly this grey level."""
     with Image.open(path) as picture:
         return int((np.asarray(picture.convert("L")) == level).sum())
 
 
-def test_every_image_is_drawn(tmp_path: Path) -> None:
+def test_every_image_is_drawn(tmp_path):
     areas = []
     for n in (1, 6):
         draw_images(IMAGES[:n], ["a"] * n, "title", tmp_path / "images.png")
@@ -29,7 +27,7 @@ def test_every_image_is_drawn(tmp_path: Path) -> None:
     assert max(areas) < 1.3 * min(areas)
 
 
-def test_only_mistakes_are_drawn_and_the_worst_ones_first(tmp_path: Path) -> None:
+def test_only_mistakes_are_drawn_and_the_worst_ones_first(tmp_path):
     logits = torch.nn.functional.one_hot(LABELS, 10) * 8.0
     logits[3, 5] = 20.0  # label 3, predicted as 5
     logits[4, 5] = 9.0  # a milder one
@@ -45,7 +43,7 @@ def test_only_mistakes_are_drawn_and_the_worst_ones_first(tmp_path: Path) -> Non
     assert grey(tmp_path / "worst.png", 150) < 500
 
 
-def test_mistakes_of_a_model_without_mistakes_are_drawn(tmp_path: Path) -> None:
+def test_mistakes_of_a_model_without_mistakes_are_drawn(tmp_path):
     logits = torch.nn.functional.one_hot(LABELS, 10) * 8.0
     draw_mistakes(logits, Split(IMAGES, LABELS), "title", tmp_path / "none.png")
     assert grey(tmp_path / "none.png", 100) < 500
@@ -55,7 +53,7 @@ MANY = pytest.param(1000, 3000, marks=pytest.mark.field)
 
 
 @pytest.mark.parametrize(("n_classes", "side"), [(2, 500), (10, 600), (60, 3000), MANY])
-def test_confusion_matrix_has_a_bounded_size(tmp_path: Path, n_classes: int, side: int) -> None:
+def test_confusion_matrix_has_a_bounded_size(tmp_path, n_classes, side):
     """A user's matrix of 1,000 labels took 15 GB of memory (github.com/rasbt/mlxtend/issues/152,
     github.com/mlflow/mlflow/pull/5273)."""
     labels = torch.arange(n_classes)

@@ -1,7 +1,6 @@
 """Files are written completely or not at all."""
 
 import os
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -11,11 +10,11 @@ from hydrasweep import Outage
 from mnist import files
 
 
-def saved(path: Path) -> list[int]:
-    return torch.load(path, weights_only=True).tolist()  # type: ignore[no-any-return]
+def saved(path):
+    return torch.load(path, weights_only=True).tolist()
 
 
-def test_file_is_replaced_and_has_the_usual_permissions(tmp_path: Path) -> None:
+def test_file_is_replaced_and_has_the_usual_permissions(tmp_path):
     path, other = tmp_path / "file", tmp_path / "other"
     other.touch()
     files.save(path, torch.arange(3))
@@ -25,7 +24,7 @@ def test_file_is_replaced_and_has_the_usual_permissions(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "other"]
 
 
-def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     files.save(path, torch.arange(3))
     monkeypatch.setattr(os, "replace", Mock(side_effect=OSError(28, os.strerror(28))))

@@ -9,15 +9,13 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
-from application import REPOSITORY, Compose, client_of, runs_of, write_digits, write_idx
+from application import REPOSITORY, client_of, runs_of, write_digits, write_idx
 from composing import GROUPS
 from generated import arguments, examine, many, numbers, texts
 from hypothesis import strategies as st
@@ -35,7 +33,7 @@ from train import train
 
 
 @contextlib.contextmanager
-def refused_or_fine() -> Iterator[None]:
+def refused_or_fine():
     """Errors are user errors, for which an entrypoint prints a message without a traceback."""
     try:
         with patch.dict(os.environ), plain_exit():
@@ -48,11 +46,11 @@ def refused_or_fine() -> Iterator[None]:
 class Writes:
     """The paths that this process writes, creates or renames."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.seen: set[str] | None = None
         sys.addaudithook(self.hook)
 
-    def hook(self, event: str, args: tuple[Any, ...]) -> None:
+    def hook(self, event, args):
         if self.seen is None:
             return
         if event == "open":
@@ -69,7 +67,7 @@ class Writes:
             self.seen.add(str(Path(os.fsdecode(path)).resolve()))
 
     @contextlib.contextmanager
-    def only_below(self, folder: Path) -> Iterator[None]:
+    def only_below(self, folder):
         self.seen = set()
         try:
             yield
@@ -81,7 +79,7 @@ class Writes:
 
 
 @cache
-def writes() -> Writes:
+def writes():
     return Writes()
 
 
@@ -109,14 +107,14 @@ GONE = object()
 EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
 
 
-def keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+def keys(node, prefix=""):
     for key, value in node.items_ex(resolve=False):
         yield f"{prefix}{key}"
         if isinstance(value, DictConfig):
             yield from keys(value, f"{prefix}{key}.")
 
 
-def change(cfg: DictConfig, key: str, value: Any) -> None:
+def change(cfg, key, value):
     """Set a key, or delete it."""
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
@@ -126,7 +124,7 @@ def change(cfg: DictConfig, key: str, value: Any) -> None:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """A folder for all files, which contains the working directory. Downloads fail."""
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -135,7 +133,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def few_digits(tmp_path: Path, compose: Compose, *more: str) -> DictConfig:
+def few_digits(tmp_path, compose, *more):
     """The config of a training on 40 small images."""
     if not (tmp_path / "data").exists():
         write_digits(tmp_path / "data")
@@ -144,7 +142,7 @@ def few_digits(tmp_path: Path, compose: Compose, *more: str) -> DictConfig:
 
 
 @many
-def test_any_settings_work_or_are_refused(times: int, compose: Compose, here: Path) -> None:
+def test_any_settings_work_or_are_refused(times, compose, here):
     bases = [
         few_digits(here, compose, "tracking=none", *more)
         for more in (
@@ -156,7 +154,7 @@ def test_any_settings_work_or_are_refused(times: int, compose: Compose, here: Pa
     everything = {key for cfg in bases for key in keys(cfg)}
     names = sorted(key for key in everything if not key.endswith("._recursive_"))
 
-    def claim(base: int, changes: list[tuple[str, Any]]) -> None:
+    def claim(base, changes):
         cfg = copy.deepcopy(bases[base])
         with refused_or_fine(), writes().only_below(here):
             for key, value in changes:
@@ -177,14 +175,14 @@ def test_any_settings_work_or_are_refused(times: int, compose: Compose, here: Pa
 
 
 @many
-def test_any_command_line_works_or_is_refused(times: int, compose: Compose, tmp_path: Path) -> None:
+def test_any_command_line_works_or_is_refused(times, compose, tmp_path):
     names = sorted(keys(compose()))
     groups = sorted(GROUPS)
     value = text | texts | numbers.map(str) | arguments.map("[{}]".format)
     prefix = st.sampled_from(["", "", "", "+", "++", "~"])
     word = st.builds("{}{}={}".format, prefix, st.sampled_from([*names, *groups]), value)
 
-    def claim(given: list[str]) -> None:
+    def claim(given):
         with refused_or_fine(), writes().only_below(tmp_path):
             config.check(compose(*given))
 
@@ -192,13 +190,13 @@ def test_any_command_line_works_or_is_refused(times: int, compose: Compose, tmp_
 
 
 @many
-def test_any_config_file_works_or_is_refused(times: int, compose: Compose, tmp_path: Path) -> None:
+def test_any_config_file_works_or_is_refused(times, compose, tmp_path):
     folder = tmp_path / "more" / "experiment"
     folder.mkdir(parents=True)
     sample = (REPOSITORY / "conf" / "experiment" / "tutorial_cnn.yaml").read_text()
     edits = st.tuples(st.integers(0, len(sample)), st.integers(0, 9), st.text(max_size=4))
 
-    def claim(edits: list[tuple[int, int, str]]) -> None:
+    def claim(edits):
         content = sample
         for start, length, new in edits:
             content = content[:start] + new + content[start + length :]
@@ -218,7 +216,7 @@ damages = st.lists(
 )
 
 
-def damaged(content: bytes, damages: list[tuple[str, float, bytes]]) -> bytes:
+def damaged(content, damages):
     for kind, where, new in damages:
         at = int(where**4 * len(content))  # mostly near the beginning, in the header
         rest = {"cut": b"", "insert": content[at:], "replace": content[at + len(new) :]}[kind]
@@ -227,13 +225,13 @@ def damaged(content: bytes, damages: list[tuple[str, float, bytes]]) -> bytes:
 
 
 @many
-def test_any_idx_file_works_or_is_refused(times: int, compose: Compose, tmp_path: Path) -> None:
+def test_any_idx_file_works_or_is_refused(times, compose, tmp_path):
     cfg = few_digits(tmp_path, compose).data
     raw = tmp_path / "data" / "MNIST" / "raw"
     whole = {path: path.read_bytes() for path in sorted(raw.iterdir())}
     train = sorted(path for path in whole if path.name.startswith("train"))
 
-    def claim(file: int, other: int, damages: list[tuple[str, float, bytes]]) -> None:
+    def claim(file, other, damages):
         shutil.rmtree(tmp_path / "data" / ".cache", ignore_errors=True)
         for path, content in whole.items():
             path.write_bytes(content)
@@ -248,7 +246,7 @@ def test_any_idx_file_works_or_is_refused(times: int, compose: Compose, tmp_path
     bytes_ = st.lists(st.integers(0, 255), max_size=3).map(bytes)
     sizes = st.lists(st.integers(0, 5), min_size=1, max_size=4)
 
-    def shapes(sizes: list[int], end: bytes) -> None:
+    def shapes(sizes, end):
         shutil.rmtree(tmp_path / "data" / ".cache", ignore_errors=True)
         write_idx(train[0], torch.zeros(sizes))
         train[0].write_bytes(train[0].read_bytes() + end)
@@ -259,9 +257,7 @@ def test_any_idx_file_works_or_is_refused(times: int, compose: Compose, tmp_path
 
 
 @many
-def test_any_cache_or_checkpoint_works_or_is_refused(
-    times: int, compose: Compose, tmp_path: Path
-) -> None:
+def test_any_cache_or_checkpoint_works_or_is_refused(times, compose, tmp_path):
     cfg = few_digits(tmp_path, compose, "model=cnn", "optimizer=sgd_momentum")
     job = assemble(cfg)
     state = tmp_path / "last.pt"
@@ -269,7 +265,7 @@ def test_any_cache_or_checkpoint_works_or_is_refused(
     (cache,) = (tmp_path / "data" / ".cache").glob("*-train-*.pt")
     whole, cached = state.read_bytes(), cache.read_bytes()
 
-    def claim(damages: list[tuple[str, float, bytes]]) -> None:
+    def claim(damages):
         state.write_bytes(damaged(whole, damages))
         training: Training = copy.deepcopy(job.training)
         with contextlib.suppress(UserError):
@@ -284,13 +280,13 @@ def test_any_cache_or_checkpoint_works_or_is_refused(
 
 
 @many
-def test_any_picture_works_or_is_refused(times: int, tmp_path: Path) -> None:
+def test_any_picture_works_or_is_refused(times, tmp_path):
     whole, path = [], tmp_path / "picture"
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
         draw(6, canvas=(40, 50), at=(5, 5), height=40, pen=4).save(file := io.BytesIO(), kind)
         whole.append(file.getvalue())
 
-    def claim(content: bytes, damages: list[tuple[str, float, bytes]]) -> None:
+    def claim(content, damages):
         path.write_bytes(damaged(content, damages))
         with contextlib.suppress(UserError), writes().only_below(tmp_path / "nowhere"):
             pixels = digits.read(path)
@@ -301,7 +297,7 @@ def test_any_picture_works_or_is_refused(times: int, tmp_path: Path) -> None:
     modes = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "I", "F")
     sides = st.integers(1, 40)
 
-    def any_pixels(size: tuple[int, int], mode: str, data: st.DataObject) -> None:
+    def any_pixels(size, mode, data):
         n_bytes = len(Image.new(mode, size).tobytes())
         pixels = data.draw(st.binary(min_size=n_bytes, max_size=n_bytes))
         Image.frombytes(mode, size, pixels).save(path, "TIFF")
@@ -313,10 +309,10 @@ def test_any_picture_works_or_is_refused(times: int, tmp_path: Path) -> None:
 
 
 @many
-def test_any_history_of_metrics_works_or_is_refused(times: int, tmp_path: Path) -> None:
+def test_any_history_of_metrics_works_or_is_refused(times, tmp_path):
     whole = b'{"step": 1, "val/accuracy": 0.5}\n{"step": 2, "val/accuracy": 0.75}\n'
 
-    def claim(damages: list[tuple[str, float, bytes]]) -> None:
+    def claim(damages):
         (tmp_path / "metrics.jsonl").write_bytes(damaged(whole, damages))
         with contextlib.suppress(UserError):
             Run(tmp_path)
@@ -325,13 +321,13 @@ def test_any_history_of_metrics_works_or_is_refused(times: int, tmp_path: Path) 
 
 
 @many
-def test_runs_with_any_names_end(times: int, compose: Compose, root: Path, tmp_path: Path) -> None:
+def test_runs_with_any_names_end(times, compose, root, tmp_path):
     base = few_digits(tmp_path, compose, "model=baseline", "score_test=false", "artifacts=false")
     named = (EXPERIMENT, "study", "score_train", "data.name")
     name = st.text(max_size=20) | texts | st.sampled_from(["a/../..", "x" * 300, "a\0b", "%2e%2e/"])
     client = client_of(root)
 
-    def claim(key: str, name: Any) -> None:
+    def claim(key, name):
         cfg, folder = copy.deepcopy(base), Path(tempfile.mkdtemp(dir=tmp_path))
         with refused_or_fine(), writes().only_below(tmp_path):
             if key == EXPERIMENT:

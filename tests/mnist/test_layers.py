@@ -1,6 +1,6 @@
 """The fast layers equal torch's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,11 +12,11 @@ Layer = Callable[[Tensor], Tensor]
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _seed():
     torch.manual_seed(0)
 
 
-def assert_equal(fast: Layer, plain: nn.Module, x: Tensor) -> None:
+def assert_equal(fast, plain, x):
     """Compare values and all gradients; ``fast`` has the parameters of ``plain``."""
     x = x.detach().requires_grad_(x.dtype.is_floating_point)
     values = fast(x), plain(x)
@@ -28,14 +28,14 @@ def assert_equal(fast: Layer, plain: nn.Module, x: Tensor) -> None:
             torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
 
 
-def with_class(plain: nn.Module, fast: type[nn.Module]) -> nn.Module:
+def with_class(plain, fast):
     """A module of the class ``fast`` with the parameters of ``plain``."""
     module = fast.__new__(fast)
     module.__dict__ = dict(plain.__dict__)
     return module
 
 
-def images(*shape: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def images(*shape, dtype=torch.float32):
     """Images of the same shape in several memory layouts."""
     x = torch.randn(shape, dtype=dtype)
     return {
@@ -48,7 +48,7 @@ def images(*shape: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("n", [0, 1, 50])
-def test_linear_layer_equals_torchs(n: int, bias: bool, dtype: torch.dtype) -> None:
+def test_linear_layer_equals_torchs(n, bias, dtype):
     plain = nn.Linear(30, 20, bias=bias, dtype=dtype)
     fast = with_class(plain, layers.Linear)
     x = torch.randn(n, 40, dtype=dtype)[:, 10:]
@@ -60,27 +60,25 @@ def test_linear_layer_equals_torchs(n: int, bias: bool, dtype: torch.dtype) -> N
         torch.testing.assert_close(*grads)
 
 
-def test_linear_layer_without_onednn_equals_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_layer_without_onednn_equals_torchs(monkeypatch):
     plain, x = nn.Linear(30, 20), torch.randn(50, 30)
     monkeypatch.setattr(layers, "_onednn_linear", None)
     assert torch.equal(with_class(plain, layers.Linear)(x), plain(x))
 
 
-def test_convolution_over_the_whole_image_equals_torchs() -> None:
+def test_convolution_over_the_whole_image_equals_torchs():
     for bias in (True, False):
         plain = nn.Conv2d(16, 120, kernel_size=5, bias=bias)
         for x in images(3, 16, 5, 5).values():
             assert_equal(with_class(plain, layers.Conv2d), plain, x)
 
 
-def conv_tanh_pool(
-    conv: nn.Conv2d, kind: type[layers.Conv2d] = layers.Conv2d
-) -> tuple[Layer, nn.Module]:
+def conv_tanh_pool(conv, kind=layers.Conv2d):
     fast = with_class(conv, kind)
     return lambda x: layers.conv_tanh_pool(x, fast), nn.Sequential(conv, nn.Tanh(), nn.AvgPool2d(2))
 
 
-def alone(conv: nn.Conv2d, kind: type[layers.Conv2d] = layers.Conv2d) -> tuple[Layer, nn.Module]:
+def alone(conv, kind=layers.Conv2d):
     return with_class(conv, kind), conv
 
 
@@ -89,12 +87,12 @@ def alone(conv: nn.Conv2d, kind: type[layers.Conv2d] = layers.Conv2d) -> tuple[L
 @pytest.mark.parametrize("kind", [layers.Conv2d, layers.ChannelsLastConv2d])
 @pytest.mark.parametrize("sides", [(14, 14), (8, 20), (9, 10), (10, 9)])
 def test_convolution_equals_torchs(
-    pair: Callable[..., tuple[Layer, nn.Module]],
-    channels: int,
-    padding: int,
-    kind: type[layers.Conv2d],
-    sides: tuple[int, int],
-) -> None:
+    pair,
+    channels,
+    padding,
+    kind,
+    sides,
+):
     for bias in (True, False):
         pairs = pair(nn.Conv2d(channels, 10, kernel_size=5, padding=padding, bias=bias), kind)
         for x in images(7, channels, *sides).values():
@@ -103,8 +101,8 @@ def test_convolution_equals_torchs(
 
 @pytest.mark.parametrize("pair", [alone, conv_tanh_pool])
 def test_convolution_accepts_the_same_inputs_as_torchs(
-    pair: Callable[[nn.Conv2d], tuple[Layer, nn.Module]],
-) -> None:
+    pair,
+):
     for dtype in (torch.float32, torch.float64):
         fast, plain = pair(nn.Conv2d(3, 4, kernel_size=(3, 5), padding=(1, 0), dtype=dtype))
         assert_equal(fast, plain, torch.randn(0, 3, 14, 8, dtype=dtype))
@@ -116,7 +114,7 @@ def test_convolution_accepts_the_same_inputs_as_torchs(
                 layer(torch.randn(2, 5, 14, 8, dtype=dtype))
 
 
-def test_convolution_can_be_trained_after_inference_mode() -> None:
+def test_convolution_can_be_trained_after_inference_mode():
     fast, plain = conv_tanh_pool(nn.Conv2d(1, 10, kernel_size=5))
     x = torch.randn(20, 1, 8, 46)  # no other test has this width, so nothing is cached
     with torch.inference_mode():
@@ -128,14 +126,14 @@ POOL = nn.Sequential(nn.MaxPool2d(2, 1), nn.ReLU())
 
 
 @pytest.mark.parametrize("shape", [(3, 10, 28, 28), (1, 1, 2, 3), (0, 3, 5, 5)])
-def test_pool_equals_torchs(shape: Sequence[int]) -> None:
+def test_pool_equals_torchs(shape):
     for x in images(*shape).values():
         assert_equal(layers.pool_relu, POOL, x)
         assert_equal(layers.pool_relu, POOL, x.round())  # the first of equal pixels has it
         assert_equal(layers.pool_relu, POOL, x.double())
 
 
-def test_pool_refuses_the_same_inputs_as_torchs() -> None:
+def test_pool_refuses_the_same_inputs_as_torchs():
     for layer in (layers.pool_relu, POOL):
         with pytest.raises(RuntimeError, match="too small"):
             layer(torch.randn(2, 3, 1, 5))
@@ -143,7 +141,7 @@ def test_pool_refuses_the_same_inputs_as_torchs() -> None:
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
-def test_dropout_keeps_its_share_and_scales_it(p: float) -> None:
+def test_dropout_keeps_its_share_and_scales_it(p):
     torch.manual_seed(0)
     x = torch.ones(1_000_003, requires_grad=True)
     y = layers.Dropout(p)(x)
@@ -156,7 +154,7 @@ def test_dropout_keeps_its_share_and_scales_it(p: float) -> None:
     assert neighbours == pytest.approx((1 - p) ** 2, abs=0.003)
 
 
-def test_dropout_depends_on_the_seed_and_keeps_everything_in_evaluation() -> None:
+def test_dropout_depends_on_the_seed_and_keeps_everything_in_evaluation():
     x, layer, seen = torch.ones(100), layers.Dropout(0.5), []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -166,7 +164,7 @@ def test_dropout_depends_on_the_seed_and_keeps_everything_in_evaluation() -> Non
     assert torch.equal(layer.eval()(x), x)
 
 
-def test_dropout_of_nothing_and_of_everything_and_in_place() -> None:
+def test_dropout_of_nothing_and_of_everything_and_in_place():
     x = torch.ones(100)
     assert torch.equal(layers.Dropout(0.0)(x), x)
     assert not layers.Dropout(1.0)(x).any()
@@ -175,7 +173,7 @@ def test_dropout_of_nothing_and_of_everything_and_in_place() -> None:
     assert 0 < (x > 0).sum() < 50
 
 
-def test_unusual_tensors_use_torchs_operations() -> None:
+def test_unusual_tensors_use_torchs_operations():
     x = torch.randn(3, 4)
     assert layers.is_fast(x, nn.Parameter(x))
 
@@ -198,7 +196,7 @@ def test_unusual_tensors_use_torchs_operations() -> None:
         assert layers.Linear(784, 784)(torch.randn(100, 784)).dtype == torch.bfloat16
 
 
-def test_second_derivatives_are_refused() -> None:
+def test_second_derivatives_are_refused():
     x = torch.randn(2, 3, 6, 6, requires_grad=True)
     for layer in (layers.Conv2d(3, 4, 3), layers.Linear(6, 6), layers.pool_relu):
         shaped = x[0, 0] if isinstance(layer, nn.Linear) else x

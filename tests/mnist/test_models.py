@@ -1,10 +1,8 @@
 """The architectures: their sizes and their inputs, and a user's own."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from application import Compose, parts
+from application import parts
 from torch.nn import functional as F
 
 from hydrasweep import UserError
@@ -19,15 +17,13 @@ ARCHITECTURES = ("baseline", "cnn", "lenet5", "vgg")
     ("name", "n_parameters"),
     [("baseline", 623_290), ("cnn", 934_798), ("lenet5", 61_706), ("vgg", 70_330)],
 )
-def test_number_of_parameters_and_shape_of_logits(
-    compose: Compose, name: str, n_parameters: int
-) -> None:
+def test_number_of_parameters_and_shape_of_logits(compose, name, n_parameters):
     model = config.build(compose(f"model={name}").model)
     assert sum(parameter.numel() for parameter in model.parameters()) == n_parameters
     assert model(torch.rand(3, 1, 28, 28)).shape == (3, 10)
 
 
-def test_models_and_their_weights_are_plain_torch(compose: Compose) -> None:
+def test_models_and_their_weights_are_plain_torch(compose):
     names = {
         "baseline": ["classifier.1", "classifier.4"],
         "cnn": ["features.0", "classifier.1", "classifier.3"],
@@ -43,13 +39,13 @@ def test_models_and_their_weights_are_plain_torch(compose: Compose) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_channels_and_classes_come_from_the_data(compose: Compose, name: str) -> None:
+def test_channels_and_classes_come_from_the_data(compose, name):
     cfg = compose(f"model={name}", "data.n_channels=3", "data.n_classes=4")
     assert config.build(cfg.model)(torch.rand(2, 3, 28, 28)).shape == (2, 4)
 
 
 @pytest.mark.parametrize("name", ["baseline", "cnn", "vgg"])
-def test_image_size_comes_from_the_data(compose: Compose, name: str) -> None:
+def test_image_size_comes_from_the_data(compose, name):
     cfg = compose(f"model={name}", "data.image_size=[9,14]")
     assert config.build(cfg.model)(torch.rand(2, 1, 9, 14)).shape == (2, 10)
 
@@ -58,16 +54,14 @@ def test_image_size_comes_from_the_data(compose: Compose, name: str) -> None:
     ("name", "size", "taken"),
     [("lenet5", "32,32", "28x28"), ("cnn", "1,28", "2x2"), ("vgg", "3,28", "4x4")],
 )
-def test_image_sizes_that_do_not_fit_an_architecture_are_refused(
-    compose: Compose, name: str, size: str, taken: str
-) -> None:
+def test_image_sizes_that_do_not_fit_an_architecture_are_refused(compose, name, size, taken):
     with pytest.raises(UserError, match=rf"model={name} .*{taken}.*data\.image_size") as refused:
         config.build(compose(f"model={name}", f"data.image_size=[{size}]").model)
     assert size.replace(",", "x") in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_dropout_acts_in_training_and_not_in_evaluation(compose: Compose, name: str) -> None:
+def test_dropout_acts_in_training_and_not_in_evaluation(compose, name):
     images = torch.rand(2, 1, 28, 28)
     model = config.build(compose(f"model={name}", "model.dropout=0.5").model)
     assert not torch.equal(model(images), model(images))
@@ -78,7 +72,7 @@ def test_dropout_acts_in_training_and_not_in_evaluation(compose: Compose, name: 
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_one_batch_can_be_overfitted(compose: Compose, name: str) -> None:
+def test_one_batch_can_be_overfitted(compose, name):
     few = ("epochs=40", "data.n_train=16", "data.n_val=0", "data.batch_size=16")
     training, images, val = parts(
         compose(f"model={name}", "model.dropout=0", "scheduler=constant", *few)
@@ -107,8 +101,8 @@ n_classes: ${data.n_classes}
 
 
 def test_users_architecture_is_one_class_and_one_yaml_file(
-    compose: Compose, output_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    compose, output_dir, tmp_path, monkeypatch
+):
     (tmp_path / "my_models.py").write_text(LINEAR)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "conf" / "model").mkdir(parents=True)

@@ -2,18 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 
 import application
-from application import REPOSITORY, Script, environment
-from sweeps import Sweep
+from application import REPOSITORY, environment
 
 RUNS = ("-m", "model=baseline,lenet5", "epochs=1", "data.n_train=200", "data.n_val=200")
 
 
-def test_runs_are_compared_in_a_table_and_never_evaluate_the_test_images(
-    script: Script, root: Path
-) -> None:
+def test_runs_are_compared_in_a_table_and_never_evaluate_the_test_images(script, root):
     done = script("train.py", *RUNS, "artifacts=false", "tracking=none")
     assert done.returncode == 0, done.stderr
     head, *rows = re.findall(r"^ +((?:run|0|1) .*)", done.stdout, re.MULTILINE)
@@ -34,5 +30,5 @@ def test_runs_are_compared_in_a_table_and_never_evaluate_the_test_images(
         assert json.loads(epoch)["step"] == 1
 
 
-def test_sweep_prints_no_table_of_its_runs(sweep: Sweep) -> None:
+def test_sweep_prints_no_table_of_its_runs(sweep):
     assert not re.search(r"^ +run .*seconds *$", sweep.out, re.MULTILINE)

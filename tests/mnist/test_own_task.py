@@ -4,15 +4,13 @@ is not edited, and nothing in it assumes images or classes."""
 import json
 import re
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from textwrap import dedent
 
 import application
 import mlflow
 import numpy as np
 import pytest
-from application import REPOSITORY, Done, Refusal, client_of, environment, runs_of
+from application import REPOSITORY, client_of, environment, runs_of
 
 CLASSES = '''
 from dataclasses import dataclass
@@ -97,7 +95,7 @@ OWN = ("--config-dir", "mine", "data=table", "model=mlp", "task=regression",
 
 
 @pytest.fixture(autouse=True)
-def _own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_files(tmp_path, monkeypatch):
     (tmp_path / "own.py").write_text(CLASSES)
     for name, text in FILES.items():
         path = tmp_path / "mine" / f"{name}.yaml"
@@ -108,14 +106,12 @@ def _own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     sys.modules.pop("own", None)
 
 
-def train(root: Path, folder: Path, *arguments: str) -> Done:
+def train(root, folder, *arguments):
     words = [str(REPOSITORY / "src" / "train.py"), *OWN, *arguments]
     return application.run(words, cwd=folder, env=environment(root, PYTHONPATH=str(folder)))
 
 
-def test_run_trains_evaluates_and_records_a_regression(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_trains_evaluates_and_records_a_regression(root, tmp_path, monkeypatch):
     done = train(root, tmp_path, "epochs=10", "score_train=all/mae")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"mlp, 769\b", done.stdout)
@@ -148,14 +144,12 @@ def test_run_trains_evaluates_and_records_a_regression(
         ("task=classification", r"data\.n_classes"),
     ],
 )
-def test_parts_that_do_not_fit_together_are_refused(
-    refusal: Refusal, override: str, message: str
-) -> None:
+def test_parts_that_do_not_fit_together_are_refused(refusal, override, message):
     assert re.search(message, refusal(*OWN, "tracking=none", override))
 
 
 @pytest.mark.slow
-def test_sweep_minimizes_the_loss_and_evaluates_its_winner(root: Path, tmp_path: Path) -> None:
+def test_sweep_minimizes_the_loss_and_evaluates_its_winner(root, tmp_path):
     done = train(
         root, tmp_path, "-m", "hparams_search=optuna", "epochs=3", "study=own",
         "hydra.sweeper.direction=minimize", "hydra.sweeper.n_trials=4",

@@ -9,8 +9,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import application
 import mlflow
@@ -19,7 +17,6 @@ import pytest
 import torch
 from application import (
     REPOSITORY,
-    Compose,
     Done,
     client_of,
     copy_store,
@@ -29,7 +26,7 @@ from application import (
 )
 from PIL import Image, ImageOps
 from strokes import draw
-from torch import Tensor, nn
+from torch import nn
 
 import digits
 import predict as script
@@ -44,22 +41,22 @@ TRAIN = REPOSITORY / "src" / "train.py"
 class Linear(nn.Linear):
     """A linear model of raw pixels."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight, bias):
         super().__init__(784, 10)
         self.load_state_dict({"weight": weight, "bias": bias})
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels):
         return super().forward(pixels.float().flatten(1) / 255)
 
 
-def closest_digit() -> Linear:
+def closest_digit():
     """A model that takes an image for the drawn digit that is closest to it."""
     images = np.stack([np.asarray(digits.as_mnist(draw(digit))) for digit in range(10)])
     drawn = torch.from_numpy(images).flatten(1) / 255
     return Linear(drawn, -(drawn**2).sum(1) / 2)
 
 
-def register(uri: str, *champions: tuple[str, Linear | str, float]) -> None:
+def register(uri, *champions):
     """Register models, or the models at these addresses, as a sweep registers its winners."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(action="ignore"):
         patch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -75,7 +72,7 @@ def register(uri: str, *champions: tuple[str, Linear | str, float]) -> None:
 
 
 @pytest.fixture(scope="module")
-def champions(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+def champions(tmp_path_factory, empty_store):
     """A root with the champions of two architectures and of another data set."""
     root = tmp_path_factory.mktemp("root")
     copy_store(empty_store, root)
@@ -92,15 +89,15 @@ def champions(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Pa
 
 @pytest.fixture
 def predict(
-    champions: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Predict:
+    champions,
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
     """``predict(*words)`` runs predict.py in this process, in ``tmp_path``, where it must not
     write."""
 
-    def run(*words: Any, uri: str = f"sqlite:///{champions}/mlflow.db") -> Done:
+    def run(*words, uri=f"sqlite:///{champions}/mlflow.db"):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words)])
@@ -118,7 +115,7 @@ def predict(
 
 
 @pytest.fixture
-def client(champions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def client(champions, tmp_path, monkeypatch):
     """MLflow's client of a copy of the champions' store, which this process uses."""
     (tmp_path / "root").mkdir()
     shutil.copy(champions / "mlflow.db", tmp_path / "root")
@@ -126,22 +123,20 @@ def client(champions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return client_of(tmp_path / "root")
 
 
-def table(text: str) -> dict[str, tuple[int, float]]:
+def table(text):
     header, *rows = csv.reader(io.StringIO(text))
     assert header == ["file", "digit", "probability"]
     return {name: (int(digit), float(share)) for name, digit, share in rows}
 
 
-def test_one_picture_gives_one_line(predict: Predict, tmp_path: Path) -> None:
+def test_one_picture_gives_one_line(predict, tmp_path):
     draw(7).save(tmp_path / "seven.png")
     done = predict("seven.png")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"7  \d+\.\d %  \(mnist-closest v2\)\n", done.stdout)
 
 
-def test_several_pictures_and_folders_give_csv_and_unreadable_ones_give_errors(
-    champions: Path, tmp_path: Path
-) -> None:
+def test_several_pictures_and_folders_give_csv_and_unreadable_ones_give_errors(champions, tmp_path):
     folder = tmp_path / "drawn"
     (folder / "below").mkdir(parents=True)
     for digit in range(10):
@@ -171,18 +166,18 @@ def test_several_pictures_and_folders_give_csv_and_unreadable_ones_give_errors(
 
 
 @pytest.mark.parametrize("word", ["none.png", "."])
-def test_path_without_a_picture_is_one_error_message(predict: Predict, word: str) -> None:
+def test_path_without_a_picture_is_one_error_message(predict, word):
     done = predict(word)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(f"Error: {re.escape(word)}: .*\n", done.stderr)
 
 
-def chosen(model: str | None) -> tuple[str, str]:
+def chosen(model):
     version = script.find_champion(model)
     return version.name, str(version.version)
 
 
-def test_champion_has_the_best_score_or_is_the_given_model(client: Any) -> None:
+def test_champion_has_the_best_score_or_is_the_given_model(client):
     assert chosen(None) == ("mnist-closest", "2")
     assert chosen("three") == ("mnist-three", "1")
     client.set_model_version_tag("mnist-three", "1", "score", "0.91")
@@ -191,7 +186,7 @@ def test_champion_has_the_best_score_or_is_the_given_model(client: Any) -> None:
     assert chosen("closest") == ("mnist-closest", "1")
 
 
-def test_missing_champion_is_refused_with_the_command_that_makes_one(client: Any) -> None:
+def test_missing_champion_is_refused_with_the_command_that_makes_one(client):
     client.delete_registered_model_alias("mnist-three", "champion")
     for model in ("three", "cnn"):
         command = f"python src/train.py -m hparams_search=optuna model={model}"
@@ -199,28 +194,28 @@ def test_missing_champion_is_refused_with_the_command_that_makes_one(client: Any
             script.predict(np.zeros((1, 1, 28, 28), np.uint8), model)
 
 
-def test_champions_with_different_objectives_are_not_compared(client: Any) -> None:
+def test_champions_with_different_objectives_are_not_compared(client):
     client.set_model_version_tag("mnist-three", "1", "objective", "val/loss")
     with pytest.raises(UserError, match=r"--model .*closest, three"):
         script.find_champion(None)
     assert chosen("three") == ("mnist-three", "1")
 
 
-def test_deleted_model_is_one_error_message(client: Any, tmp_path: Path) -> None:
+def test_deleted_model_is_one_error_message(client, tmp_path):
     version = client.create_model_version("mnist-three", str(tmp_path / "gone")).version
     client.set_registered_model_alias("mnist-three", "champion", version)
     with pytest.raises(UserError, match=r"^.*MLflow.*$"):
         script.predict(np.zeros((1, 1, 28, 28), np.uint8), "three")
 
 
-def test_help_and_refusals_import_nothing_heavy(tmp_path: Path) -> None:
+def test_help_and_refusals_import_nothing_heavy(tmp_path):
     shown, imported = modules_after(PREDICT, ["--help"], ["missing.png"], root=tmp_path)
     assert "--model" in shown
     assert "argparse" in imported
     assert not imported & {"torch", "mlflow", "torchvision", "optuna", "matplotlib"}
 
 
-def on_paper(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def on_paper(image, rng):
     """Eight times as large, black, somewhere on a large light canvas."""
     paper = Image.new("L", (800, 600), 245)
     large = image.resize((224, 224), Image.Resampling.BICUBIC)
@@ -229,7 +224,7 @@ def on_paper(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return paper
 
 
-def noisy(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def noisy(image, rng):
     """Turned by up to ten degrees, with the grain and the uneven light of a photograph."""
     turned = image.rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC, fillcolor=245)
     light = np.linspace(1, rng.uniform(0.5, 1), image.width)
@@ -238,7 +233,7 @@ def noisy(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def lenet5(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> str:
+def lenet5(tmp_path_factory, empty_store):
     """The address of a store whose champion is a LeNet5 that was trained on all images."""
     root = tmp_path_factory.mktemp("lenet5")
     copy_store(empty_store, root)
@@ -254,8 +249,8 @@ def lenet5(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> str:
 
 @pytest.mark.slow
 def test_thousand_pictures_of_mnists_digits_are_recognized_in_seconds(
-    predict: Predict, lenet5: str, compose: Compose, tmp_path: Path
-) -> None:
+    predict, lenet5, compose, tmp_path
+):
     test = config.build(compose(small=False).data).test()
     rng = np.random.default_rng(0)
     rows = rng.choice(10_000, 250, replace=False)
@@ -279,9 +274,7 @@ def test_thousand_pictures_of_mnists_digits_are_recognized_in_seconds(
 
 
 @pytest.mark.slow
-def test_drawn_digits_are_recognized_with_any_pen(
-    predict: Predict, lenet5: str, tmp_path: Path
-) -> None:
+def test_drawn_digits_are_recognized_with_any_pen(predict, lenet5, tmp_path):
     pens = (3, 8, 20, 40)
     for pen in pens:
         for digit in range(10):
@@ -293,9 +286,7 @@ def test_drawn_digits_are_recognized_with_any_pen(
 
 
 @pytest.mark.slow
-def test_champion_on_a_server_is_used_without_showing_the_password(
-    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_champion_on_a_server_is_used_without_showing_the_password(predict, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     draw(7).save(tmp_path / "seven.png")
     (tmp_path / "remote").mkdir()

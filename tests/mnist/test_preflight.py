@@ -1,11 +1,10 @@
 """Before its trials, a sweep trains configs for a few batches and checks its directions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from application import Compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -16,10 +15,10 @@ Direct = Callable[[Any], None]
 
 
 @pytest.fixture(autouse=True)
-def direct(monkeypatch: pytest.MonkeyPatch) -> Iterator[Direct]:
+def direct(monkeypatch):
     """``direct(value)`` sets hydra.sweeper.direction, which is "maximize" at first."""
 
-    def set_direction(value: Any) -> None:
+    def set_direction(value):
         sweeper = OmegaConf.create({"direction": value})
         monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(sweeper=sweeper))
 
@@ -29,7 +28,7 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> Iterator[Direct]:
     seal.set_sealed(False)
 
 
-def test_estimated_seconds_grow_with_the_epochs(compose: Compose) -> None:
+def test_estimated_seconds_grow_with_the_epochs(compose):
     short, long = (preflight.check(compose("model=baseline", f"epochs={n}")) for n in (1, 100))
     assert 0 < short < long
     assert preflight.check(compose("epochs=1", "data.n_train=20", "data.batch_size=32")) > 0
@@ -37,8 +36,8 @@ def test_estimated_seconds_grow_with_the_epochs(compose: Compose) -> None:
 
 
 def test_configs_that_differ_only_in_numbers_are_trained_once_with_the_largest_batch(
-    compose: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    compose, monkeypatch
+):
     sizes: list[int] = []
     fit = preflight.fit
     monkeypatch.setattr(
@@ -72,9 +71,7 @@ def test_configs_that_differ_only_in_numbers_are_trained_once_with_the_largest_b
         ("[val/accuracy,n_parameters]", "maximize", "maximize,minimize"),
     ],
 )
-def test_direction_must_be_that_of_the_objective(
-    compose: Compose, direct: Direct, objective: str, wrong: Any, right: str
-) -> None:
+def test_direction_must_be_that_of_the_objective(compose, direct, objective, wrong, right):
     cfg = compose("model=baseline", f"objective={objective}")
     direct(wrong)
     with pytest.raises(UserError, match=rf"^hydra\.sweeper\.direction=.*{right}"):
@@ -83,20 +80,20 @@ def test_direction_must_be_that_of_the_objective(
     assert preflight.check(cfg) > 0
 
 
-def test_test_images_are_sealed(compose: Compose) -> None:
+def test_test_images_are_sealed(compose):
     preflight.check(compose("epochs=0"))
     with pytest.raises(UserError, match="sealed"):
         seal.check()
 
 
-def test_config_that_diverges_is_not_refused(compose: Compose) -> None:
+def test_config_that_diverges_is_not_refused(compose):
     assert preflight.check(compose("optimizer=sgd", "optimizer.lr=1e30", "epochs=3")) >= 0
 
 
 def test_chosen_layers_are_faster_with_the_smallest_and_the_largest_batch(
-    compose: Compose,
-) -> None:
-    def corners(*words: str) -> list[Any]:
+    compose,
+):
+    def corners(*words):
         return [compose(*words, f"data.batch_size={n}") for n in (32, 256)]
 
     chosen = preflight.calibrate(corners("model=cnn"))["fast_layers"]
@@ -110,7 +107,7 @@ def test_chosen_layers_are_faster_with_the_smallest_and_the_largest_batch(
     assert preflight.calibrate([compose("model=cnn"), compose("model=lenet5")]) == {}
 
 
-def test_fast_layers_of_another_model_are_replaced(compose: Compose) -> None:
+def test_fast_layers_of_another_model_are_replaced(compose):
     recipe = "fast_layers={model.features.0: ChannelsLastConv2d}"
     cfg = compose("model=baseline", recipe)
     chosen = preflight.calibrate([cfg])["fast_layers"]

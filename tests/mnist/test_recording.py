@@ -12,8 +12,6 @@ import threading
 import time
 from contextlib import closing
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import application
@@ -22,8 +20,6 @@ import numpy as np
 import pytest
 import torch
 from application import (
-    Compose,
-    Trained,
     at_line,
     client_of,
     command_line,
@@ -43,11 +39,11 @@ QUICK = ("epochs=3", "model=baseline")
 LEAN = ("artifacts=false", "score_test=false")
 
 
-def history(folder: Path) -> list[dict[str, float]]:
+def history(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_run_has_params_metrics_tags_and_its_data_set(trained: Trained, compose: Compose) -> None:
+def test_run_has_params_metrics_tags_and_its_data_set(trained, compose):
     run, client = trained.run, client_of(trained.root)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "lenet5 lr=0.003 adamw batch=64 seed=7"
@@ -79,9 +75,7 @@ def test_run_has_params_metrics_tags_and_its_data_set(trained: Trained, compose:
     assert dataset.dataset.digest == config.build(compose().data).digest[:8]
 
 
-def test_run_has_pictures_and_a_model_that_predicts_from_raw_pixels(
-    trained: Trained, compose: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_has_pictures_and_a_model_that_predicts_from_raw_pixels(trained, compose, monkeypatch):
     run, cfg = trained.run, compose()
     mlruns = trained.root / "mlruns" / "hydrasweep"
     artifacts = mlruns / run.info.run_id / "artifacts"
@@ -112,8 +106,8 @@ def test_run_has_pictures_and_a_model_that_predicts_from_raw_pixels(
 
 
 def test_run_without_tracking_writes_only_into_its_folder_and_completes_a_cut_line(
-    compose: Compose, tmp_path: Path, output_dir: Path
-) -> None:
+    compose, tmp_path, output_dir
+):
     cfg = compose(*QUICK, *LEAN, "tracking=none")
     train(cfg, output_dir)
     assert [path.name for path in tmp_path.iterdir()] == [output_dir.name]
@@ -125,24 +119,22 @@ def test_run_without_tracking_writes_only_into_its_folder_and_completes_a_cut_li
     assert [line["step"] for line in history(output_dir)] == [1, 2, 3]
 
 
-def recorded(root: Path, folder: Path, **params: Any) -> Any:
+def recorded(root, folder, **params):
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").touch()
     about = Description("a run", params, {"b": "2"}, ("data", "digest", "place"))
     return Recorder(str(root), True).run(folder, about)
 
 
-def test_runs_of_dead_processes_are_marked_failed_by_the_next_run(
-    root: Path, tmp_path: Path
-) -> None:
+def test_runs_of_dead_processes_are_marked_failed_by_the_next_run(root, tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         gone.wait()
     client = client_of(root)
 
-    def status() -> str:
+    def status():
         return str(client.get_run(id).info.status)
 
-    def begin(name: str) -> None:
+    def begin(name):
         with recorded(root, tmp_path / name):
             pass
 
@@ -169,9 +161,7 @@ def test_runs_of_dead_processes_are_marked_failed_by_the_next_run(
     assert status() == "FINISHED"
 
 
-def test_run_of_a_sweep_has_its_name_and_tags_and_marks_no_dead_runs(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_of_a_sweep_has_its_name_and_tags_and_marks_no_dead_runs(root, tmp_path, monkeypatch):
     client = client_of(root)
     with recorded(root, tmp_path / "parent"):
         pass
@@ -188,12 +178,10 @@ def test_run_of_a_sweep_has_its_name_and_tags_and_marks_no_dead_runs(
     assert client.get_run(dead).info.status == "RUNNING"
 
 
-def test_training_does_not_wait_until_mlflow_has_opened_the_run(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_does_not_wait_until_mlflow_has_opened_the_run(root, tmp_path, monkeypatch):
     may_open, start = threading.Event(), mlflow.start_run
 
-    def start_run(*args: Any, **kwargs: Any) -> Any:
+    def start_run(*args, **kwargs):
         assert may_open.wait(60)
         return start(*args, **kwargs)
 
@@ -207,8 +195,8 @@ def test_training_does_not_wait_until_mlflow_has_opened_the_run(
 
 
 def test_run_that_cannot_be_opened_ends_with_an_outage_and_is_sent_when_resumed(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    root, tmp_path, monkeypatch
+):
     monkeypatch.setattr(recording, "RETRY_SECONDS", 0)
     with monkeypatch.context() as broken:
         broken.setattr(mlflow, "start_run", Mock(side_effect=OSError("out of order")))
@@ -225,9 +213,7 @@ def test_run_that_cannot_be_opened_ends_with_an_outage_and_is_sent_when_resumed(
     assert epochs_of(client_of(root), only) == [1]
 
 
-def test_failed_call_of_mlflow_is_repeated_once(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_call_of_mlflow_is_repeated_once(root, tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "RETRY_SECONDS", 0)
     call = Mock(side_effect=[OSError("locked"), None])
     with recorded(root, tmp_path / "run") as run:
@@ -250,7 +236,7 @@ with Recorder(str(root), True).run(folder, about) as run:
 
 
 @pytest.mark.parametrize("named", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_four_processes_can_create_the_store_at_once(tmp_path: Path, named: bool) -> None:
+def test_four_processes_can_create_the_store_at_once(tmp_path, named):
     (tmp_path / "start.py").write_text(START)
     uri = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"} if named else {}
     processes = [
@@ -274,9 +260,7 @@ def test_four_processes_can_create_the_store_at_once(tmp_path: Path, named: bool
     assert where == (tmp_path / "mlruns" / "hydrasweep").as_uri()
 
 
-def test_server_that_does_not_answer_is_refused_before_training(
-    compose: Compose, output_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_server_that_does_not_answer_is_refused_before_training(compose, output_dir, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(recording, "RETRY_SECONDS", 0)
@@ -292,8 +276,8 @@ def test_server_that_does_not_answer_is_refused_before_training(
 
 @pytest.mark.parametrize("is_locked", [False, True])
 def test_database_that_cannot_be_used_is_refused_before_training(
-    compose: Compose, root: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch, is_locked: bool
-) -> None:
+    compose, root, output_dir, monkeypatch, is_locked
+):
     impatient = functools.partial(sqlite3.connect, timeout=0.1)
     with closing(sqlite3.connect(root / "mlflow.db")) as connection:
         if is_locked:
@@ -307,7 +291,7 @@ def test_database_that_cannot_be_used_is_refused_before_training(
     assert not (output_dir / "metrics.jsonl").exists()
 
 
-def refuse(root: Path, table: str) -> None:
+def refuse(root, table):
     """Let the store fail whenever something is written into ``table``."""
     with closing(sqlite3.connect(root / "mlflow.db")) as connection:
         connection.execute(
@@ -316,17 +300,15 @@ def refuse(root: Path, table: str) -> None:
         )
 
 
-def accept(root: Path) -> None:
+def accept(root):
     with closing(sqlite3.connect(root / "mlflow.db")) as connection:
         connection.execute("DROP TRIGGER refuse")
 
 
-def test_results_of_a_run_whose_store_fails_are_sent_when_it_is_resumed(
-    compose: Compose, root: Path, output_dir: Path
-) -> None:
+def test_results_of_a_run_whose_store_fails_are_sent_when_it_is_resumed(compose, root, output_dir):
     cfg, client = compose("model=baseline", "epochs=4"), client_of(root)
 
-    def fail() -> None:  # as soon as the first epoch is in MLflow
+    def fail():  # as soon as the first epoch is in MLflow
         while not any(epochs_of(client, run) for run in runs_of(client)):
             time.sleep(0.01)
         refuse(root, "metrics")
@@ -357,7 +339,7 @@ def test_results_of_a_run_whose_store_fails_are_sent_when_it_is_resumed(
     assert {"pictures", "model.pt"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
 
 
-def test_run_whose_params_were_refused_has_them_when_resumed(root: Path, tmp_path: Path) -> None:
+def test_run_whose_params_were_refused_has_them_when_resumed(root, tmp_path):
     refuse(root, "params")
     with pytest.raises(Outage, match="out of order"), recorded(root, tmp_path / "run", a=1):
         pass
@@ -370,12 +352,10 @@ def test_run_whose_params_were_refused_has_them_when_resumed(root: Path, tmp_pat
     assert len(run.inputs.dataset_inputs) == 1
 
 
-def test_failed_run_has_a_traceback_without_password_until_it_is_resumed(
-    root: Path, tmp_path: Path
-) -> None:
+def test_failed_run_has_a_traceback_without_password_until_it_is_resumed(root, tmp_path):
     client = client_of(root)
 
-    def state() -> tuple[str, set[str]]:
+    def state():
         (run,) = runs_of(client)
         return run.info.status, {file.path for file in client.list_artifacts(run.info.run_id)}
 
@@ -391,9 +371,7 @@ def test_failed_run_has_a_traceback_without_password_until_it_is_resumed(
 
 
 @pytest.mark.parametrize("name", ["a b", "it's", "ünï", "100%", "#1", "a?b"])
-def test_files_of_an_experiment_with_any_name_are_below_mlruns(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_files_of_an_experiment_with_any_name_are_below_mlruns(root, tmp_path, monkeypatch, name):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
     with recorded(root, tmp_path / "run"):
         pass
@@ -402,9 +380,7 @@ def test_files_of_an_experiment_with_any_name_are_below_mlruns(
     assert client_of(root).get_experiment_by_name(name)
 
 
-def test_environment_variables_of_the_user_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_environment_variables_of_the_user_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:1")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "")
     store.use(tmp_path)
@@ -412,23 +388,21 @@ def test_environment_variables_of_the_user_are_kept(
     assert os.environ["MLFLOW_EXPERIMENT_NAME"] == "hydrasweep"
 
 
-def test_damaged_history_is_refused(tmp_path: Path) -> None:
+def test_damaged_history_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n\0\0\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
         Run(tmp_path)
 
 
 @pytest.mark.slow
-def test_results_of_a_run_whose_server_is_killed_are_sent_when_it_is_resumed(
-    root: Path, tmp_path: Path
-) -> None:
+def test_results_of_a_run_whose_server_is_killed_are_sent_when_it_is_resumed(root, tmp_path):
     folder, output_dir = tmp_path / "remote", tmp_path / "run"
     folder.mkdir()
     words = command_line(
         "train.py", "epochs=12", "data.n_train=2000", f"hydra.run.dir={output_dir}"
     )
 
-    def remote(port: int) -> dict[str, str]:
+    def remote(port):
         uri = f"http://me:secret@127.0.0.1:{port}"
         return environment(root, MLFLOW_TRACKING_URI=uri, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
 

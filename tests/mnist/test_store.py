@@ -1,18 +1,12 @@
 """Models in MLflow."""
 
-from pathlib import Path
-
 import mlflow
-import pytest
 import torch
-from application import Compose
 
 from mnist import config, store
 
 
-def test_model_with_channels_last_weights_is_logged_without_a_warning(
-    root: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_model_with_channels_last_weights_is_logged_without_a_warning(root, compose, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
     experiment = mlflow.create_experiment("models", (root / "mlruns").as_uri())
     model = config.build(compose("model=vgg").model).eval()

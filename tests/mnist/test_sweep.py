@@ -3,12 +3,11 @@
 import re
 import shutil
 from html import unescape
-from pathlib import Path
 
 import application
 import pytest
 import torch
-from application import Script, client_of, command_line, copy_store, environment
+from application import client_of, command_line, copy_store, environment
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from sweeps import ALONE, MODELS, SWEEP, UNCONFIRMED, WHOLE, Sweep, history
@@ -17,7 +16,7 @@ from hydrasweep.stratum import ERROR
 from hydrasweep.trials import PHASES, SEARCH
 
 
-def test_architectures_have_equal_shares_and_worse_trials_are_pruned(sweep: Sweep) -> None:
+def test_architectures_have_equal_shares_and_worse_trials_are_pruned(sweep):
     trials = sweep.trials()
     assert {name: (trial.state.name, trial.last_step) for name, trial in trials.items()} == {
         "baseline-000": ("COMPLETE", 2),
@@ -29,16 +28,14 @@ def test_architectures_have_equal_shares_and_worse_trials_are_pruned(sweep: Swee
     assert sweep.folders() == trials.keys()
 
 
-def test_trial_that_diverges_fails_alone_with_its_traceback(sweep: Sweep) -> None:
+def test_trial_that_diverges_fails_alone_with_its_traceback(sweep):
     assert "NonFiniteLossError" in sweep.trials()["baseline-002"].user_attrs[ERROR]
     assert "NonFiniteLossError" in (sweep.folder / "baseline-002" / "traceback.txt").read_text()
     assert sweep.runs_in(SEARCH)["baseline-002"].info.status == "FAILED"
     assert "Traceback" not in sweep.out
 
 
-def test_promoted_trial_equals_a_run_that_never_paused(
-    sweep: Sweep, script: Script, tmp_path: Path
-) -> None:
+def test_promoted_trial_equals_a_run_that_never_paused(sweep, script, tmp_path):
     name = "lenet5-000"
     assert len(sweep.all_trials()) > len(sweep.trials())  # promoted trials are continued
     overrides = OmegaConf.load(sweep.folder / name / ".hydra" / "overrides.yaml")
@@ -58,7 +55,7 @@ def test_promoted_trial_equals_a_run_that_never_paused(
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_files_agree_with_the_study(sweep: Sweep) -> None:
+def test_files_agree_with_the_study(sweep):
     trials = sweep.trials()
     table = {f"{row['model']}-{int(row['number']):03d}": row for row in sweep.table()}
     assert list(sweep.table()[0]) == [
@@ -80,7 +77,7 @@ def test_files_agree_with_the_study(sweep: Sweep) -> None:
         assert best["values"] == trials[best.folder].values
 
 
-def test_mlflow_has_one_parent_run_with_a_child_for_each_trial(sweep: Sweep) -> None:
+def test_mlflow_has_one_parent_run_with_a_child_for_each_trial(sweep):
     trials, children, (parents, _) = sweep.trials(), sweep.runs_in(SEARCH), sweep.runs()
     (parent,), client = parents, client_of(sweep.root)
     assert (parent.info.run_name, parent.info.status) == ("sweep whole", "FINISHED")
@@ -105,7 +102,7 @@ def test_mlflow_has_one_parent_run_with_a_child_for_each_trial(sweep: Sweep) -> 
         assert {point.step: point.value for point in points} == trial.intermediate_values
 
 
-def test_trials_write_to_their_own_logs_and_the_sweep_to_the_screen(sweep: Sweep) -> None:
+def test_trials_write_to_their_own_logs_and_the_sweep_to_the_screen(sweep):
     assert not re.search(r"epoch +\d+/", sweep.out)
     for name, trial in sweep.trials().items():
         log = (sweep.folder / name / "train.log").read_text()
@@ -114,7 +111,7 @@ def test_trials_write_to_their_own_logs_and_the_sweep_to_the_screen(sweep: Sweep
         assert ("rror" in log) == (trial.state == TrialState.FAIL)
 
 
-def test_output_ends_with_the_best_trials_and_a_link_to_the_charts(sweep: Sweep) -> None:
+def test_output_ends_with_the_best_trials_and_a_link_to_the_charts(sweep):
     end = sweep.out.partition("best trial")[2]
     for model in MODELS:
         assert f" {model}-000" in end
@@ -126,9 +123,7 @@ def test_output_ends_with_the_best_trials_and_a_link_to_the_charts(sweep: Sweep)
     assert "study" not in sweep.runs()[0][0].data.tags
 
 
-def test_finished_sweep_shows_its_winners_again_and_trains_nothing(
-    sweep: Sweep, root: Path, tmp_path: Path
-) -> None:
+def test_finished_sweep_shows_its_winners_again_and_trains_nothing(sweep, root, tmp_path):
     copy = Sweep(root, "whole")
     shutil.copytree(sweep.folder, copy.folder, ignore=shutil.ignore_patterns("*.pt"))
     copy_store(sweep.root / "mlflow.db", root)
@@ -144,9 +139,7 @@ def test_finished_sweep_shows_its_winners_again_and_trains_nothing(
     assert f"{score.mean:.4f} ± {score.sd:.4f}" in done.stdout
 
 
-def test_dry_run_shows_the_plan_with_an_estimate_and_trains_nothing(
-    script: Script, root: Path
-) -> None:
+def test_dry_run_shows_the_plan_with_an_estimate_and_trains_nothing(script, root):
     space = "optimizer.lr=tag(log, interval(1e-4, 3e-2))"
     done = script("train.py", *UNCONFIRMED, space, "hydra.sweeper.dry_run=true")
     assert done.returncode == 0, done.stderr
@@ -170,9 +163,7 @@ def test_dry_run_shows_the_plan_with_an_estimate_and_trains_nothing(
         ),
     ],
 )
-def test_sweep_that_cannot_work_is_refused_before_any_training(
-    script: Script, root: Path, override: str, named: str
-) -> None:
+def test_sweep_that_cannot_work_is_refused_before_any_training(script, root, override, named):
     done = script("train.py", *SWEEP, ALONE, "study=wrong", override)
     assert done.returncode == 1
     assert named in done.stderr

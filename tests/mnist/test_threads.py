@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import joblib
@@ -29,13 +28,11 @@ Times = namedtuple("Times", ["user", "idle"])
         (4, 4, -0.1, 4),  # the clocks differ slightly
     ],
 )
-def test_cores_that_other_processes_use_are_not_free(
-    n_cores: int, quota: int, others: float, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cores_that_other_processes_use_are_not_free(n_cores, quota, others, expected, monkeypatch):
     seconds, own = iter((100.0, 110.0, 110.0)), iter((7.0, 16.0))
     work = iter((50.0, 50.0 + 9.0 + 10 * others))
 
-    def cpu_times(percpu: bool = False) -> object:
+    def cpu_times(percpu=False):
         return range(n_cores) if percpu else Times(user=next(work), idle=1000.0)
 
     monkeypatch.setattr(psutil, "cpu_times", cpu_times)
@@ -49,7 +46,7 @@ def test_cores_that_other_processes_use_are_not_free(
 
 
 @pytest.fixture
-def busy() -> Iterator[None]:
+def busy():
     """One busy process for each core."""
     command = [sys.executable, "-c", "while True: pass"]
     processes = [subprocess.Popen(command) for _ in range(psutil.cpu_count() or 1)]
@@ -61,7 +58,7 @@ def busy() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("busy")
-def test_one_core_is_free_if_other_processes_use_all() -> None:
+def test_one_core_is_free_if_other_processes_use_all():
     threads.look()
     time.sleep(0.5)
     assert threads.free_cores() == 1

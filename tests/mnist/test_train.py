@@ -13,11 +13,6 @@ import pytest
 import torch
 from application import (
     REPOSITORY,
-    Compose,
-    Done,
-    Refusal,
-    Script,
-    Trained,
     client_of,
     command_line,
     environment,
@@ -50,13 +45,13 @@ class Held(RandomAffine):
 
 
 @pytest.fixture
-def held(root: Path, tmp_path: Path) -> dict[str, str]:
+def held(root, tmp_path):
     """The environment of a training that stops in its third epoch and waits for a signal."""
     (tmp_path / "held.py").write_text(HELD)
     return environment(root, PYTHONPATH=str(tmp_path), HOLD="1")
 
 
-def is_held(root: Path) -> bool:
+def is_held(root):
     """Whether two epochs are done and the run is open in MLflow."""
     return any(
         steps(path.parent) == [1, 2] and (path.parent / "mlflow_run_id").exists()
@@ -64,17 +59,17 @@ def is_held(root: Path) -> bool:
     )
 
 
-def steps(folder: Path) -> list[int]:
+def steps(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["step"] for line in lines]
 
 
-def resume(root: Path, folder: Path, **extra: str) -> Done:
+def resume(root, folder, **extra):
     words = [str(TRAIN), f"resume={folder}"]
     return application.run(words, cwd=root, env=environment(root, **extra))
 
 
-def test_run_prints_its_settings_epochs_results_and_links(trained: Trained) -> None:
+def test_run_prints_its_settings_epochs_results_and_links(trained):
     done = trained.done
     assert (done.returncode, done.stderr) == (0, "")
     header, _, rest = done.stdout.partition("epoch 1/3")
@@ -105,8 +100,8 @@ def test_run_prints_its_settings_epochs_results_and_links(trained: Trained) -> N
     ],
 )
 def test_wrong_settings_end_with_an_error_message_and_no_run(
-    script: Script, root: Path, tmp_path: Path, words: tuple[str, ...], message: str
-) -> None:
+    script, root, tmp_path, words, message
+):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("epochs: [1\n")
     done = script("train.py", *words)
@@ -131,20 +126,18 @@ def test_wrong_settings_end_with_an_error_message_and_no_run(
         ("resume=nowhere", "resume=nowhere"),
     ],
 )
-def test_setting_is_refused_by_its_name(refusal: Refusal, override: str, message: str) -> None:
+def test_setting_is_refused_by_its_name(refusal, override, message):
     assert re.search(f"^Error: (.*\n)*.*{message}", refusal(override))
 
 
-def test_full_error_of_hydra_shows_a_traceback(script: Script) -> None:
+def test_full_error_of_hydra_shows_a_traceback(script):
     done = script("train.py", "epochs=abc", HYDRA_FULL_ERROR="1")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "UserError: epochs=abc" in done.stderr
 
 
-def test_bug_in_a_users_class_shows_a_traceback_without_hydras_frames(
-    script: Script, root: Path, tmp_path: Path
-) -> None:
+def test_bug_in_a_users_class_shows_a_traceback_without_hydras_frames(script, root, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from torch.optim import SGD\nclass Mine(SGD):\n    def step(self):\n        return 1 / 0\n"
     )
@@ -155,7 +148,7 @@ def test_bug_in_a_users_class_shows_a_traceback_without_hydras_frames(
     assert [run.info.status for run in runs_of(client_of(root))] == ["FAILED"]
 
 
-def test_help_and_refusals_import_nothing_heavy(root: Path) -> None:
+def test_help_and_refusals_import_nothing_heavy(root):
     sweep = ("-m", "hparams_search=quick")
     refused = [
         *(["epochs=abc"], ["objective=foo"], ["resume=nowhere"], [*sweep, "epochs=five"]),
@@ -174,9 +167,9 @@ def test_help_and_refusals_import_nothing_heavy(root: Path) -> None:
 
 
 def test_killed_run_is_resumed_to_the_same_weights_in_the_same_run(
-    held: dict[str, str], compose: Compose, root: Path, output_dir: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    held, compose, root, output_dir, tmp_path,
+    monkeypatch,
+):  # fmt: skip
     words = [sys.executable, *command_line("train.py", *RANDOM, *LEAN)]
     with subprocess.Popen(words, env=held, stdout=subprocess.DEVNULL) as process:
         while not is_held(root):
@@ -208,8 +201,8 @@ def test_killed_run_is_resumed_to_the_same_weights_in_the_same_run(
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_run_is_killed_in_mlflow_and_prints_the_command_that_resumes_it(
-    held: dict[str, str], root: Path, signum: int, code: int
-) -> None:
+    held, root, signum, code
+):
     process = application.start(command_line("train.py", *RANDOM, *LEAN), cwd=root, env=held)
     process.until(lambda: is_held(root))
     process.send(signum)
@@ -223,7 +216,7 @@ def test_interrupted_run_is_killed_in_mlflow_and_prints_the_command_that_resumes
     assert epochs_of(client_of(root), run) == [1, 2]
 
 
-def test_resumed_run_keeps_its_threads_and_fast_layers(script: Script, root: Path) -> None:
+def test_resumed_run_keeps_its_threads_and_fast_layers(script, root):
     words = ("model=lenet5", "epochs=1", "data.n_train=64", "n_threads=null", "tracking=none")
     done = script("train.py", *words, *LEAN)
     assert done.returncode == 0, done.stderr
@@ -241,16 +234,14 @@ def test_resumed_run_keeps_its_threads_and_fast_layers(script: Script, root: Pat
         assert (again.n_threads, again.fast_layers) == (3, chosen)
 
 
-def test_resume_with_other_settings_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+def test_resume_with_other_settings_is_refused(refusal, tmp_path):
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     (tmp_path / "run" / ".hydra" / "config.yaml").write_text("epochs: 1\n")
     assert "epochs=3" in refusal("resume=run", "epochs=3")
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut short", "no text", "list", "no hydra.yaml"])
-def test_resume_with_damaged_settings_is_refused(
-    refusal: Refusal, tmp_path: Path, damage: str
-) -> None:
+def test_resume_with_damaged_settings_is_refused(refusal, tmp_path, damage):
     kept = tmp_path / "run" / ".hydra"
     kept.mkdir(parents=True)
     (kept / "hydra.yaml").write_text("hydra:\n  mode: RUN\n")
@@ -263,7 +254,7 @@ def test_resume_with_damaged_settings_is_refused(
     assert "\n" not in message
 
 
-def test_show_data_draws_the_first_images(script: Script, root: Path) -> None:
+def test_show_data_draws_the_first_images(script, root):
     done = script("show_data.py", "data=mnist_tutorial")
     assert done.returncode == 0, done.stderr
     picture = Path(done.stdout.strip())

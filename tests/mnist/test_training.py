@@ -1,13 +1,12 @@
 """The training loop equals plain PyTorch, repeats bit by bit with one seed, and can be resumed."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from application import Compose, MakesFolder, parts
-from torch import Tensor, nn
+from application import MakesFolder, parts
+from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
@@ -35,23 +34,23 @@ LIVELY = ("model.dropout=0.3", "augmentation=affine", "epochs=4", "data.n_train=
 History = list[dict[str, float]]
 
 
-def trained(compose: Compose, *overrides: str) -> tuple[Training, History]:
+def trained(compose, *overrides):
     cfg = compose(*overrides)
     training, train, val = parts(cfg)
     sizes = {"epochs": cfg.epochs, "batch_size": cfg.data.batch_size}
     return training, list(fit(training, train, val, **sizes))
 
 
-def without_times(history: History) -> History:
+def without_times(history):
     return [{k: v for k, v in m.items() if not k.startswith("time/")} for m in history]
 
 
-def same_weights(one: Training, other: Training) -> bool:
+def same_weights(one, other):
     pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_same_seed_gives_the_same_bits_and_another_seed_others(compose: Compose) -> None:
+def test_same_seed_gives_the_same_bits_and_another_seed_others(compose):
     one, history = trained(compose, *LIVELY)
     same, same_history = trained(compose, *LIVELY)
     other, other_history = trained(compose, *LIVELY, "seed=1")
@@ -66,11 +65,11 @@ class WaitsForDevice(TorchDispatchMode):
 
     NAMES = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"})
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.n = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         del types
         self.n += func.__name__.partition(".")[0] in self.NAMES
         return func(*args, **(kwargs or {}))
@@ -85,7 +84,7 @@ class WaitsForDevice(TorchDispatchMode):
     ],
     ids="-".join,
 )
-def test_no_batch_waits_for_the_device(compose: Compose, groups: tuple[str, ...]) -> None:
+def test_no_batch_waits_for_the_device(compose, groups):
     counts = []
     for n_train in (32, 96):
         sizes = "epochs=2", "data.batch_size=16", f"data.n_train={n_train}"
@@ -98,7 +97,7 @@ def test_no_batch_waits_for_the_device(compose: Compose, groups: tuple[str, ...]
     assert 0 < counts[0] == counts[1], "waits in an epoch of 2 and of 6 batches"
 
 
-def test_each_epoch_yields_one_dict_of_the_same_metrics(compose: Compose) -> None:
+def test_each_epoch_yields_one_dict_of_the_same_metrics(compose):
     _, history = trained(compose, "epochs=2")
     first, second = history
     assert [set(metrics) for metrics in history] == [METRICS, METRICS]
@@ -112,7 +111,7 @@ def test_each_epoch_yields_one_dict_of_the_same_metrics(compose: Compose) -> Non
     assert trained(compose, "epochs=0")[1] == []
 
 
-def test_equals_a_plain_pytorch_loop(compose: Compose) -> None:
+def test_equals_a_plain_pytorch_loop(compose):
     groups = ("optimizer=adam", "scheduler=cosine", "average_weights=0")
     overrides = (*groups, "epochs=2", "data.n_train=300", "data.batch_size=50")
     _, history = trained(compose, *overrides, "task.label_smoothing=0.1")
@@ -123,7 +122,7 @@ def test_equals_a_plain_pytorch_loop(compose: Compose) -> None:
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
 
-    def inputs(images: Tensor) -> Tensor:
+    def inputs(images):
         return (images / 255 - 0.1307) / 0.3081
 
     for metrics in history:
@@ -153,7 +152,7 @@ def test_equals_a_plain_pytorch_loop(compose: Compose) -> None:
         )
 
 
-def test_training_metrics_weight_the_short_last_batch_by_its_size(compose: Compose) -> None:
+def test_training_metrics_weight_the_short_last_batch_by_its_size(compose):
     cfg = compose("data.n_train=70", "optimizer=sgd", "optimizer.lr=1e-30", "scheduler=constant")
     training, train, val = parts(cfg)
     expected = evaluate("train", training, train)
@@ -161,7 +160,7 @@ def test_training_metrics_weight_the_short_last_batch_by_its_size(compose: Compo
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
 
 
-def test_evaluation_counts_every_row_in_evaluation_mode() -> None:
+def test_evaluation_counts_every_row_in_evaluation_mode():
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(4, 2))
     split = Split(
         torch.randint(0, 256, (2345, 1, 2, 2), dtype=torch.uint8), torch.randint(0, 2, (2345,))
@@ -181,11 +180,11 @@ def test_evaluation_counts_every_row_in_evaluation_mode() -> None:
     assert metrics == {"test/loss": pytest.approx(loss), "test/accuracy": n_right / 2345}
 
 
-def test_watch_sees_every_batch(compose: Compose) -> None:
+def test_watch_sees_every_batch(compose):
     training, train, val = parts(compose("data.n_train=70"))
     seen = []
 
-    def watch(batches: Any) -> Any:
+    def watch(batches):
         for batch in batches:
             seen.append(len(batch))
             yield batch
@@ -194,16 +193,16 @@ def test_watch_sees_every_batch(compose: Compose) -> None:
     assert seen == [32, 32, 6] * 2
 
 
-def test_loss_that_is_not_finite_is_refused_with_its_epoch_and_step(compose: Compose) -> None:
+def test_loss_that_is_not_finite_is_refused_with_its_epoch_and_step(compose):
     class TurnsBad(nn.Module):
         """Its logits are infinite from the sixth training step on."""
 
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.weight = nn.Parameter(torch.zeros(10))
             self.n_calls = 0
 
-        def forward(self, images: Tensor) -> Tensor:
+        def forward(self, images):
             self.n_calls += self.training
             logits = self.weight.expand(len(images), 10)
             return logits * (torch.inf if self.n_calls >= 6 else 1)
@@ -216,15 +215,13 @@ def test_loss_that_is_not_finite_is_refused_with_its_epoch_and_step(compose: Com
         next(epochs)
 
 
-def test_divergence_is_found_with_a_real_optimizer(compose: Compose) -> None:
+def test_divergence_is_found_with_a_real_optimizer(compose):
     with pytest.raises(NonFiniteLossError, match="epoch 1"):
         trained(compose, "model=baseline", "optimizer=sgd", "optimizer.lr=1e20", "epochs=2")
 
 
 @pytest.mark.parametrize("group", ["optimizer=adamw", "optimizer=sgd_momentum"])
-def test_resumed_training_ends_with_the_same_bits(
-    compose: Compose, tmp_path: Path, group: str
-) -> None:
+def test_resumed_training_ends_with_the_same_bits(compose, tmp_path, group):
     whole, history = trained(compose, *LIVELY, group)
     cfg = compose(*LIVELY, group)
     first, train, val = parts(cfg)
@@ -246,9 +243,7 @@ DAMAGES = ["cut short", "empty", "other bytes", "other model", "no state", "half
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_checkpoint_that_cannot_be_loaded_is_refused(
-    compose: Compose, tmp_path: Path, damage: str
-) -> None:
+def test_checkpoint_that_cannot_be_loaded_is_refused(compose, tmp_path, damage):
     path = tmp_path / "last.pt"
     training, _, _ = parts(compose("model=lenet5"))
     training.save(path)
@@ -274,7 +269,7 @@ SCHEDULERS = ["constant", "cosine", "linear", "onecycle"]
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_scheduler_lasts_to_the_last_step(compose: Compose, scheduler: str) -> None:
+def test_scheduler_lasts_to_the_last_step(compose, scheduler):
     training, history = trained(compose, f"scheduler={scheduler}", "epochs=3", "data.n_train=70")
     last = {
         "constant": history[0]["lr"],
@@ -288,7 +283,7 @@ def test_scheduler_lasts_to_the_last_step(compose: Compose, scheduler: str) -> N
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_schedulers_work_for_any_number_of_steps(compose: Compose, scheduler: str) -> None:
+def test_schedulers_work_for_any_number_of_steps(compose, scheduler):
     cfg = compose(f"scheduler={scheduler}")
     for n_steps in (*range(1, 40), 50, 51, 67, 100, 117):
         cfg.n_steps = n_steps

@@ -1,10 +1,7 @@
 """Something changes between two starts of a study, or while it runs."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
-from apps import CONFIG, SQLITE, Write
+from apps import CONFIG, SQLITE
 
 ONE, TWO = "hydra.sweeper.n_trials=1", "hydra.sweeper.n_trials=2"
 CHOICE, STRATIFIED = "kind=choice(a,b)", "hydra.sweeper.stratify=kind"
@@ -14,10 +11,10 @@ GROUP = CONFIG.replace("kind: a\n", "").replace("defaults:\n", "defaults:\n  - k
 
 
 @pytest.fixture
-def write_group(tmp_path: Path) -> Callable[[str, str, int], None]:
+def write_group(tmp_path):
     """``write_group("kind", "ab", 3)`` writes two configs of a group whose epochs are 3."""
 
-    def write(group: str, names: str, epochs: int) -> None:
+    def write(group, names, epochs):
         (tmp_path / "conf" / group).mkdir(exist_ok=True)
         for name in names:
             (tmp_path / "conf" / group / f"{name}.yaml").write_text(f"epochs: {epochs}\n")
@@ -25,7 +22,7 @@ def write_group(tmp_path: Path) -> Callable[[str, str, int], None]:
     return write
 
 
-def test_study_does_not_continue_with_another_search(app: Write) -> None:
+def test_study_does_not_continue_with_another_search(app):
     """They changed the direction, the objective, a range or the choices and kept the study's name.
     Optuna opens the study and silently keeps the old direction.
 
@@ -49,7 +46,7 @@ def test_study_does_not_continue_with_another_search(app: Write) -> None:
     assert task(CHOICE, NOT_STRATIFIED, TWO, code=0).table() == rows
 
 
-def test_edited_config_is_refused_unless_the_key_may_change(app: Write) -> None:
+def test_edited_config_is_refused_unless_the_key_may_change(app):
     """They edited a file, or changed the branch, and continued: later jobs use the new values.
 
     Source: github.com/facebookresearch/hydra/issues/1945
@@ -66,9 +63,7 @@ def test_edited_config_is_refused_unless_the_key_may_change(app: Write) -> None:
     assert [row["n"] for row in done.table()] == ["1.0", "3.0"]
 
 
-def test_edited_config_of_any_choice_is_refused(
-    app: Write, write_group: Callable[[str, str, int], None]
-) -> None:
+def test_edited_config_of_any_choice_is_refused(app, write_group):
     """Source: as above. Right: the configs of all choices are compared."""
     task = app("return cfg.x + cfg.kind.epochs", GROUP)
     write_group("kind", "ab", 1)
@@ -78,9 +73,7 @@ def test_edited_config_of_any_choice_is_refused(
     assert "kind.epochs: was 1, now 1 or 3" in done.err
 
 
-def test_trials_keep_the_configs_of_the_start(
-    app: Write, write_group: Callable[[str, str, int], None]
-) -> None:
+def test_trials_keep_the_configs_of_the_start(app, write_group):
     """They prepared the next experiment in the same files while jobs were still waiting.
 
     Source: github.com/facebookresearch/hydra/issues/1945
@@ -114,7 +107,7 @@ def test_trials_keep_the_configs_of_the_start(
 
 
 @pytest.mark.parametrize("when", ["before", "between"])
-def test_damaged_database_is_named_and_left_as_it_is(app: Write, tmp_path: Path, when: str) -> None:
+def test_damaged_database_is_named_and_left_as_it_is(app, tmp_path, when):
     """They had the file on a network disk. From some day on each start ended in a traceback.
 
     Sources: github.com/optuna/optuna/issues/5385 and 815
@@ -133,9 +126,7 @@ def test_damaged_database_is_named_and_left_as_it_is(app: Write, tmp_path: Path,
 
 
 @pytest.mark.parametrize("change", ["deleted", "empty", "another study"])
-def test_folder_with_trials_of_another_study_is_refused(
-    app: Write, tmp_path: Path, change: str
-) -> None:
+def test_folder_with_trials_of_another_study_is_refused(app, tmp_path, change):
     """They wrote into an output folder that existed: old and new results mix unseen.
 
     Sources: github.com/facebookresearch/hydra/issues/1817 and 2103,
@@ -150,7 +141,7 @@ def test_folder_with_trials_of_another_study_is_refused(
         path.touch()
     name = "hydra.sweeper.study_name=" + ("other" if change == "another study" else "s")
 
-    def contents() -> dict[Path, bytes]:
+    def contents():
         files = (each for each in (tmp_path / "sweep").rglob("*") if each.is_file())
         return {each: each.read_bytes() for each in files if not each.name.startswith("study.db")}
 
@@ -164,7 +155,7 @@ def test_folder_with_trials_of_another_study_is_refused(
         assert len(task(SQLITE, TWO, code=0).table()) == 2
 
 
-def test_database_that_is_deleted_during_a_trial_is_named(app: Write) -> None:
+def test_database_that_is_deleted_during_a_trial_is_named(app):
     """They deleted the file in the middle of a study. The error does not mention the file.
 
     Source: github.com/optuna/optuna/issues/2722

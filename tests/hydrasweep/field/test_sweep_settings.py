@@ -4,12 +4,10 @@ import importlib.util
 import re
 import statistics
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
-from apps import CONFIG, Write
+from apps import CONFIG
 
 PLAN = "hydra.sweeper.dry_run=true"
 TWO = "hydra.sweeper.n_trials=2"
@@ -21,7 +19,7 @@ STRATIFIED = "hydra.sweeper.stratify=kind"
 
 
 @pytest.mark.parametrize("key", ["hydra.sweeper.study_name", "name"])
-def test_study_name_like_a_number_keeps_its_spelling_or_is_refused(app: Write, key: str) -> None:
+def test_study_name_like_a_number_keeps_its_spelling_or_is_refused(app, key):
     """They gave ``id=1_1_1`` and got 111. Hashes of commits such as 12e4567 become infinity.
 
     Source: github.com/facebookresearch/hydra/issues/1163
@@ -38,7 +36,7 @@ def test_study_name_like_a_number_keeps_its_spelling_or_is_refused(app: Write, k
         assert done.out.startswith(f"Study {name}: ")
 
 
-def test_choice_in_a_folder_of_a_group_is_a_stratum(app: Write, tmp_path: Path) -> None:
+def test_choice_in_a_folder_of_a_group_is_a_stratum(app, tmp_path):
     """They sorted config groups into folders: ``train/loss_fn=bce,dice``, ``model: image/mlpx``.
 
     Source: github.com/facebookresearch/hydra/issues/1766
@@ -61,7 +59,7 @@ def test_choice_in_a_folder_of_a_group_is_a_stratum(app: Write, tmp_path: Path) 
     assert "override /sampler: sub/b" in (tmp_path / "sweep" / "best" / "sub-b.yaml").read_text()
 
 
-def test_folders_of_trials_named_by_overrides_are_refused(app: Write) -> None:
+def test_folders_of_trials_named_by_overrides_are_refused(app):
     """They set ``hydra.sweep.subdir: ${hydra.job.override_dirname}``. Values with a slash or of
     great length make odd folders.
 
@@ -78,7 +76,7 @@ def test_folders_of_trials_named_by_overrides_are_refused(app: Write) -> None:
 
 
 @pytest.mark.parametrize("choice", ["pruner=median", "confirm=two_seeds", "storage=journal"])
-def test_config_of_a_group_that_is_chosen_by_a_dot_is_refused(app: Write, choice: str) -> None:
+def test_config_of_a_group_that_is_chosen_by_a_dot_is_refused(app, choice):
     """They looked for the pruner among the sweeper's settings and gave its name.
 
     Sources: github.com/facebookresearch/hydra/issues/1954 and 1710
@@ -99,7 +97,7 @@ class Late(optuna.samplers.RandomSampler):
 
     n = 0
 
-    def infer_relative_search_space(self, *args: Any) -> dict[str, Any]:
+    def infer_relative_search_space(self, *args):
         del args
         self.n += 1
         if self.n == 2:
@@ -136,9 +134,7 @@ without_cmaes = pytest.mark.skipif(
         ),
     ],
 )
-def test_sampler_or_pruner_that_cannot_work_is_refused_before_any_trial(
-    app: Write, overrides: list[str], texts: list[str]
-) -> None:
+def test_sampler_or_pruner_that_cannot_work_is_refused_before_any_trial(app, overrides, texts):
     """They merged the settings of two samplers. Or they chose CMA-ES, whose package was missing,
     and the second trial ended with an ImportError.
 
@@ -151,7 +147,7 @@ def test_sampler_or_pruner_that_cannot_work_is_refused_before_any_trial(
 
 
 @pytest.mark.parametrize("url", ["mysql://user@host/db", "mysql+pymysql://user@127.0.0.1:9/db"])
-def test_mysql_is_refused_with_the_storages_that_work(app: Write, url: str) -> None:
+def test_mysql_is_refused_with_the_storages_that_work(app, url):
     """They set the storage to a MySQL database: the run hung, with empty tables.
 
     Source: github.com/ashleve/lightning-hydra-template/issues/224
@@ -166,7 +162,7 @@ def test_mysql_is_refused_with_the_storages_that_work(app: Write, url: str) -> N
 
 
 @pytest.mark.parametrize("where", ["command", "file"])
-def test_range_with_one_value_is_refused(app: Write, where: str) -> None:
+def test_range_with_one_value_is_refused(app, where):
     """They wrote ``optim.lr: range(1e-4, 1e-3)`` for an interval. The step of a range is 1.
 
     Source: hydra.cc/docs/advanced/override_grammar/extended/
@@ -188,7 +184,7 @@ def test_range_with_one_value_is_refused(app: Write, where: str) -> None:
     ]
 
 
-def test_searched_setting_that_a_model_lacks_is_taken_out(app: Write, tmp_path: Path) -> None:
+def test_searched_setting_that_a_model_lacks_is_taken_out(app, tmp_path):
     """They swept over databases of which one has no user: every key must be in every choice.
 
     Sources: github.com/facebookresearch/hydra/issues/2888 and 283
@@ -217,7 +213,7 @@ def test_searched_setting_that_a_model_lacks_is_taken_out(app: Write, tmp_path: 
     assert all(t.params.keys() == {"x"} for t in done.study("chosen", "chosen").trials)
 
 
-def test_searched_seed_cannot_be_confirmed(app: Write) -> None:
+def test_searched_seed_cannot_be_confirmed(app):
     """They were advised to sweep with ``seed=interval(0, 10000)``, to average or to find a good
     seed.
 
@@ -236,12 +232,12 @@ def test_searched_seed_cannot_be_confirmed(app: Write) -> None:
 GRID = ("~x", "hydra/sweeper/sampler=grid", "seed=range(0,15)", "kind=range(0,15)")
 
 
-def test_plan_of_a_large_grid_counts_its_points(app: Write) -> None:
+def test_plan_of_a_large_grid_counts_its_points(app):
     assert "225 trials" in app("return cfg.seed")(*GRID, PLAN, in_process=True, code=0).out
 
 
 @pytest.mark.slow
-def test_large_grid_runs_each_point_once_and_gets_no_slower(app: Write) -> None:
+def test_large_grid_runs_each_point_once_and_gets_no_slower(app):
     """They searched a grid that Optuna writes out in full before the first trial, and whose trials
     take longer the more of them there are.
 

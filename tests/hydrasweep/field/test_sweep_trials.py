@@ -1,7 +1,6 @@
 """What task functions return, leave behind, and how they fail."""
 
 import pytest
-from apps import Write
 from optuna.trial import TrialState
 
 from hydrasweep.stratum import ERROR, WHY
@@ -25,7 +24,7 @@ OTHERS = [
 ]
 
 
-def test_numbers_count_and_anything_else_fails_its_trial(app: Write) -> None:
+def test_numbers_count_and_anything_else_fails_its_trial(app):
     """They returned nothing by accident, the history of a training, a tensor, or NaN. The stock
     sweeper ends at NaN.
 
@@ -70,7 +69,7 @@ BEFORE = state()
 """
 
 
-def test_each_trial_begins_with_the_state_of_the_process_at_its_start(app: Write) -> None:
+def test_each_trial_begins_with_the_state_of_the_process_at_its_start(app):
     """They relied on each job being a fresh start, but the jobs of a launcher share one process.
 
     Sources: github.com/hydra-ecosystem/hydra/pull/3323,
@@ -96,7 +95,7 @@ def test_each_trial_begins_with_the_state_of_the_process_at_its_start(app: Write
     assert "same after True" in done.out
 
 
-def test_hanging_trial_fails_alone(app: Write) -> None:
+def test_hanging_trial_fails_alone(app):
     """They let a study run overnight, and found it at one trial that never ended.
 
     Source: github.com/optuna/optuna/issues/1484
@@ -114,8 +113,8 @@ def test_hanging_trial_fails_alone(app: Write) -> None:
 
 
 def test_sweep_ends_at_failures_of_one_line_and_never_succeeds_without_a_result(
-    app: Write,
-) -> None:
+    app,
+):
     """They let failures pass, so that a wrong path costs a night of trials. Each failure has
     another message.
 
@@ -133,7 +132,7 @@ def test_sweep_ends_at_failures_of_one_line_and_never_succeeds_without_a_result(
 
 
 @pytest.mark.slow
-def test_trial_of_a_terminated_worker_is_repeated(app: Write) -> None:
+def test_trial_of_a_terminated_worker_is_repeated(app):
     """They had one worker of joblib killed by the system, and joblib ended all the work with it.
 
     Sources: github.com/joblib/joblib/issues/812, github.com/hydra-ecosystem/hydra/issues/3458

@@ -1,19 +1,17 @@
 """Which settings win a sweep that did not go by the book."""
 
-from typing import Any
-
-from apps import CONFIG, Ended, Write
+from apps import CONFIG
 from omegaconf import OmegaConf
 
 CONFIRM = ("hydra/sweeper/confirm=two_seeds", "hydra.sweeper.confirm.n_seeds=1")
 TWO = "hydra.sweeper.n_trials=2"
 
 
-def results(done: Ended) -> Any:
+def results(done):
     return OmegaConf.load(done.folder / "sweep" / "results.yaml")
 
 
-def test_setting_with_a_failed_seed_does_not_win(app: Write) -> None:
+def test_setting_with_a_failed_seed_does_not_win(app):
     """They averaged over those seeds that gave a number (``np.nanmean``), which hides the others.
 
     Source: github.com/optuna/optuna/issues/433
@@ -29,7 +27,7 @@ def test_setting_with_a_failed_seed_does_not_win(app: Write) -> None:
     assert [(row["x"], row["seed"]) for row in rows] == [(str(best), "2")]
 
 
-def test_best_value_wins_although_its_training_stopped_early(app: Write) -> None:
+def test_best_value_wins_although_its_training_stopped_early(app):
     """They used Lightning's EarlyStopping, or searched ``epochs``: trials have different lengths.
 
     Sources: github.com/optuna/optuna/issues/4203 and 1001
@@ -49,8 +47,8 @@ def test_best_value_wins_although_its_training_stopped_early(app: Write) -> None
 
 
 def test_few_epochs_win_where_longer_trials_are_pruned_before_the_end_of_short_ones(
-    app: Write,
-) -> None:
+    app,
+):
     """Source: as above, with ``epochs`` searched and a pruner.
 
     Not covered: a trial that is stopped at or after the last step of a shorter complete trial.
@@ -78,7 +76,7 @@ def test_few_epochs_win_where_longer_trials_are_pruned_before_the_end_of_short_o
     assert results(done).winners.all.params == {"epochs": 3, "loss": 1}
 
 
-def test_search_that_ran_out_of_time_is_confirmed_and_continues(app: Write) -> None:
+def test_search_that_ran_out_of_time_is_confirmed_and_continues(app):
     """They gave ``n_trials`` and ``timeout``. The study ended after one trial, and they asked what
     its best trial is worth.
 
@@ -96,7 +94,7 @@ def test_search_that_ran_out_of_time_is_confirmed_and_continues(app: Write) -> N
     assert results(done).winners.all.params.x == min(t.params["x"] for t in done.trials())
 
 
-def test_strata_without_trials_have_no_winner(app: Write) -> None:
+def test_strata_without_trials_have_no_winner(app):
     """They tried a large search file with ``n_trials=2`` first, to see whether it works.
 
     Source: hydra.cc/docs/plugins/optuna_sweeper

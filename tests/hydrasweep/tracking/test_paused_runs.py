@@ -1,9 +1,7 @@
 """Trials that pause and continue have one run in MLflow."""
 
 import signal
-from typing import Any
 
-from apps import Write
 from optuna.trial import TrialState
 
 # Runs up to nine steps and saves its state after each of them. The first pause kills the process.
@@ -27,7 +25,7 @@ BODY = """
 """
 
 
-def test_paused_trial_continues_in_its_own_run_also_after_a_kill(app: Write, client: Any) -> None:
+def test_paused_trial_continues_in_its_own_run_also_after_a_kill(app, client):
     task = app(BODY, more="import mlflow\n")
     overrides = (
         "hydra/sweeper/pruner=promotion",

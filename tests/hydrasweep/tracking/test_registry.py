@@ -1,12 +1,7 @@
 """The winners in MLflow's model registry: which version is the champion."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import mlflow
 import pytest
-from apps import Ended
-from mlflow import MlflowClient
 from optuna.trial import create_trial
 
 from hydrasweep import registry
@@ -15,7 +10,7 @@ from hydrasweep.trial_runs import PARENT, TRIAL
 from hydrasweep.winners import Score, Winner
 
 
-def won(score: float | Sequence[float], stratum: str = "", **params: Any) -> Winner:
+def won(score, stratum="", **params):
     """A winner with that score, whose final trial has the number 0."""
     trial = create_trial(value=0.5)
     trial.number = 0
@@ -26,19 +21,19 @@ def won(score: float | Sequence[float], stratum: str = "", **params: Any) -> Win
 class Registry:
     """Sweeps whose winners are registered as versions of the model ``model``."""
 
-    def __init__(self, client: MlflowClient) -> None:
+    def __init__(self, client):
         self.client = client
 
     def promote(
         self,
-        *found: Winner,
-        study: str = "s",
-        objective: str = "val/score",
-        direction: str = "maximize",
-        logs: bool = True,
-        again: SweepRun | None = None,
-        **more: str,
-    ) -> list[str]:
+        *found,
+        study="s",
+        objective="val/score",
+        direction="maximize",
+        logs=True,
+        again=None,
+        **more,
+    ):
         """End a sweep whose final trials have logged models; return the messages about them.
         ``again`` is the run of a sweep that has ended before."""
         self.run = run = again or SweepRun.open(None, study, {"n_trials": 1})
@@ -57,22 +52,22 @@ class Registry:
         assert run.lost is None
         return messages
 
-    def champion(self, name: str = "model") -> str:
+    def champion(self, name="model"):
         return str(self.client.get_model_version_by_alias(name, registry.CHAMPION).version)
 
 
 @pytest.fixture
-def models(client: MlflowClient) -> Registry:
+def models(client):
     return Registry(client)
 
 
-def test_only_a_better_score_moves_the_champion(models: Registry) -> None:
+def test_only_a_better_score_moves_the_champion(models):
     for score, champion in ((0.98, "1"), (0.98, "1"), (0.97, "1"), ([0.98, 1.0], "4")):
         models.promote(won(score))
         assert models.champion() == champion
 
 
-def test_lowest_loss_is_the_champion(models: Registry) -> None:
+def test_lowest_loss_is_the_champion(models):
     for loss, champion in ((0.3, "1"), (0.2, "2"), (0.25, "2")):
         models.promote(won(loss), objective="val/loss", direction="minimize")
         assert models.champion() == champion
@@ -86,9 +81,7 @@ def test_lowest_loss_is_the_champion(models: Registry) -> None:
         ({"objective": "val/other", "n_val": "2000"}, "objective=val/score, n_val=None"),
     ],
 )
-def test_scores_of_different_objectives_are_not_compared(
-    models: Registry, other: dict[str, Any], was: str
-) -> None:
+def test_scores_of_different_objectives_are_not_compared(models, other, was):
     models.promote(won(0.9))
     (message,) = models.promote(won(5.0), **other)
     assert was in message
@@ -98,7 +91,7 @@ def test_scores_of_different_objectives_are_not_compared(
     assert models.champion() == "3"
 
 
-def test_version_of_each_stratum_has_the_tags_of_its_sweep(models: Registry) -> None:
+def test_version_of_each_stratum_has_the_tags_of_its_sweep(models):
     models.promote(won(0.9125, "a", **{"optimizer.lr": 0.01, "+new@key": "a"}), won(0.8, "b"))
     assert (models.champion("model-a"), models.champion("model-b")) == ("1", "1")
     version = models.client.get_model_version("model-a", "1")
@@ -110,7 +103,7 @@ def test_version_of_each_stratum_has_the_tags_of_its_sweep(models: Registry) -> 
     assert run.data.tags[TRIAL] == "a-final-000"
 
 
-def test_sweep_that_ends_again_registers_no_second_version(models: Registry) -> None:
+def test_sweep_that_ends_again_registers_no_second_version(models):
     models.promote(won(0.9))
     for score in (0.8, 0.95):
         models.promote(won(score), again=models.run)
@@ -119,15 +112,13 @@ def test_sweep_that_ends_again_registers_no_second_version(models: Registry) -> 
     assert models.champion() == "1"
 
 
-def test_winner_without_a_logged_model_is_not_registered(models: Registry) -> None:
+def test_winner_without_a_logged_model_is_not_registered(models):
     (message,) = models.promote(won(0.9), logs=False)
     assert "final-000" in message
     assert not models.client.search_registered_models()
 
 
-def test_sweep_registers_the_model_of_its_winner(
-    tracked: Ended, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweep_registers_the_model_of_its_winner(tracked, store, monkeypatch):
     version = store.get_model_version_by_alias("adds-a", "champion")
     x = min(t.params["x"] for t in tracked.trials("s/a") if t.state.name == "COMPLETE")
     assert (version.tags["x"], version.tags["objective"]) == (str(x), "x")

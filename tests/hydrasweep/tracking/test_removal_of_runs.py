@@ -2,13 +2,9 @@
 
 import re
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import optuna
 import pytest
-from apps import App
-from mlflow import MlflowClient
 
 from hydrasweep.errors import Outage
 from hydrasweep.removal import Removal
@@ -21,16 +17,14 @@ BODY = """
 """
 
 
-def active(client: MlflowClient) -> list[str]:
+def active(client):
     """The names of the runs that are not in the trash."""
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     return sorted(run.info.run_name for run in client.search_runs([experiment.experiment_id]))
 
 
-def test_sweep_is_deleted_with_its_runs_and_studies_and_a_copy_without_them(
-    app: Callable[..., App], client: MlflowClient, tmp_path: Path
-) -> None:
+def test_sweep_is_deleted_with_its_runs_and_studies_and_a_copy_without_them(app, client, tmp_path):
     url, task = f"sqlite:///{tmp_path}/studies.db", app(BODY)
     for name in "st":
         done = task(
@@ -57,9 +51,7 @@ def test_sweep_is_deleted_with_its_runs_and_studies_and_a_copy_without_them(
     assert optuna.get_all_study_names(url) == ["t"]
 
 
-def test_sweep_is_kept_while_its_runs_cannot_be_reached(
-    app: Callable[..., App], client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweep_is_kept_while_its_runs_cannot_be_reached(app, client, tmp_path, monkeypatch):
     done = app(BODY)("hydra.sweeper.mlflow=true", "hydra.sweeper.n_trials=1")
     assert done.code == 0, done.err
     assert active(client) == ["000", "sweep s"]

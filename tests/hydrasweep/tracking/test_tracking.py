@@ -6,17 +6,13 @@ import re
 import shutil
 import signal
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import apps
 import pytest
-from apps import App, Ended
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from hydrasweep.errors import Outage
 from hydrasweep.tracking import SweepRun
@@ -25,7 +21,7 @@ from hydrasweep.trial_runs import CONTEXT, NAME, URI, clean
 MLFLOW = "hydra.sweeper.mlflow=true"
 
 
-def runs_of(client: MlflowClient, name: str = "tests") -> tuple[list[Run], dict[str, Run]]:
+def runs_of(client, name="tests"):
     """The sweeps' runs, and those of trials by their names."""
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
@@ -36,14 +32,14 @@ def runs_of(client: MlflowClient, name: str = "tests") -> tuple[list[Run], dict[
     return parents, children
 
 
-def statuses(children: dict[str, Run]) -> dict[str, str]:
+def statuses(children):
     return {name: run.info.status for name, run in children.items()}
 
 
 # Whole sweeps
 
 
-def test_runs_of_trials_are_children_of_the_sweeps_run(tracked: Ended, store: MlflowClient) -> None:
+def test_runs_of_trials_are_children_of_the_sweeps_run(tracked, store):
     assert 'kept {"team": "blue"} None' in tracked.out
     assert "Note" not in tracked.out
     (parent,), children = runs_of(store)
@@ -60,7 +56,7 @@ def test_runs_of_trials_are_children_of_the_sweeps_run(tracked: Ended, store: Ml
         assert tags.get("state") == ("PRUNED" if name == "a-001" else None)
 
 
-def test_run_of_the_sweep_has_its_results_and_files(tracked: Ended, store: MlflowClient) -> None:
+def test_run_of_the_sweep_has_its_results_and_files(tracked, store):
     (parent,), _ = runs_of(store)
     assert (parent.info.status, parent.info.run_name) == ("FINISHED", "sweep s")
     assert parent.data.params["n_trials"] == "6"
@@ -83,9 +79,7 @@ def test_run_of_the_sweep_has_its_results_and_files(tracked: Ended, store: Mlflo
 
 
 @pytest.mark.parametrize("own", ["set_experiment('own')", "set_tracking_uri('sqlite:///own.db')"])
-def test_note_says_where_an_app_records_its_runs(
-    app: Callable[..., App], client: MlflowClient, tmp_path: Path, own: str
-) -> None:
+def test_note_says_where_an_app_records_its_runs(app, client, tmp_path, own):
     shutil.copy(tmp_path / "mlflow.db", tmp_path / "own.db")
     body = f"""
         import mlflow
@@ -108,9 +102,7 @@ def test_note_says_where_an_app_records_its_runs(
         assert f"{URI}=sqlite:///{tmp_path}/own.db" in note
 
 
-def test_status_of_a_run_is_how_its_trial_ended(
-    app: Callable[..., App], client: MlflowClient, tmp_path: Path
-) -> None:
+def test_status_of_a_run_is_how_its_trial_ended(app, client, tmp_path):
     body = f"interrupted = '{tmp_path}/interrupted'\n" + dedent("""
         import mlflow
         with mlflow.start_run():
@@ -165,9 +157,7 @@ def test_status_of_a_run_is_how_its_trial_ended(
         assert (run.data.tags.get("state") == "PRUNED") == (states[name][1] == "PRUNED")
 
 
-def test_run_whose_process_died_is_marked_failed_at_the_next_start(
-    app: Callable[..., App], client: MlflowClient
-) -> None:
+def test_run_whose_process_died_is_marked_failed_at_the_next_start(app, client):
     body = """
         import mlflow
         with mlflow.start_run():
@@ -189,9 +179,7 @@ def test_run_whose_process_died_is_marked_failed_at_the_next_start(
     assert statuses(children) == {"000": "FAILED", "001": "FINISHED"}
 
 
-def test_store_that_fails_does_not_end_the_search(
-    app: Callable[..., App], client: MlflowClient, tmp_path: Path
-) -> None:
+def test_store_that_fails_does_not_end_the_search(app, client, tmp_path):
     body = """
         import sqlite3
         if cfg.x < 0 and not os.path.exists("refused"):
@@ -225,8 +213,8 @@ def test_store_that_fails_does_not_end_the_search(
 
 
 def test_run_is_opened_again_also_with_other_settings_unless_it_is_gone(
-    client: MlflowClient, tmp_path: Path, mlflow_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    client, tmp_path, mlflow_store, monkeypatch
+):
     first = SweepRun.open(None, "s", {"n_trials": 1, "sampler": "tpe"})
     again = SweepRun.open(first.run_id, "s", {"n_trials": 2, "sampler": "random"})
     assert again.run_id == first.run_id
@@ -238,9 +226,7 @@ def test_run_is_opened_again_also_with_other_settings_unless_it_is_gone(
     assert len({first.run_id, second.run_id, third.run_id}) == 3
 
 
-def test_unusable_store_is_named_without_its_password(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_unusable_store_is_named_without_its_password(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     (tmp_path / "folder.db").mkdir()
     for uri, shown in (
@@ -258,15 +244,13 @@ def test_unusable_store_is_named_without_its_password(
     assert not {"MLFLOW_HTTP_REQUEST_TIMEOUT", CONTEXT} & os.environ.keys()
 
 
-def test_locked_store_is_tried_twice_and_then_left_alone(
-    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locked_store_is_tried_twice_and_then_left_alone(client, monkeypatch):
     monkeypatch.setattr("hydrasweep.tracking.RETRY_SECONDS", 0.0)
     run = SweepRun.open(None, "s", {"n_trials": 1})
     calls = []
 
-    def fail(times: int) -> Callable[[Any], None]:
-        def call(_: Any) -> None:
+    def fail(times):
+        def call(_):
             calls.append(times)
             if len(calls) <= times:
                 raise OSError("locked")
@@ -285,7 +269,7 @@ def test_locked_store_is_tried_twice_and_then_left_alone(
     assert client.get_run(run.run_id).info.status == "FAILED"
 
 
-def test_sweep_without_a_run_records_nothing() -> None:
+def test_sweep_without_a_run_records_nothing():
     run = SweepRun()
     run.log({"a": 1.0})
     run.keep([Path("no.such")], {"a": "b"})
@@ -295,7 +279,7 @@ def test_sweep_without_a_run_records_nothing() -> None:
     assert run.link("s", "loss", "minimize") is None
 
 
-def test_names_are_changed_to_those_that_mlflow_accepts(client: MlflowClient) -> None:
+def test_names_are_changed_to_those_that_mlflow_accepts(client):
     names = {"best/a": "best/a", "a+b=[c]@d": "a_b__c__d", "space.x y:z": "space.x y:z", "+": "_"}
     run = SweepRun.open(None, "s", {"n_trials": 1, **dict.fromkeys(names, "a")})
     run.log(dict.fromkeys(names, 1.0))
@@ -308,9 +292,7 @@ def test_names_are_changed_to_those_that_mlflow_accepts(client: MlflowClient) ->
 
 
 @pytest.mark.slow
-def test_concurrent_starts_create_one_store(
-    app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_starts_create_one_store(app, tmp_path, monkeypatch):
     """By default the store is mlflow.db in the working directory."""
     body = """
         import mlflow

@@ -1,12 +1,10 @@
 """Users replace MNIST's class by another one of torchvision's, or by a wrapper of it."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from application import Compose, write_idx
+from application import write_idx
 from torchvision import datasets
 
 from hydrasweep import Outage, UserError
@@ -31,9 +29,7 @@ class Wrapped:
 FEW = ("data.name=own", "data.n_train=40", "data.n_val=10")
 
 
-def test_qmnist_is_downloaded(
-    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_qmnist_is_downloaded(compose, tmp_path, monkeypatch):
     """The class is QMNIST, which accepts ``download`` through ``**kwargs``.
 
     Source: github.com/pytorch/vision/issues/7079
@@ -41,7 +37,7 @@ def test_qmnist_is_downloaded(
     """
     asked = []
 
-    def download(self: Any) -> None:
+    def download(self):
         """Write small files where the real download writes its files."""
         asked.append(self.what)
         raw = Path(self.raw_folder)
@@ -65,9 +61,7 @@ def test_qmnist_is_downloaded(
     ("name", "more", "argument"),
     [("SVHN", ("+data.dataset.split=train",), "split"), ("ImageFolder", (), "loader")],
 )
-def test_class_without_train_is_refused_by_its_arguments(
-    compose: Compose, tmp_path: Path, name: str, more: tuple[str, ...], argument: str
-) -> None:
+def test_class_without_train_is_refused_by_its_arguments(compose, tmp_path, name, more, argument):
     """The class is SVHN or a folder of pictures, which have no ``train``.
 
     Source: github.com/AntixK/PyTorch-VAE/issues/4
@@ -82,9 +76,7 @@ def test_class_without_train_is_refused_by_its_arguments(
 
 
 @pytest.mark.parametrize("name", ["function", "Wrapped"])
-def test_function_or_class_around_another_is_accepted(
-    compose: Compose, tmp_path: Path, users: Callable[[str], None], name: str
-) -> None:
+def test_function_or_class_around_another_is_accepted(compose, tmp_path, users, name):
     """Such a class is wrapped in a function or a class with ``train`` (see the source above)."""
     users(OWN)
     target = f"data.dataset._target_=users.{name}"

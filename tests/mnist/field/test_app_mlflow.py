@@ -6,14 +6,11 @@ import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from application import (
     REPOSITORY,
-    Compose,
     at_line,
     client_of,
     command_line,
@@ -32,9 +29,7 @@ from train import train
 LEAN = ("model=baseline", "epochs=1", "artifacts=false", "score_test=false")
 
 
-def test_training_whose_run_was_deleted_is_resumed_in_a_new_run(
-    compose: Compose, root: Path, output_dir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_training_whose_run_was_deleted_is_resumed_in_a_new_run(compose, root, output_dir, caplog):
     """A training is stopped, its run is deleted in MLflow's UI, and the training is resumed.
 
     What happened: MLflow refuses to write to a deleted run.
@@ -42,7 +37,7 @@ def test_training_whose_run_was_deleted_is_resumed_in_a_new_run(
     Expected: a new run holds all epochs, also the earlier ones, and a warning says so.
     """
 
-    def stop() -> None:
+    def stop():
         raise KeyboardInterrupt
 
     words = (*LEAN, "epochs=3")
@@ -63,9 +58,7 @@ def test_training_whose_run_was_deleted_is_resumed_in_a_new_run(
     assert deleted.info.run_id == first.info.run_id
 
 
-def test_run_of_another_store_is_replaced_by_a_new_run(
-    compose: Compose, root: Path, output_dir: Path
-) -> None:
+def test_run_of_another_store_is_replaced_by_a_new_run(compose, root, output_dir):
     """The run's id belongs to a store that is no longer used (see the sources above)."""
     (output_dir / "mlflow_run_id").write_text("0" * 32)
     train(compose(*LEAN), output_dir)
@@ -74,9 +67,7 @@ def test_run_of_another_store_is_replaced_by_a_new_run(
     assert epochs_of(client_of(root), run) == [1]
 
 
-def test_deleted_experiment_is_refused_with_the_command_that_restores_it(
-    compose: Compose, root: Path, output_dir: Path
-) -> None:
+def test_deleted_experiment_is_refused_with_the_command_that_restores_it(compose, root, output_dir):
     """The experiment is deleted in MLflow's UI, and the next training starts.
 
     What happened: a deleted experiment keeps its name and accepts no runs.
@@ -98,8 +89,8 @@ def test_deleted_experiment_is_refused_with_the_command_that_restores_it(
 
 @pytest.mark.slow
 def test_deleted_experiment_of_a_server_is_refused_in_the_same_way(
-    compose: Compose, output_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    compose, output_dir, tmp_path, monkeypatch
+):
     with server(tmp_path) as (port, _):
         uri = f"http://127.0.0.1:{port}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -120,9 +111,7 @@ class TopK(Classification):
 """
 
 
-def test_names_that_mlflow_refuses_are_cleaned(
-    compose: Compose, root: Path, output_dir: Path, users: Callable[[str], None]
-) -> None:
+def test_names_that_mlflow_refuses_are_cleaned(compose, root, output_dir, users):
     """A metric is named ``MAP@k``, and a setting has brackets in its name.
 
     What happened: MLflow accepts letters, digits and ``_-./: `` only, and ended the run.
@@ -153,7 +142,7 @@ NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 UNKNOWN = ("unshare", "--user", "--map-user=12345", "--map-group=12345")
 
 
-def assert_recorded(root: Path) -> None:
+def assert_recorded(root):
     (run,) = runs_of(client_of(root))
     assert run.info.status == "FINISHED"
     assert run.data.tags["mlflow.user"].isdecimal()
@@ -161,12 +150,12 @@ def assert_recorded(root: Path) -> None:
 
 
 def test_training_of_a_user_without_a_name_is_recorded(
-    compose: Compose,
-    root: Path,
-    output_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+    compose,
+    root,
+    output_dir,
+    monkeypatch,
+    capfd,
+):
     """A container runs with ``docker run -u 12345``: /etc/passwd does not know the user.
 
     What happened: looking up the user's name raised a KeyError.
@@ -174,7 +163,7 @@ def test_training_of_a_user_without_a_name_is_recorded(
     Expected: the training is recorded in MLflow, and prints no warning about the name.
     """
 
-    def unknown(uid: int) -> None:
+    def unknown(uid):
         raise KeyError(f"getpwuid(): uid not found: {uid}")
 
     monkeypatch.setattr(pwd, "getpwuid", unknown)
@@ -187,7 +176,7 @@ def test_training_of_a_user_without_a_name_is_recorded(
 
 
 @pytest.mark.slow
-def test_training_of_a_real_user_without_a_name_is_recorded(root: Path, tmp_path: Path) -> None:
+def test_training_of_a_real_user_without_a_name_is_recorded(root, tmp_path):
     if not shutil.which("unshare") or subprocess.run([*UNKNOWN, "true"]).returncode:
         pytest.skip("this machine allows no user namespaces")
     env = {k: v for k, v in environment(root, HOME=str(tmp_path)).items() if k not in NAMES}
@@ -199,9 +188,7 @@ def test_training_of_a_real_user_without_a_name_is_recorded(root: Path, tmp_path
     assert client_of(root).search_logged_models(["1"])
 
 
-def test_git_is_not_asked_about_the_package(
-    compose: Compose, root: Path, output_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_git_is_not_asked_about_the_package(compose, root, output_dir, tmp_path, monkeypatch):
     """The package lies in a repository of its own, and the user's script elsewhere.
 
     What happened: runs had no commit, or that of a project which the script does not belong to.

@@ -13,7 +13,7 @@ import digits
 each_digit = pytest.mark.parametrize("digit", range(10))
 
 
-def lined(image: Image.Image, sides: str, width: int, at: int = 0, ink: int = 0) -> Image.Image:
+def lined(image, sides, width, at=0, ink=0):
     """The picture with a line along each of the named sides, ``at`` pixels from the border."""
     image = image.copy()
     pencil, (right, bottom) = ImageDraw.Draw(image), (image.width - 1, image.height - 1)
@@ -31,7 +31,7 @@ def lined(image: Image.Image, sides: str, width: int, at: int = 0, ink: int = 0)
 
 @each_digit
 @pytest.mark.parametrize("width", [1, 2, 3])
-def test_frame_is_removed(digit: int, width: int) -> None:
+def test_frame_is_removed(digit, width):
     plain = draw(digit)
     framed = ImageOps.expand(plain, width, 0)
     assert difference(seen(framed), seen(plain)) < 3
@@ -40,33 +40,33 @@ def test_frame_is_removed(digit: int, width: int) -> None:
 
 @each_digit
 @pytest.mark.parametrize("sides", ["l", "r", "t", "b", "lt", "rb", "lrt"])
-def test_line_at_some_sides_is_removed(digit: int, sides: str) -> None:
+def test_line_at_some_sides_is_removed(digit, sides):
     plain = draw(digit)
     assert difference(seen(lined(plain, sides, 3)), seen(plain)) < 3
     assert difference(seen(lined(plain, sides, 2, at=3, ink=90)), seen(plain)) < 3
 
 
 @each_digit
-def test_small_cell_with_soft_lines_is_read(digit: int) -> None:
+def test_small_cell_with_soft_lines_is_read(digit):
     plain = draw(digit, canvas=(64, 64), at=(17, 12), height=40, pen=4)
     soft = ImageFilter.GaussianBlur(0.7)
     assert difference(seen(lined(plain, "lrtb", 3).filter(soft)), seen(plain.filter(soft))) < 3
 
 
-def test_empty_cell_is_empty() -> None:
+def test_empty_cell_is_empty():
     cell = ImageOps.expand(Image.new("L", (60, 60), 230), 3, 20)
     assert digits.as_mnist(cell) is None
 
 
 @each_digit
 @pytest.mark.parametrize("pen", [10, 20, 50])
-def test_strokes_that_touch_the_border_stay(digit: int, pen: int) -> None:
+def test_strokes_that_touch_the_border_stay(digit, pen):
     plain = draw(digit, pen=pen)
     tight = plain.crop(ImageOps.invert(plain).getbbox())
     assert difference(seen(tight), seen(plain)) < 12
 
 
-def test_printed_seven_keeps_its_bar() -> None:
+def test_printed_seven_keeps_its_bar():
     image = Image.new("L", (100, 160), 255)
     pencil = ImageDraw.Draw(image)
     pencil.rectangle((0, 0, 99, 13), fill=0)  # as wide as the image

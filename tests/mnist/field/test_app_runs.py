@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from application import Compose, Script, at_line
-from omegaconf import DictConfig, OmegaConf
+from application import at_line
+from omegaconf import OmegaConf
 
 from hydrasweep import UserError
 from mnist import config
@@ -21,7 +21,7 @@ LEAN = ("epochs=1", "tracking=none", "artifacts=false", "score_test=false")
 JobIn = Callable[[Path], None]
 
 
-def begin(folder: Path, cfg: DictConfig) -> None:
+def begin(folder, cfg):
     """Save the settings of a job with the model baseline, as Hydra does."""
     (folder / ".hydra").mkdir(parents=True)
     OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
@@ -30,8 +30,8 @@ def begin(folder: Path, cfg: DictConfig) -> None:
 
 
 def test_second_run_in_a_folder_is_refused_and_the_first_can_be_resumed(
-    script: Script, compose: Compose, tmp_path: Path, job_in: JobIn
-) -> None:
+    script, compose, tmp_path, job_in
+):
     folder = tmp_path / "mine"
     begin(folder, cfg := compose(*LEAN, "model=baseline"))
     train(cfg, folder)
@@ -51,9 +51,9 @@ def test_second_run_in_a_folder_is_refused_and_the_first_can_be_resumed(
 
 
 def test_folder_of_a_run_that_was_stopped_before_its_first_epoch_is_not_reused(
-    compose: Compose, output_dir: Path, job_in: JobIn
-) -> None:
-    def stop() -> None:
+    compose, output_dir, job_in
+):
+    def stop():
         raise KeyboardInterrupt
 
     cfg = compose(*LEAN, "model=baseline", "seed=7")
@@ -68,9 +68,7 @@ def test_folder_of_a_run_that_was_stopped_before_its_first_epoch_is_not_reused(
     assert config.resolve_run(compose(f"resume={output_dir}"))[0].seed == 7
 
 
-def test_folder_of_a_refused_run_can_be_used_again(
-    compose: Compose, output_dir: Path, job_in: JobIn
-) -> None:
+def test_folder_of_a_refused_run_can_be_used_again(compose, output_dir, job_in):
     job_in(output_dir)
     with pytest.raises(UserError, match=r"data\.n_train"):
         train(*config.resolve_run(compose(*LEAN, "data.n_train=60000")))
@@ -78,7 +76,7 @@ def test_folder_of_a_refused_run_can_be_used_again(
     assert (output_dir / "metrics.jsonl").exists()
 
 
-def test_second_job_of_a_multirun_in_the_same_folder_is_refused(script: Script, root: Path) -> None:
+def test_second_job_of_a_multirun_in_the_same_folder_is_refused(script, root):
     done = script("train.py", "-m", "model=baseline,lenet5", *LEAN, "hydra.sweep.subdir=.")
     assert done.returncode == 1
     assert "resume=" in done.stderr
@@ -87,9 +85,7 @@ def test_second_job_of_a_multirun_in_the_same_folder_is_refused(script: Script, 
     assert len(results.read_text().splitlines()) == 1
 
 
-def test_optimizer_without_a_learning_rate_can_be_trained(
-    compose: Compose, output_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_optimizer_without_a_learning_rate_can_be_trained(compose, output_dir, tmp_path, caplog):
     """The YAML file of Adadelta or Adafactor leaves the learning rate to the class.
 
     What happened: code that logs ``optimizer.lr`` raised a KeyError.
@@ -104,7 +100,7 @@ def test_optimizer_without_a_learning_rate_can_be_trained(
     with pytest.raises(UserError, match=r"optimizer\.lr"):
         train(compose(*words, "scheduler=onecycle"), output_dir)
     caplog.set_level(logging.INFO, "mnist.display")
-    assert train(compose(*words, "scheduler=constant"), output_dir) > 0.1  # type: ignore[operator]
+    assert train(compose(*words, "scheduler=constant"), output_dir) > 0.1
     (line,) = (line for line in caplog.text.splitlines() if "Run " in line)
     assert "adadelta batch=64 seed=0" in line
     assert "lr=" not in line
@@ -126,9 +122,7 @@ class Slow(nn.Sequential):
 """
 
 
-def test_training_time_does_not_contain_the_validation(
-    compose: Compose, output_dir: Path, users: Callable[[str], None]
-) -> None:
+def test_training_time_does_not_contain_the_validation(compose, output_dir, users):
     """A search compares the training times of models.
 
     What happened: the time contained the validation, so throughput was too low.

@@ -4,10 +4,9 @@ import logging
 import re
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from application import REPOSITORY, Compose, client_of, runs_of
+from application import REPOSITORY, client_of, runs_of
 from omegaconf import DictConfig, OmegaConf
 
 from hydrasweep import UserError
@@ -17,9 +16,7 @@ from train import train
 AsJob = Callable[[DictConfig], DictConfig]
 
 
-def test_objective_on_training_images_is_refused_in_a_search(
-    compose: Compose, as_job: AsJob
-) -> None:
+def test_objective_on_training_images_is_refused_in_a_search(compose, as_job):
     """``hparams_search=NAME experiment=NAME``: the experiment's objective is train/accuracy.
 
     Sources: github.com/hydra-ecosystem/hydra/issues/2253,
@@ -34,7 +31,7 @@ def test_objective_on_training_images_is_refused_in_a_search(
     assert preflight.check(as_job(cfg)) > 0
 
 
-def test_direction_must_fit_the_objective(compose: Compose, as_job: AsJob) -> None:
+def test_direction_must_fit_the_objective(compose, as_job):
     """A search has the objective val/loss, and the direction stays at its default.
 
     What happened: the search looked for the largest loss.
@@ -69,13 +66,13 @@ class Counted(SGD):
 
 @pytest.mark.parametrize(("n_train", "n_steps"), [(20, 1), (40, 2), (64, 2), (96, 3)])
 def test_check_trains_at_least_one_step(
-    compose: Compose,
-    as_job: AsJob,
-    users: Callable[[str], None],
-    monkeypatch: pytest.MonkeyPatch,
-    n_train: int,
-    n_steps: int,
-) -> None:
+    compose,
+    as_job,
+    users,
+    monkeypatch,
+    n_train,
+    n_steps,
+):
     """A pipeline is tried out on a handful of images, fewer than the check trains on.
 
     What happened: the check did no step, so it found no error.
@@ -83,7 +80,7 @@ def test_check_trains_at_least_one_step(
     github.com/Lightning-AI/pytorch-lightning/issues/286
     """
     users(COUNTED)
-    import users as module  # type: ignore[import-not-found]
+    import users as module
 
     monkeypatch.setattr(preflight, "_costs", {})
     words = ("hparams_search=quick", "model=baseline", "optimizer=sgd", "data.batch_size=32")
@@ -97,8 +94,8 @@ def test_check_trains_at_least_one_step(
 
 
 def test_model_in_a_subfolder_is_checked_and_recorded_by_its_whole_name(
-    compose: Compose, as_job: AsJob, root: Path, output_dir: Path, tmp_path: Path
-) -> None:
+    compose, as_job, root, output_dir, tmp_path
+):
     """Model files are in subfolders of their group, in a folder on ``hydra.searchpath``.
 
     Sources: github.com/slegroux/nimrod config/train.yaml,
@@ -122,7 +119,7 @@ SEARCHES = sorted(path.stem for path in (REPOSITORY / "conf" / "hparams_search")
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_sweep_may_be_resumed_on_another_machine(compose: Compose, search: str) -> None:
+def test_sweep_may_be_resumed_on_another_machine(compose, search):
     """A study goes on where the data lie elsewhere, with another number of cores or device.
 
     Sources: github.com/optuna/optuna/issues/6132, github.com/optuna/optuna/issues/2151
@@ -133,11 +130,11 @@ def test_sweep_may_be_resumed_on_another_machine(compose: Compose, search: str) 
 
 
 def test_final_run_of_a_sweep_can_be_resumed_by_itself(
-    compose: Compose,
-    output_dir: Path,
-    job_in: Callable[[Path], None],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    compose,
+    output_dir,
+    job_in,
+    caplog,
+):
     """The final run of a sweep was killed, and is resumed with the application's ``resume=``.
 
     Sources: github.com/hydra-ecosystem/hydra/issues/1822, github.com/optuna/optuna/issues/2705
@@ -152,7 +149,7 @@ def test_final_run_of_a_sweep_can_be_resumed_by_itself(
     job_in(output_dir.parent / "elsewhere")
     caplog.set_level(logging.INFO, "mnist")
     value = train(*config.resolve_run(compose(f"resume={output_dir}")))
-    assert value > 0.1  # type: ignore[operator]
+    assert value > 0.1
     assert "score_test=false" in caplog.text
     assert re.search(r"^val +accuracy", caplog.text, re.MULTILINE)
     assert "test/accuracy" not in caplog.text

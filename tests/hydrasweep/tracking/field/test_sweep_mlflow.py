@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apps import CONFIG, Ended, Write
-from mlflow import MlflowClient
-from mlflow.entities import Run
+from apps import CONFIG
 from omegaconf import OmegaConf
 
 MLFLOW = "hydra.sweeper.mlflow=true"
 ONE, TWO = "hydra.sweeper.n_trials=1", "hydra.sweeper.n_trials=2"
 
 
-def runs(client: MlflowClient) -> list[Run]:
+def runs(client):
     (experiment,) = client.search_experiments(filter_string="name = 'tests'")
     return list(client.search_runs([experiment.experiment_id]))
 
@@ -26,9 +24,7 @@ def runs(client: MlflowClient) -> list[Run]:
 # Deletions
 
 
-def test_deleted_experiment_is_restored_by_the_command_in_the_message(
-    app: Write, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deleted_experiment_is_restored_by_the_command_in_the_message(app, client, monkeypatch):
     """They tidied up in the UI. A deleted experiment keeps its name and accepts no runs.
 
     Sources: github.com/mlflow/mlflow/issues/2690 and 6445
@@ -46,7 +42,7 @@ def test_deleted_experiment_is_restored_by_the_command_in_the_message(
     assert len(task(MLFLOW, ONE, code=0).table()) == 1
 
 
-def test_sweep_whose_run_was_deleted_gets_a_new_one(app: Write, client: MlflowClient) -> None:
+def test_sweep_whose_run_was_deleted_gets_a_new_one(app, client):
     """They tidied up in the UI while a sweep was unfinished. A deleted run accepts no metrics.
 
     Sources: github.com/mlflow/mlflow/issues/689 and 6606
@@ -93,9 +89,7 @@ BODY = """
 """
 
 
-def test_lists_dicts_and_classes_are_searched_and_confirmed(
-    app: Write, client: MlflowClient
-) -> None:
+def test_lists_dicts_and_classes_are_searched_and_confirmed(app, client):
     """They wrote ``choice("[128, 32]", "[128]")`` for layers, which ended in a traceback, and
     ``_target_: choice("torch.optim.SGD", "torch.optim.Adam")``.
 
@@ -116,7 +110,7 @@ def test_lists_dicts_and_classes_are_searched_and_confirmed(
     assert run.data.params["space.betas"].endswith("[0.9,0.999], [0.8,0.99]")
 
 
-def test_list_is_enqueued_as_text_or_as_a_list(app: Write) -> None:
+def test_list_is_enqueued_as_text_or_as_a_list(app):
     """Source: as above."""
     target = "optimizer._target_: torch.optim.SGD"
     points = [
@@ -129,7 +123,7 @@ def test_list_is_enqueued_as_text_or_as_a_list(app: Write) -> None:
     assert rows == [("[0.8,0.99]", "torch.optim.SGD"), ("[0.9,0.999]", "torch.optim.SGD")]
 
 
-def test_names_that_mlflow_refuses_are_cleaned(app: Write, client: MlflowClient) -> None:
+def test_names_that_mlflow_refuses_are_cleaned(app, client):
     """They logged a metric ``MAP@k`` and a parameter with brackets, which ends the run.
 
     Sources: github.com/mlflow/mlflow/issues/9425,
@@ -161,12 +155,12 @@ def test_names_that_mlflow_refuses_are_cleaned(app: Write, client: MlflowClient)
 
 @pytest.mark.parametrize("is_named", [True, False])
 def test_database_of_mlflow_is_refused_for_the_studies(
-    app: Write,
-    tmp_path: Path,
-    mlflow_store: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    is_named: bool,
-) -> None:
+    app,
+    tmp_path,
+    mlflow_store,
+    monkeypatch,
+    is_named,
+):
     """They gave Optuna the address of MLflow's database. Both keep the version of their schema in
     one table, and each takes the other's tables for an old version of its own.
 
@@ -175,7 +169,7 @@ def test_database_of_mlflow_is_refused_for_the_studies(
     """
     path, task = tmp_path / "mlflow.db", app("return cfg.x")
 
-    def refuse(url: str) -> None:
+    def refuse(url):
         done = task(f"hydra.sweeper.storage='{url}'", in_process=True, code=1)
         assert done.err.startswith("Error: hydra.sweeper.storage=")
         assert "MLflow" in done.err
@@ -193,7 +187,7 @@ def test_database_of_mlflow_is_refused_for_the_studies(
     assert path.read_bytes() == before
 
 
-def places(done: Ended) -> list[str]:
+def places(done):
     """Where the password is."""
     files = [path for path in done.folder.rglob("*") if path.is_file()]
     assert files
@@ -201,9 +195,7 @@ def places(done: Ended) -> list[str]:
     return found + ["output"] * ("hunter2" in done.out + done.err)
 
 
-def test_password_in_the_address_is_in_no_output_and_no_file(
-    app: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_password_in_the_address_is_in_no_output_and_no_file(app, monkeypatch):
     """They found it in the log of MLflow's server, and in the metadata of another tool's runs.
 
     Sources: github.com/mlflow/mlflow/issues/2282, github.com/zenml-io/zenml/issues/2443
