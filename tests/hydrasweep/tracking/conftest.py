@@ -3,6 +3,7 @@
 import shutil
 import textwrap
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import apps
@@ -43,7 +44,8 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty store. Creating one takes MLflow seconds, so tests copy this one."""
 
     def create(folder: Path) -> None:
-        assert MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+        with chdir(folder):  # where MLflow creates its folder of artifacts
+            assert MlflowClient("sqlite:///mlflow.db").search_experiments()
 
     return shared.folder(tmp_path_factory, "store", create) / "mlflow.db"
 
