@@ -197,7 +197,8 @@ class Texts:
         self.known = {k: v for k, v in self.known.items() if k not in assigned} | once
 
     def of(self, node: ast.expr) -> str:
-        """The text in one line, ``…`` for what varies (of which ``$VALUE`` is OmegaConf's name)."""
+        """The text in one line, with ``…`` in place of each part that varies. OmegaConf writes such
+        a part as ``$VALUE``."""
         text = " ".join(self._of(node).split())
         return re.sub(r"…+|\$VALUE", "…", text)
 

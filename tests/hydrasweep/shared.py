@@ -1,4 +1,4 @@
-"""What is made once in a test session, also when several workers of pytest-xdist run it."""
+"""Folders and sweeps that a test session creates once, also with several workers of xdist."""
 
 import os
 import shutil
@@ -32,13 +32,13 @@ OVERRIDES = (
 
 
 def root(factory: pytest.TempPathFactory) -> Path:
-    """The session's temporary folder, which the workers of pytest-xdist have in common."""
+    """The session's temporary folder, which all workers of pytest-xdist share."""
     base = factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 def folder(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], object]) -> Path:
-    """The folder that the first worker to need it has filled."""
+    """Return the folder ``name``. The first worker that asks for it calls ``fill``; others wait."""
     path = root(factory) / name
     filled = path.with_suffix(".filled")
     with FileLock(path.with_suffix(".lock")):

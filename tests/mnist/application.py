@@ -25,6 +25,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -91,7 +92,11 @@ class Started:
         self.out, self.err = folder / "out.txt", folder / "err.txt"
         for path in (self.out, self.err):
             path.touch()
-        with _single_threaded():
+        # The server inherits these: it finds this module, and no library starts threads while it
+        # is imported. Entrypoints get the environment ``env``.
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        limits = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        with patch.dict(os.environ, {**limits, "PYTHONPATH": path}):
             self.process = forkserver.Process(
                 target=_execute, args=(self.words, cwd, dict(env), self.out, self.err)
             )
@@ -130,21 +135,6 @@ class Started:
         """Wait for the end; return exit code, standard output and standard error."""
         code = self.wait()
         return Done(self.words, code, self.out.read_text(), self.err.read_text())
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """The environment in which the server starts: no library starts threads while it is
-    imported, and the server finds this module. Entrypoints get an environment of their own."""
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    wanted = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": path}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _execute(words: Sequence[str], cwd: Path, env: Mapping[str, str], out: Path, err: Path) -> None:
