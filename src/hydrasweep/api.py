@@ -2,14 +2,14 @@
 there."""
 
 import functools
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import os
-
     from hydrasweep.loaded import LoadedSweep
     from hydrasweep.trials import SweepTrial
 
+PROCESS = "HYDRASWEEP_TRIAL_PROCESS"  # a variable with the id of the trial's process
 _current: "SweepTrial | None" = None
 
 
@@ -19,8 +19,12 @@ def report(value: float, step: int) -> bool:
     ``value`` is the objective as the task function would return it now. Steps rise, and start at
     0 or 1. After True the task function returns as soon as it likes: its trial is PRUNED, whatever
     it returns. Always False outside a sweep, without a pruner and with several objectives.
+
+    Raises:
+        RuntimeError: this process was started by a trial, and is not the trial's own.
     """
-    return _current is not None and _current.stops_at(value, step)
+    current = _trial()
+    return current is not None and current.stops_at(value, step)
 
 
 def record(**numbers: float) -> None:
@@ -29,11 +33,13 @@ def record(**numbers: float) -> None:
 
     Raises:
         TypeError, ValueError: a value is no number.
+        RuntimeError: this process was started by a trial, and is not the trial's own.
     """
+    current = _trial()
     for name, number in numbers.items():
         value = float(number)
-        if _current is not None:
-            _current.set_user_attr(name, value)
+        if current is not None:
+            current.set_user_attr(name, value)
 
 
 def trial() -> "SweepTrial":
@@ -42,8 +48,11 @@ def trial() -> "SweepTrial":
 
     Outside a sweep it is one that nobody looks at: reports come to nothing, nothing is pruned, and
     ``sweep``, ``phase``, ``name`` and ``parent_run_id`` are None.
+
+    Raises:
+        RuntimeError: this process was started by a trial, and is not the trial's own.
     """
-    return _current or _outside()
+    return _trial() or _outside()
 
 
 def load(name: "str | os.PathLike[str]") -> "LoadedSweep":
@@ -65,7 +74,19 @@ def _outside() -> "SweepTrial":
     return SweepTrial.outside()
 
 
+def _trial() -> "SweepTrial | None":
+    if (own := os.environ.get(PROCESS)) and own != str(os.getpid()):
+        from hydrasweep.trials import NOT_OWN
+
+        raise RuntimeError(NOT_OWN)
+    return _current
+
+
 def set_current(current: Any) -> None:
     """Say which trial this process works on from here; None: none."""
     global _current
     _current = current
+    if current is None:
+        os.environ.pop(PROCESS, None)
+    else:
+        os.environ[PROCESS] = str(os.getpid())  # for the processes that it starts

@@ -2,9 +2,12 @@
 
 import itertools
 import shlex
+import statistics
+import sys
+import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -14,8 +17,17 @@ from omegaconf import DictConfig, open_dict
 
 from hydrasweep import api, settings
 from hydrasweep.compose import Composer, flat
-from hydrasweep.errors import UserError, is_outage, root_cause
+from hydrasweep.errors import (
+    WANTS_TRACEBACK,
+    Outage,
+    UserError,
+    is_outage,
+    root_cause,
+    without_password,
+)
 from hydrasweep.plan import Plan
+from hydrasweep.processes import Processes
+from hydrasweep.server import App, loaded_modules
 from hydrasweep.space import as_word
 from hydrasweep.stratum import make_pruner, make_sampler
 from hydrasweep.studies import Studies
@@ -26,17 +38,65 @@ MAX_COMPOSED = 100  # combinations of config groups; files of others are read in
 N_PROPOSED = 12  # more than samplers choose at random before they begin
 
 
-def try_corners(plan: Plan, config: DictConfig, composer: Composer) -> dict[str, float]:
-    """Compose each stratum at the corners of the space and try it; give the seconds that
-    a trial of each is estimated to take, where the check can tell.
+@dataclass(frozen=True)
+class Corner:
+    """A config at a corner of the search space, which a process tries."""
+
+    config: DictConfig
+    words: Sequence[str]  # the overrides that it was composed with
+    phase: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a function of the app returned in another process; or its ``error``."""
+
+    value: Any = None
+    error: UserError | None = None
+
+
+def try_corners(
+    plan: Plan,
+    config: DictConfig,
+    composer: Composer,
+    processes: Processes,
+    meanwhile: Callable[[], None],
+) -> dict[str, float]:
+    """Compose each stratum at the corners of the space and try it in another process; return the
+    seconds that a trial of each is estimated to take, where the check can tell.
 
     Raises:
         UserError: naming the corner and what is wrong with it.
     """
+    _try_parts(plan)
+    corners: dict[str, list[Corner]] = {}
+    for stratum in plan.space.strata:
+        # The largest values first: what works with them, a check may spare the others.
+        points = reversed([*plan.space.corners()])
+        words = [plan.space.overrides(stratum, point) for point in points]
+        corners[stratum] = [_corner(each, SEARCH, config, composer) for each in words]
+        for point in itertools.islice(_choices(plan, composer), MAX_COMPOSED):
+            composer.compose(plan.space.overrides(stratum, point), "check", 0)
+    final = []
+    if settings.confirms(plan.settings):  # what would else be found wrong at the end
+        final = [_corner([*words[0], *plan.settings.confirm.final], FINAL, config, composer)]
+    chosen = plan.settings
+    if not chosen.check and not chosen.calibrate:
+        meanwhile()
+        return dict.fromkeys(plan.space.strata, 0.0)
+    tried = [*itertools.chain(*corners.values()), *final]
+    answer = processes.call(
+        _try, plan.name, tried, chosen.check, chosen.calibrate, meanwhile=meanwhile
+    )
+    seconds = iter(_value(answer))
+    return {
+        stratum: statistics.fmean(itertools.islice(seconds, len(corners[stratum])))
+        for stratum in corners
+    }
+
+
+def _try_parts(plan: Plan) -> None:
     try:
-        part = "calibrate"
-        if plan.settings.calibrate:
-            get_method(plan.settings.calibrate)
         part = "pruner"
         pruner = make_pruner(plan.settings.pruner, plan.settings.resumable)
         part = "sampler"
@@ -47,19 +107,65 @@ def try_corners(plan: Plan, config: DictConfig, composer: Composer) -> dict[str,
             study.tell(study.ask(dict(plan.space.distributions)), [0.0] * len(names))
     except Exception as error:  # of its class or of Hydra's
         raise UserError(f"hydra.sweeper.{part}: {error}") from error
-    estimates: dict[str, float] = {}
-    for stratum in plan.space.strata:
-        # The largest values first: what works with them, a check may spare the others.
-        values = reversed([*plan.space.corners()])
-        corners = [plan.space.overrides(stratum, corner) for corner in values]
-        seconds = [_try(words, plan, SEARCH, config, composer) for words in corners]
-        estimates[stratum] = sum(seconds) / len(seconds)
-        for point in itertools.islice(_choices(plan, composer), MAX_COMPOSED):
-            composer.compose(plan.space.overrides(stratum, point), "check", 0)
-    if settings.confirms(plan.settings):  # what would else be found wrong at the end
-        words = [*corners[0], *plan.settings.confirm.final]
-        _try(words, plan, FINAL, config, composer)
-    return estimates
+
+
+def _corner(words: Sequence[str], phase: str, config: DictConfig, composer: Composer) -> Corner:
+    try:
+        trial = composer.compose(words, label="check", number=0)
+    except Exception as error:
+        raise _refusal(error, words) from error
+    with open_dict(trial):
+        trial.hydra.runtime.output_dir = str(config.hydra.sweep.dir)
+    return Corner(trial, words, phase)
+
+
+def _refusal(error: Exception, words: Sequence[str]) -> UserError:
+    if is_outage(error):
+        return Outage(without_password(str(error)))
+    told = str(error) if isinstance(error, UserError) else root_cause(error)
+    return UserError(f"{told}\nThis was found in trying: {shlex.join(words)}" if words else told)
+
+
+def _value(answer: Answer) -> Any:
+    if answer.error:
+        raise answer.error
+    return answer.value
+
+
+def _try(
+    app: App, sweep: str, corners: Sequence[Corner], check: str | None, calibrate: str | None
+) -> tuple[Answer, list[str]]:
+    """Have the app check the corners; return the seconds that each is estimated to take."""
+    del app
+    known, seconds = set(sys.modules), []
+    words: Sequence[str] = ()
+    try:
+        if calibrate:
+            try:
+                get_method(calibrate)
+            except Exception as error:
+                raise UserError(f"hydra.sweeper.calibrate: {error}") from error
+        for corner in corners:
+            if not check:
+                break
+            words = corner.words
+            HydraConfig.instance().set_config(corner.config)
+            api.set_current(SweepTrial.outside(sweep=sweep, phase=corner.phase, name="check"))
+            seconds.append(float(get_method(check)(_job(corner.config))))
+    except Exception as error:
+        if WANTS_TRACEBACK:
+            traceback.print_exc()
+        return Answer(error=_refusal(error, words)), []
+    modules = [name for name in loaded_modules() if name not in known]
+    return Answer(seconds or [0.0] * len(corners)), modules
+
+
+def _job(config: DictConfig) -> DictConfig:
+    """The config as the task function gets it."""
+    job = config.copy()
+    with open_dict(job):
+        del job["hydra"]
+    return job
 
 
 def _choices(plan: Plan, composer: Composer) -> Iterator[dict[str, Any]]:
@@ -73,34 +179,7 @@ def _choices(plan: Plan, composer: Composer) -> Iterator[dict[str, Any]]:
         yield first | dict(zip(groups, chosen, strict=True))
 
 
-def _try(
-    words: Sequence[str], plan: Plan, phase: str, config: DictConfig, composer: Composer
-) -> float:
-    """Compose a trial and have it checked; give the seconds that it is estimated to take."""
-    outer = HydraConfig.instance().cfg
-    try:
-        trial = composer.compose(words, label="check", number=0)
-        if not plan.settings.check:
-            return 0.0
-        with open_dict(trial):
-            trial.hydra.runtime.output_dir = str(config.hydra.sweep.dir)
-        HydraConfig.instance().set_config(trial)
-        job = trial.copy()
-        with open_dict(job):
-            del job["hydra"]
-        api.set_current(SweepTrial.outside(sweep=plan.name, phase=phase, name="check"))
-        return float(get_method(plan.settings.check)(job))
-    except Exception as error:
-        if is_outage(error):
-            raise
-        told = str(error) if isinstance(error, UserError) else root_cause(error)
-        raise UserError(f"{told}\nThis was found in trying: {shlex.join(words)}") from error
-    finally:
-        api.set_current(None)
-        HydraConfig.instance().cfg = outer
-
-
-def calibrate(plan: Plan, search: Studies, composer: Composer) -> Plan:
+def calibrate(plan: Plan, search: Studies, composer: Composer, processes: Processes) -> Plan:
     """The plan with the settings that suit the machine on which its study was begun.
 
     Raises:
@@ -113,26 +192,34 @@ def calibrate(plan: Plan, search: Studies, composer: Composer) -> Plan:
         for stratum in search.strata:
             words = stratum.study.user_attrs.get(CALIBRATED)
             if words is None:
-                chosen = _calibrated(plan, stratum.value, composer)
+                chosen = _calibrated(plan, stratum.value, composer, processes)
                 words = [f"{key}={as_word(value)}" for key, value in chosen.items()]
                 stratum.study.set_user_attr(CALIBRATED, words)
             found[stratum.value] = words
     return replace(plan, space=replace(plan.space, calibrated=found))
 
 
-def _calibrated(plan: Plan, stratum: str, composer: Composer) -> Mapping[str, Any]:
+def _calibrated(
+    plan: Plan, stratum: str, composer: Composer, processes: Processes
+) -> Mapping[str, Any]:
     words = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
-    configs = [composer.compose(each, label="check", number=0) for each in words]
-    for config in configs:
-        with open_dict(config):
-            del config["hydra"]
+    configs = [_job(composer.compose(each, label="check", number=0)) for each in words]
+    found: Mapping[str, Any] = _value(processes.call(_measure, plan.settings.calibrate, configs))
+    return found
+
+
+def _measure(app: App, calibrate: str, configs: Sequence[DictConfig]) -> tuple[Answer, list[str]]:
+    """Have the app choose the settings that suit the machine."""
+    del app
     try:
-        return dict(get_method(plan.settings.calibrate)(configs))
+        return Answer(dict(get_method(calibrate)(configs))), []
+    except UserError as error:
+        return Answer(error=error), []
     except Exception as error:
-        if is_outage(error) or isinstance(error, UserError):
-            raise
-        given = f"hydra.sweeper.calibrate={plan.settings.calibrate}"
-        raise UserError(f"{given}: {root_cause(error)}") from error
+        if is_outage(error):
+            return Answer(error=Outage(without_password(str(error)))), []
+        given = f"hydra.sweeper.calibrate={calibrate}"
+        return Answer(error=UserError(f"{given}: {root_cause(error)}")), []
 
 
 def composed(plan: Plan, stratum: str, composer: Composer) -> dict[str, str]:

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -42,6 +41,7 @@ class Terminated(SystemExit):
 
 
 _received: KeyboardInterrupt | Terminated | None = None  # the signal that is to end this process
+_defers = False  # whether a signal raises its exception later, at the end of ``uninterrupted``
 
 
 def is_outage(error: BaseException) -> bool:
@@ -128,14 +128,28 @@ def signals_as_exceptions(*more: signal.Signals) -> Iterator[None]:
                 signal.signal(each, handler)
 
 
-def _raise(signum: int, frame: FrameType | None) -> NoReturn:
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let a signal that comes in this block raise its exception at the end of the block."""
+    global _defers
+    before, _defers = _received, True
+    try:
+        yield
+    finally:
+        _defers = False
+    if _received is not before:
+        raise_received()
+
+
+def _raise(signum: int, frame: FrameType | None) -> None:
     del frame
     global _received
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     POOL_LOG.setLevel(logging.CRITICAL)
     _received = KeyboardInterrupt() if signum == signal.SIGINT else Terminated(128 + signum)
-    raise _received
+    if not _defers:
+        raise _received
 
 
 @contextmanager

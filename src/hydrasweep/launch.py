@@ -1,15 +1,9 @@
-"""Launches workers by any Hydra launcher, again and again until nothing is left to do."""
+"""Launches workers by a Hydra launcher, again and again until nothing is left to do."""
 
 import dataclasses
 import functools
-import logging
-import os
-import sys
-import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
@@ -20,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from hydrasweep.errors import Outage, environment, root_cause
 from hydrasweep.plan import Plan
+from hydrasweep.processes import python_path
 from hydrasweep.space import as_word
 from hydrasweep.studies import Studies
-from hydrasweep.worker import too_many_failures, work
+from hydrasweep.worker import work
 
-MAX_BARREN_LAUNCHES = 8  # in a row that broke before any trial had ended
 SECONDS_TO_END = 5  # that interrupted workers have to close their trials themselves
 
 
@@ -40,7 +34,7 @@ def launch(
     """Have workers work until nothing is left to do; start them again when some died.
 
     Raises:
-        Outage: they die before they do anything.
+        Outage: they die before they begin any trial.
     """
     task = functools.partial(
         work, plan=plan, task_function=task_function, hydra_context=hydra_context, config=config
@@ -56,30 +50,22 @@ def launch(
     # A worker stays where the sweep was started, which its trials' jobs take for their origin.
     own = [*plan.space.fixed, "hydra.job.chdir=false"]
     jobs = [[*own, f"hydra.sweep.subdir=workers/{i}"] for i in range(n_workers)]
-    n_barren = 0
     try:
         while not studies.is_idle() and (not plan.deadline or time.time() < plan.deadline):
-            n_before = studies.n_finished()
-            # Of trials that die together, one alone tells which of them is the cause.
-            n_jobs = 1 if n_barren > 1 else max(1, studies.n_to_do())
-            lost = _launch_once(launcher, jobs[:n_jobs])
-            if lost:
-                studies.requeue_own()
+            n_before = studies.n_begun()
+            n_jobs = -(-studies.n_to_do() // plan.settings.trials_per_worker)
+            lost = _launch_once(launcher, jobs[: max(1, n_jobs)])
             studies.wait_for_others()
             if not lost:
                 continue
-            n_barren = n_barren + 1 if studies.n_finished() == n_before else 0
-            if n_barren == MAX_BARREN_LAUNCHES:
+            if studies.n_begun() == n_before:
                 raise Outage(
-                    f"the workers were lost {n_barren} times in a row before any trial had "
-                    f"ended ({root_cause(lost)}); HYDRA_FULL_ERROR=1 shows where"
+                    f"the workers were lost before any trial had begun ({root_cause(lost)}); "
+                    "HYDRA_FULL_ERROR=1 shows where"
                 ) from lost
-            if reason := too_many_failures(studies, plan):
-                studies.stop(reason)
             say(f"A worker was lost ({type(lost).__name__}): starting the workers again")
     except BaseException:  # Ctrl-C: joblib has killed its workers, others end by themselves
         studies.leave()
-        studies.requeue_own()  # one that was taken and not begun
         studies.wait_for_others(SECONDS_TO_END)
         raise
 
@@ -87,36 +73,13 @@ def launch(
 def _launch_once(launcher: Any, jobs: Sequence[Sequence[str]]) -> Exception | None:
     """Have workers work until they end; give the error of one that was lost."""
     try:
-        with environment(PYTHONPATH=python_path()), _kept_logging():
+        with environment(PYTHONPATH=python_path()):
             for ret in launcher.launch(jobs, initial_job_idx=0):
                 if ret.status != JobStatus.COMPLETED:
                     raise ret._return_value
     except Exception as error:  # each launcher has its own for a killed worker
         return error
     return None
-
-
-@contextmanager
-def _kept_logging() -> Iterator[None]:
-    """Put back what writes this process's log: a worker in it sets that for its jobs."""
-    root = logging.getLogger()
-    handlers, level, raises = list(root.handlers), root.level, logging.raiseExceptions
-    try:
-        yield
-    finally:
-        for handler in (handler for handler in root.handlers if handler not in handlers):
-            handler.close()
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.raiseExceptions = raises
-
-
-def python_path() -> str:
-    """PYTHONPATH for new processes to find what this one can import, such as a module beside the
-    app."""
-    standard = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
-    own = [str(Path(path).resolve()) for path in sys.path if not path.startswith(standard)]
-    return os.pathsep.join(dict.fromkeys(own))
 
 
 def set_override(config: DictConfig, key: str, value: Any) -> None:

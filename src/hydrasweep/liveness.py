@@ -6,15 +6,13 @@ signs of life that it writes into the storage, which all others miss when it is 
 
 import os
 import socket
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import FrozenTrial
 
 # Names of a trial's user attributes.
 OWNER = "hydrasweep.owner"  # the process that works on it
@@ -73,33 +71,6 @@ def _started(pid: int) -> float:
         return -1.0 if ended else process.create_time() - psutil.boot_time()
     except psutil.NoSuchProcess:
         return -1.0
-
-
-@contextmanager
-def beating(trial: "Trial", seconds: float) -> Iterator[None]:
-    """Give signs of life from a thread while the trial runs."""
-    from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-
-    ended = threading.Event()
-
-    def beat() -> None:
-        n = 0
-        while not ended.wait(seconds):
-            n += 1
-            try:
-                trial.set_user_attr(BEAT, n)
-            except UpdateFinishedTrialError:  # others have taken it for lost
-                return
-            except (StorageInternalError, OSError):
-                continue  # the storage may be back at the next
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 class Watch:

@@ -1,15 +1,13 @@
 """What a person sees of a sweep while it runs, and what is kept of it as it goes."""
 
 import math
-import os
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from datetime import datetime
-from typing import Any, TextIO
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich import box
@@ -56,9 +54,8 @@ class Monitor:
         self.max_steps = max_steps
         self.n_repeats = n_repeats
         self.since = since or time.time()
-        self._screen = sys.stdout  # bound now: a worker may redirect it
         # A setting may look like markup, such as [relu,/x].
-        self.console = _Console(file=self._screen, markup=False, emoji=False)
+        self.console = _Console(markup=False, emoji=False)
         self._seen: set[int] = set()
         self._is_written = True
         self._rests_until = 0.0
@@ -69,7 +66,6 @@ class Monitor:
         self._error: Exception | None = None
 
     def __enter__(self) -> "Monitor":
-        self.console.file = _duplicate(self._screen)
         self.write()
         self._seen |= {trial._trial_id for _, trial in self._news()}
         self.studies.settle()  # the trials in which an earlier start ended
@@ -80,10 +76,6 @@ class Monitor:
     def __exit__(self, *error: Any) -> None:
         self._closed.set()
         self._thread.join()
-        own, self.console.file = self.console.file, self._screen
-        if own is not self._screen:
-            with suppress(OSError):  # it can't be written to, as has been told
-                own.close()
         if self._error:
             raise self._error
 
@@ -232,15 +224,6 @@ class Monitor:
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         raise Outage("the output can't be written (Broken pipe)")
-
-
-def _duplicate(screen: TextIO) -> TextIO:
-    """The screen by a descriptor of its own: a trial in this process has 1 write to its log."""
-    with suppress(AttributeError, OSError, ValueError):  # a notebook's has none
-        if screen.fileno() == 1:
-            screen.flush()
-            return os.fdopen(os.dup(1), "w", encoding=screen.encoding, errors=screen.errors)
-    return screen
 
 
 def event_line(stratum: Stratum, trial: FrozenTrial) -> str:

@@ -122,13 +122,16 @@ def describe(
         pruner = "SuccessiveHalvingPruner (to pause trials as PromotionPruner, the task function "
         pruner += "must be able to go on: hydra.sweeper.resumable=true)"
     launcher = _class_name(config.hydra.launcher).removesuffix("Launcher").lower()
-    if launcher == "basic" and (n := chosen.n_workers or chosen.n_jobs or 1) > 1:
-        launcher += f", which has no more: hydra/launcher=joblib has {n}"
+    runs = f"{n_workers} worker{'s' * (n_workers > 1)} ({launcher})"
+    if settings.is_local(config):
+        runs = f"{n_workers} at once"
+    elif (n := chosen.trials_per_worker) > 1:
+        runs += f" with {n} at once each"
     named = zip(settings.directions(chosen), settings.objectives(chosen), strict=True)
     steps = f", after at most {chosen.max_steps} steps" if chosen.max_steps else ""
     lines = [
-        f"Study {plan.name}: {n_trials} trials, {n_workers} worker{'s' * (n_workers > 1)} "
-        f"({launcher}), {_class_name(chosen.sampler)}, pruner {pruner}",
+        f"Study {plan.name}: {n_trials} trials, {runs}, {_class_name(chosen.sampler)}, "
+        f"pruner {pruner}",
         "  " + ", ".join(f"{direction} {name}" for direction, name in named) + steps,
         *(f"  {name}: {space_text(d)}" for name, d in plan.space.distributions.items()),
     ]

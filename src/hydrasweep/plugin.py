@@ -3,6 +3,8 @@
 Every Hydra app in the environment imports this module at its start: nothing heavy belongs here.
 """
 
+import multiprocessing
+from contextlib import closing
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -13,7 +15,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydrasweep.errors import plain_exit
-from hydrasweep.settings import SweeperConf, check_settings
+from hydrasweep.processes import Processes
+from hydrasweep.server import App
+from hydrasweep.settings import SweeperConf, check_settings, count_workers, gpus, is_local
 
 
 class HydraSweepSearchPath(SearchPathPlugin):
@@ -44,12 +48,28 @@ class HydraSweepSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the sweep that config and overrides describe, or resume it."""
+        chosen = self.config.hydra.sweeper
         with plain_exit():
-            check_settings(self.config.hydra.sweeper, self.config)
-            # Optuna, and what else takes seconds to import.
-            from hydrasweep.sweep import Sweep
+            check_settings(chosen, self.config)
+        # From here on another process imports what trials need.
+        with closing(self._processes()) as processes:
+            processes.import_modules([str(chosen.check).rpartition(".")[0]])
+            with plain_exit():
+                from hydrasweep.sweep import Sweep  # and with it Optuna
+            Sweep(self.config, self.hydra_context, self.task_function, processes).run(arguments)
 
-        Sweep(self.config, self.hydra_context, self.task_function).run(arguments)
+    def _processes(self) -> Processes:
+        """Processes in which trials run at once on this machine; with another launcher than the
+        basic one, in which the sweep is checked."""
+        chosen, n = self.config.hydra.sweeper, 1
+        app = App(
+            self.task_function,
+            self.hydra_context,
+            multiprocessing.get_start_method(allow_none=True),
+        )
+        if is_local(self.config):
+            n = count_workers(chosen, self.config)
+        return Processes(app, n, gpus() if n > 1 else [], chosen.isolate)
 
 
 ConfigStore.instance().store(

@@ -41,11 +41,20 @@ class SweeperConf(OptunaSweeperConf):  # type: ignore[misc]
     # Print the plan and an estimate of its time, check it, and stop there.
     dry_run: bool = False
 
-    # How many processes work on the sweep. Null: n_jobs, and if that is null too one for
-    # each GPU or else each core; the basic launcher has one.
-    n_workers: int | None = None
+    # How many trials run at once on this machine; with another launcher than the basic one, how
+    # many workers that starts. auto: one for each GPU or else each core. Null: 1 with the basic
+    # launcher, hydra.launcher.n_jobs with joblib, else auto.
+    n_workers: Any | None = None
     # hydra-optuna-sweeper's name for n_workers.
     n_jobs: int | None = None
+    # How many trials each worker runs at once that a launcher starts.
+    trials_per_worker: int = 1
+    # Whether each trial has a process of its own. Without, trials of a worker run one after
+    # another in one process.
+    isolate: bool = True
+    # Seconds that a trial has to save its state and end after the signal that ends the sweep or
+    # the worker, or after SIGTERM for its time limit. Then it is killed.
+    grace_period: float = 10.0
 
     # An Optuna pruner by its _target_: hydra/sweeper/pruner=NAME.
     pruner: Any | None = MISSING
@@ -158,9 +167,14 @@ def check_settings(settings: DictConfig, config: DictConfig) -> None:
         )
     if (limit := settings.trial_timeout) is not None and limit <= 0:
         raise UserError(f"hydra.sweeper.trial_timeout={limit}: must be null or above 0")
-    for key in ("n_workers", "n_jobs"):
-        if (asked := settings[key]) is not None and asked < 1:
-            raise UserError(f"hydra.sweeper.{key}={asked}: must be null or 1 or more")
+    for key in ("n_workers", "n_jobs", "trials_per_worker"):
+        asked = settings[key]
+        is_number = type(asked) is int and asked > 0
+        if not (is_number or asked is None or (key, asked) == ("n_workers", "auto")):
+            raise UserError(f"hydra.sweeper.{key}={asked}: {_ALLOWED[key]}")
+    if settings.grace_period < 0:
+        raise UserError(f"hydra.sweeper.grace_period={settings.grace_period}: must be 0 or more")
+    _check_launcher(settings, config.hydra.launcher)
     directions(settings)
     study_name(settings.study_name)
     if settings.mlflow and importlib.util.find_spec("mlflow") is None:
@@ -168,6 +182,28 @@ def check_settings(settings: DictConfig, config: DictConfig) -> None:
             'hydra.sweeper.mlflow=true: needs a package: python -m pip install "hydrasweep[mlflow]"'
         )
     check_confirm(settings, config)
+
+
+_ALLOWED = {
+    "n_workers": "must be null, auto or 1 or more",
+    "n_jobs": "must be null or 1 or more",
+    "trials_per_worker": "must be 1 or more",
+}
+
+
+def _check_launcher(settings: DictConfig, launcher: DictConfig) -> None:
+    if launcher.get("backend") == "multiprocessing":
+        raise UserError(
+            "hydra.launcher.backend=multiprocessing: its workers can't start processes for trials; "
+            "take hydra/launcher=basic with hydra.sweeper.n_workers, which needs no joblib, or "
+            "hydra.launcher.backend=loky"
+        )
+    n_jobs, asked = launcher.get("n_jobs", -1), _asked(settings)
+    if n_jobs not in (-1, asked) and (asked is not None or n_jobs < 1):
+        raise UserError(
+            f"hydra.launcher.n_jobs={n_jobs}: must be -1, or as many as hydra.sweeper.n_workers "
+            f"({'null' if asked is None else asked})"
+        )
 
 
 def check_confirm(settings: DictConfig, config: DictConfig) -> None:
@@ -270,12 +306,21 @@ def is_grid(sampler: DictConfig) -> bool:
     return str(sampler["_target_"]).endswith("GridSampler")
 
 
+def is_local(config: DictConfig) -> bool:
+    """Whether trials are started by this process, and not by workers that a launcher starts."""
+    return str(config.hydra.launcher._target_).endswith("BasicLauncher")
+
+
 def count_workers(settings: DictConfig, config: DictConfig) -> int:
-    """How many workers there are to be."""
-    if str(config.hydra.launcher._target_).endswith("BasicLauncher"):
-        return 1
-    asked = settings.n_workers if settings.n_workers is not None else settings.n_jobs
-    return int(asked or len(gpus()) or count_cores())
+    """Return how many workers a launcher starts, or how many trials run at once without one."""
+    asked, n_jobs = _asked(settings), config.hydra.launcher.get("n_jobs", -1)
+    if asked is None:
+        asked = 1 if is_local(config) else n_jobs if n_jobs > 0 else "auto"
+    return int((len(gpus()) or count_cores()) if asked == "auto" else asked)
+
+
+def _asked(settings: DictConfig) -> Any:
+    return settings.n_workers if settings.n_workers is not None else settings.n_jobs
 
 
 def count_cores() -> int:

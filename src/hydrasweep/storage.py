@@ -116,6 +116,14 @@ def close_storages() -> None:
             backend.engine.dispose()
 
 
+@contextmanager
+def closing_storages() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        close_storages()
+
+
 def database(url: str | None) -> RDBStorage:
     """An Optuna storage in a database, where each process keeps one connection.
 

@@ -9,7 +9,7 @@ anywhere begin exactly as many as there are to be, and no two the same.
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -182,15 +182,19 @@ class Studies:
         why: str,
         counts: bool = True,
         resumes: bool = True,
+        is_own: bool = False,
     ) -> None:
         """End a running trial without a result, and let its settings be tried again, from its
         state if it can and ``resumes``; unless they were lost too often, which only what
-        ``counts`` is counted as. One that has just come to where it pauses is paused."""
+        ``counts`` is counted as. One that has just come to where it pauses is paused.
+
+        A trial of another worker (not ``is_own``) goes on if that worker is alive after all.
+        """
         study = stratum.study
         with self.lock:  # its owner may be about to write its name, or a result
             trials = study.get_trials(deepcopy=False)
             trial = trials[number]
-            if trial.state.is_finished() or (counts and not self.watch.is_lost(trial)):
+            if trial.state.is_finished() or (not is_own and not self.watch.is_lost(trial)):
                 return
             if self.resumable and resumes and stratum.is_paused(trial):
                 study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
@@ -203,13 +207,14 @@ class Studies:
                 study.add_trial(following(trial, folder, attrs))
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
-    def requeue_own(self) -> None:
-        """Requeue the trials that this process runs no longer, though it could not end them."""
+    def requeue_own(self, running: Collection[int] = ()) -> None:
+        """Requeue the trials that this process has begun and does not run, by their ids."""
         own = identity().items()
         for stratum in self.strata:
             for trial in self._running(stratum):
-                if own <= trial.user_attrs.get(OWNER, {}).items():
-                    self.requeue(stratum, trial.number, "it could not be ended", counts=False)
+                is_own = own <= trial.user_attrs.get(OWNER, {}).items()
+                if is_own and trial._trial_id not in running:
+                    self.requeue(stratum, trial.number, "it could not be ended", False, is_own=True)
 
     def ended_badly(self) -> dict[str, str]:
         """By the labels of trials whose process may have had no time to close their run in MLflow,

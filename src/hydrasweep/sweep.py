@@ -1,6 +1,7 @@
 """A sweep from its start to its end: plan, check, and in each phase launch its workers."""
 
 import functools
+import importlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,26 +16,32 @@ from omegaconf import DictConfig, OmegaConf
 from hydrasweep import check, enqueue, files, output, registry, results, settings, storage, winners
 from hydrasweep.agreement import agree
 from hydrasweep.compose import Composer, flat
-from hydrasweep.early import EarlyWorkers, loaded_modules
 from hydrasweep.errors import Outage, UserError, plain_exit
 from hydrasweep.given import Given
 from hydrasweep.launch import launch, set_override
 from hydrasweep.liveness import identity
 from hydrasweep.monitor import Monitor
 from hydrasweep.plan import Plan
+from hydrasweep.processes import Processes
+from hydrasweep.server import loaded_modules
 from hydrasweep.space import Space
 from hydrasweep.starts import CLAIM, recorded
 from hydrasweep.studies import ID, RUN, RUN_URI, Studies
 from hydrasweep.tracking import SweepRun
 from hydrasweep.trial_runs import whole
 from hydrasweep.trials import CONFIRM, FINAL, MARK, PHASES, SEARCH
+from hydrasweep.worker import work_off
 
 
 class Sweep:
     """What ``HydraSweepSweeper.sweep`` runs."""
 
     def __init__(
-        self, config: DictConfig, hydra_context: HydraContext, task_function: TaskFunction
+        self,
+        config: DictConfig,
+        hydra_context: HydraContext,
+        task_function: TaskFunction,
+        processes: Processes,
     ) -> None:
         self.config = config
         self.settings: DictConfig = config.hydra.sweeper
@@ -43,7 +50,7 @@ class Sweep:
         self.composer = Composer(hydra_context.config_loader, config)
         self.first: list[enqueue.First] = []  # what is tried first
         self.since = time.time()
-        self.early = EarlyWorkers(config, 1, task_function)  # none
+        self.processes = processes
         # The app's setting that takes fresh seeds.
         self.seed = self.settings.confirm.seed if settings.confirms(self.settings) else ""
 
@@ -55,13 +62,13 @@ class Sweep:
             with plain_exit():
                 n_workers = settings.count_workers(self.settings, self.config)
                 plan = self._plan(arguments)
-                # A worker's GPU is named before it imports what uses it.
-                n_early = 0 if plan.gpus or self.settings.dry_run else n_workers
-                self.early = EarlyWorkers(self.config, n_early, self.task_function)
-                self.early.import_modules([str(self.settings.check).rpartition(".")[0]])
-                estimates = check.try_corners(plan, self.config, self.composer)
+                estimates = check.try_corners(
+                    plan, self.config, self.composer, self.processes, self._import_meanwhile
+                )
                 n_trials = self._n_trials(plan)
                 first = [line for each in self.first for line in each.told]
+                if obstacle := self.processes.obstacle:
+                    first.append(f"trials of a worker share a process: {obstacle}")
                 print(output.describe(plan, self.config, n_trials, n_workers, estimates, first))
                 if self.settings.dry_run or not n_trials:
                     return
@@ -69,9 +76,14 @@ class Sweep:
             with plain_exit(command), storage.in_words():
                 self._run(plan, n_workers)
         finally:
-            self.early.close()
             storage.close_storages()
             optuna.logging.set_verbosity(level)
+
+    def _import_meanwhile(self) -> None:
+        """Import what this process and the trials need next, while the app checks the sweep."""
+        if self.settings.mlflow and not self.settings.dry_run:
+            importlib.import_module("mlflow")
+        self.processes.import_modules(loaded_modules())
 
     def _plan(self, arguments: Sequence[str]) -> Plan:
         chosen = self.settings
@@ -125,9 +137,9 @@ class Sweep:
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         storage.prepare(plan.storage)
-        self.early.import_modules(loaded_modules())
         search = plan.open()
-        plan = check.calibrate(plan, search, self.composer)
+        self.processes.import_modules(loaded_modules())
+        plan = check.calibrate(plan, search, self.composer, self.processes)
         self._prepare(plan, search, folder)
         n_trials, confirm, timeout = (
             self._n_trials(plan),
@@ -244,17 +256,20 @@ class Sweep:
             self.settings.max_steps, self._n_repeats(plan.phase), self.since,
         ) as monitor:  # fmt: skip
             run.settle(studies.ended_badly())
-            self.early.wait()
             try:
-                launch(
-                    plan,
-                    studies,
-                    n_workers,
-                    monitor.say,
-                    self.config,
-                    self.hydra_context,
-                    self.task_function,
-                )
+                if settings.is_local(self.config):
+                    work_off(plan, self.processes, self.composer)
+                else:
+                    self.processes.close()  # workers have their own
+                    launch(
+                        plan,
+                        studies,
+                        n_workers,
+                        monitor.say,
+                        self.config,
+                        self.hydra_context,
+                        self.task_function,
+                    )
             finally:
                 run.settle(studies.ended_badly())
         if (path := storage.sqlite_file(plan.storage)) and not path.exists():

@@ -1,13 +1,13 @@
 """A trial as its task function sees it: Optuna's, which knows its sweep."""
 
-from collections.abc import Mapping
+import os
 from typing import Self
 
 import optuna
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydrasweep.errors import raise_received
-from hydrasweep.liveness import is_dead
 
 # A sweep searches, trains the best again on fresh seeds, and scores the winners once.
 SEARCH, CONFIRM, FINAL = PHASES = ("search", "confirm", "final")
@@ -21,6 +21,10 @@ FOLDER = f"{MARK}folder"  # the first one's
 AFTER = f"{MARK}after"  # the last step that was reported before
 SPENT = f"{MARK}spent"  # the seconds before
 NOTE = f"{MARK}note."  # begins the names of those that the sweep's user is told at its end
+NOT_OWN = (
+    "only the process in which the sweep has called the task function may report or record: of "
+    "several processes that train together, let this one do it, and tell the others"
+)
 BEGAN_ANEW = (
     "repeated steps that were done before it paused or was lost: with hydra.sweeper.resumable=true "
     "the task function begins with the state that it has saved"
@@ -40,19 +44,16 @@ class SweepTrial(Trial):
     stratum: str | None = None
     name: str | None = None
     parent_run_id: str | None = None
-    launched_by: Mapping[str, str] | None = None  # the process whose end ends this one
     was_advised = False  # to stop, by the pruner
     was_stopped = False  # by the last report
     was_pruned = False  # by an exception
     _last_step: int | None = None
     _offset: int | None = None  # 1 where the task function counts its steps from 0
 
-    @classmethod
-    def adopt(cls, trial: Trial, **facts: object) -> Self:
-        """A trial that was asked for, with facts beside it."""
-        adopted = cls.__new__(cls)  # the constructor would have the sampler suggest once more
-        adopted.__dict__.update(trial.__dict__, **facts)
-        return adopted
+    def __init__(self, study: Study, trial_id: int, **facts: object) -> None:
+        super().__init__(study, trial_id)
+        self.__dict__.update(facts)
+        self._pid, self._parent = os.getpid(), os.getppid()
 
     @property
     def is_resumed(self) -> bool:
@@ -66,7 +67,7 @@ class SweepTrial(Trial):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(pruner=optuna.pruners.NopPruner())
         optuna.logging.set_verbosity(level)
-        return cls.adopt(study.ask(), **facts)
+        return cls(study, study.ask()._trial_id, **facts)
 
     def report(self, value: float, step: int) -> None:
         """As Optuna's. Steps from 0 are kept from 1 on: pruners take 0 for no step at all; those
@@ -85,6 +86,8 @@ class SweepTrial(Trial):
         return int(self.user_attrs.get(AFTER, 0))
 
     def _count(self, step: int) -> int:
+        if os.getpid() != self._pid:
+            raise RuntimeError(NOT_OWN)
         if self._offset is None:
             self._offset = self.user_attrs.get(OFFSET, int(step == 0))
             if self._offset and OFFSET not in self.user_attrs:
@@ -99,11 +102,11 @@ class SweepTrial(Trial):
         """Report a value, and say whether the trial is to stop.
 
         Raises:
-            KeyboardInterrupt: the sweep's own process died; nobody waits for this trial.
+            KeyboardInterrupt: the worker died; nobody waits for this trial.
         """
         raise_received()
-        if self.launched_by and is_dead(self.launched_by):
-            raise KeyboardInterrupt("the sweep's process died")
+        if os.getppid() != self._parent:
+            raise KeyboardInterrupt("the worker of this trial died")
         if len(self.study.directions) > 1:  # Optuna takes no reports on several objectives
             self.set_user_attr(STEP, self._count(step))
             return False

@@ -1,51 +1,305 @@
-"""What each worker does: take a trial, compose its config, run it, tell; until none is left."""
+"""What a worker does: it takes trials, starts a process for each, watches the processes, and
+records how the trials ended; until none is left."""
 
-import contextlib
-import gc
-import logging
-import math
-import os
+import multiprocessing
 import signal
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import configure_log
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from hydrasweep import api
+from hydrasweep import settings
 from hydrasweep.compose import Composer
 from hydrasweep.errors import (
+    Outage,
     Terminated,
-    is_outage,
     raise_received,
     received_first,
     signals_as_exceptions,
-    without_password,
 )
-from hydrasweep.job import put_back, run_quietly, time_limit
-from hydrasweep.liveness import beating, is_dead
+from hydrasweep.liveness import BEAT, is_dead
 from hydrasweep.plan import Plan
-from hydrasweep.storage import close_storages
-from hydrasweep.stratum import ERROR, LOST, WHERE, WHY, Stratum
+from hydrasweep.processes import Processes, how_it_ended
+from hydrasweep.server import App, Ended, Job
+from hydrasweep.storage import closing_storages
+from hydrasweep.stratum import LOST, WHERE, WHY, Stratum
 from hydrasweep.studies import Studies
-from hydrasweep.trial_runs import child_runs
-from hydrasweep.trials import GAVE_UP, SEARCH, SweepTrial, origin
+from hydrasweep.trial_process import Outcome, Request, Search, failure, run_trial
+from hydrasweep.trials import SEARCH, origin
 
-IDLE_SECONDS = 1  # between two looks for a trial that another worker has lost
-OUTAGE_SECONDS = 3  # in which a storage may be back, or the sweep's own process ends the sweep
+IDLE_SECONDS = 1.0  # between two looks for a trial that another worker has lost
+OUTAGE_SECONDS = 3.0  # in which a storage may be back
 MAX_OUTAGES = 5  # in a row: a storage may go on to be read, and have no room for what is written
+KILL_SECONDS = 5.0  # in which a process that is killed should have ended
+SEED_IN_TRIAL = 500_000  # added to a sampler's seed where the task function suggests values itself
 N_ALIKE = 3  # so many failures with one error, before anything else has ended, end the sweep
+
+
+class RunsJobs(Protocol):
+    """What a worker needs of ``Processes``."""
+
+    n_slots: int
+
+    def start(self, slot: int, job: Job, *args: Any) -> None: ...
+
+    def wait(self, timeout: float) -> list[Ended]: ...
+
+    def signal(self, slot: int, signum: int) -> bool: ...
+
+
+class Clock(Protocol):
+    """What a worker needs of the module ``time``."""
+
+    def time(self) -> float: ...
+
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float, /) -> None: ...
+
+
+@dataclass
+class _Running:
+    stratum: Stratum
+    trial: Trial
+    began: float  # by the monotonic clock, as all times here
+    beats_at: float
+    n_beats: int = 0
+    why_ended: str = ""  # by the worker: "timeout" or "interrupted"
+    kill_at: float | None = None
+
+
+class Worker:
+    """Runs the trials of a phase in ``processes``, as many at once as these have slots."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        studies: Studies,
+        processes: RunsJobs,
+        compose: Callable[[Stratum, Trial], DictConfig],
+        clock: Clock = time,
+    ) -> None:
+        self.plan = plan
+        self.studies = studies
+        self.processes = processes
+        self.compose = compose
+        self.clock = clock
+        self._search = _search(plan)
+        self._distributions = plan.space.distributions if plan.phase == SEARCH else {}
+        self._running: dict[int, _Running] = {}  # by slot
+        self._ended: list[Ended] = []  # that are still to be recorded
+        self._n_outages = 0
+
+    def run(self) -> None:
+        """Work until no trial is left, and those of other workers have ended: a trial whose worker
+        dies is left again.
+
+        Raises:
+            KeyboardInterrupt, Terminated: after a signal, when the running trials have ended.
+            Outage: the storage can't be used.
+        """
+        try:
+            with received_first():
+                while self._step():
+                    pass
+        except BaseException as error:
+            self._end_all(error)
+            raise
+
+    def _step(self) -> bool:
+        """Do what is to do now, then wait; return False if there is nothing left to do."""
+        raise_received()
+        if is_dead(self.plan.parent):
+            raise Terminated(1)
+        try:
+            for ended in list(self._ended):
+                self._record(ended)
+            self._watch()
+            is_open = self._start_trials()
+            if not self._running:
+                if is_open is False or self.studies.is_idle():
+                    return False
+                self.studies.settle()
+        except (StorageInternalError, SQLAlchemyError) as error:
+            self._wait_for_storage(error)
+            return True
+        self._ended += self.processes.wait(self._seconds_to_wait())
+        return True
+
+    def _wait_for_storage(self, error: Exception) -> None:
+        self._n_outages += 1
+        if self._n_outages == MAX_OUTAGES:
+            raise error
+        self.clock.sleep(OUTAGE_SECONDS)
+        with suppress(StorageInternalError, SQLAlchemyError):  # it is not back yet
+            self.studies.requeue_own({run.trial._trial_id for run in self._running.values()})
+
+    def _start_trials(self) -> bool:
+        """Start trials in the free slots; return False if no trial may begin any more."""
+        for slot in range(self.processes.n_slots):
+            if slot in self._running:
+                continue
+            if self.plan.deadline is not None and self.clock.time() >= self.plan.deadline:
+                return False
+            if (taken := self.studies.take(self._distributions)) is None:
+                return not self.studies.stop_reason()
+            self._start(slot, *taken)
+        return True
+
+    def _start(self, slot: int, stratum: Stratum, trial: Trial) -> None:
+        now = self.clock.monotonic()
+        run = _Running(stratum, trial, now, now + self.studies.heartbeat)
+        try:
+            config = self.compose(stratum, trial)
+        except (StorageInternalError, KeyboardInterrupt, Terminated):
+            raise
+        except BaseException as error:
+            self._tell(run, TrialState.FAIL, attrs=failure(error))
+            return
+        seed = 1_000_000 * self.plan.start + SEED_IN_TRIAL + trial.number
+        request = Request(
+            self._search, config, stratum.study.study_name, trial._trial_id, seed,
+            stratum.value, stratum.label(trial),
+        )  # fmt: skip
+        self._running[slot] = run
+        self.processes.start(slot, run_trial, request)
+
+    def _watch(self) -> None:
+        """Give signs of life of the running trials, and end those that take too long."""
+        now = self.clock.monotonic()
+        limit = self.plan.settings.trial_timeout
+        for slot, run in self._running.items():
+            if now >= run.beats_at:
+                run.beats_at = now + self.studies.heartbeat
+                run.n_beats += 1
+                try:
+                    run.trial.set_user_attr(BEAT, run.n_beats)
+                except UpdateFinishedTrialError:  # another worker has taken it for lost
+                    self.processes.signal(slot, signal.SIGKILL)
+            if not run.why_ended and limit is not None and now >= run.began + limit:
+                run.why_ended = "timeout"
+                run.kill_at = now + self.plan.settings.grace_period
+                self.processes.signal(slot, signal.SIGTERM)
+            if run.kill_at is not None and now >= run.kill_at:
+                self.processes.signal(slot, signal.SIGKILL)
+
+    def _seconds_to_wait(self) -> float:
+        limit, now = self.plan.settings.trial_timeout, self.clock.monotonic()
+        times = [now + IDLE_SECONDS]
+        for run in self._running.values():
+            times.append(run.beats_at)
+            if run.kill_at is not None:
+                times.append(max(run.kill_at, now + 0.1))
+            elif limit is not None:
+                times.append(run.began + limit)
+        return max(0.0, min(times) - now)
+
+    def _record(self, ended: Ended) -> None:
+        """Tell Optuna how a trial ended. If the storage fails, this is to be called again."""
+        run = self._running[ended.key]
+        outcome = ended.result or Outcome("died")
+        if run.why_ended == "interrupted" or outcome.kind == "storage":
+            self._requeue(run, "it was interrupted")
+        elif run.why_ended == "timeout":
+            limit = f"{self.plan.settings.trial_timeout:g}"
+            why = f"TimeoutError: it took longer than hydra.sweeper.trial_timeout={limit} s"
+            self._tell(run, TrialState.FAIL, attrs={WHY: why, WHERE: "TimeoutError"})
+        elif outcome.kind == "told":
+            state = TrialState.PRUNED if outcome.values is None else TrialState.COMPLETE
+            self._tell(run, state, outcome.values, outcome.attrs)
+        elif outcome.kind == "failed":
+            self._tell(run, TrialState.FAIL, attrs=outcome.attrs)
+        elif outcome.kind == "outage":  # each further trial would fail by it
+            self._requeue(run, outcome.why)
+            self.studies.stop(outcome.why)
+        elif outcome.kind == "interrupted":  # not by this worker: it may happen each time
+            self._requeue(run, "it was interrupted", counts=True)
+        else:
+            why = f"its process {how_it_ended(ended.exitcode)}"
+            if ended.exitcode == -signal.SIGKILL:  # by a person, or for want of memory
+                self._requeue(run, why, counts=True)
+            else:
+                self._tell(run, TrialState.FAIL, attrs={WHY: why, WHERE: why})
+        del self._running[ended.key]
+        self._ended.remove(ended)
+        if outcome.kind == "storage" and not run.why_ended:
+            self._wait_for_storage(Outage(f"hydra.sweeper.storage failed ({outcome.why})"))
+        else:
+            self._n_outages = 0
+
+    def _requeue(self, run: _Running, why: str, counts: bool = False) -> None:
+        self.studies.requeue(run.stratum, run.trial.number, why, counts, is_own=True)
+
+    def _tell(
+        self,
+        run: _Running,
+        state: TrialState,
+        values: Sequence[float] | None = None,
+        attrs: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        with suppress(UpdateFinishedTrialError):  # another worker took it for lost, and ended it
+            for key, value in attrs.items():
+                run.trial.set_user_attr(key, value)
+            run.stratum.study.tell(run.trial, values, state, skip_if_finished=True)
+        if state == TrialState.FAIL and (reason := too_many_failures(self.studies, self.plan)):
+            self.studies.stop(reason)
+
+    def _end_all(self, error: BaseException) -> None:
+        """End the running trials, after the grace period by force, and have them tried again."""
+        signum = signal.SIGTERM
+        if isinstance(error, KeyboardInterrupt):
+            signum = signal.SIGINT
+        elif isinstance(error, Terminated) and isinstance(error.code, int) and error.code > 128:
+            signum = signal.Signals(error.code - 128)
+        for slot in self._without_end():
+            self._running[slot].why_ended = "interrupted"
+        told: set[int] = set()  # slots
+        until = self.clock.monotonic() + self.plan.settings.grace_period
+        while (running := self._without_end()) and self.clock.monotonic() < until + KILL_SECONDS:
+            if self.clock.monotonic() >= until:
+                signum, told = signal.SIGKILL, set()
+            told |= {s for s in running - told if self.processes.signal(s, signum)}
+            self._ended += self.processes.wait(0.1)
+        with suppress(StorageInternalError, SQLAlchemyError, OSError, Outage):
+            for ended in list(self._ended):
+                self._record(ended)
+            self.studies.requeue_own()
+
+    def _without_end(self) -> set[int]:
+        return self._running.keys() - {ended.key for ended in self._ended}
+
+
+def _search(plan: Plan) -> Search:
+    def resolved(node: DictConfig) -> DictConfig:
+        return DictConfig(OmegaConf.to_container(node, resolve=True))
+
+    # In other phases nothing is suggested or pruned.
+    sampler, pruner = (
+        resolved(node) if node and plan.phase == SEARCH else None
+        for node in (plan.settings.sampler, plan.settings.pruner)
+    )
+    return Search(
+        resolved(plan.storage),
+        sampler,
+        pruner,
+        plan.settings.resumable,
+        plan.mlflow,
+        plan.name,
+        plan.phase,
+    )
 
 
 def work(
@@ -54,139 +308,37 @@ def work(
     task_function: TaskFunction,
     hydra_context: HydraContext,
     config: DictConfig,
-) -> int:
-    """Work until no trial is left; the task function of a worker's own Hydra job.
+) -> None:
+    """Work in a process that a launcher has started; the task function of its Hydra job.
 
-    Not before the others are done with theirs: a trial whose worker dies is left again.
-    ``config`` is the sweep's config. Gives the number of trials done.
+    ``config`` is the sweep's config.
     """
     del cfg
-    logging.raiseExceptions = False  # its log may find no room; the screen is the sweep's
-    own: Any = HydraConfig.get()
-    if plan.parent["pid"] == str(os.getpid()):
-        return _work_off(plan, task_function, hydra_context, config, own)
-    if plan.gpus:  # before torch is imported
-        os.environ["CUDA_VISIBLE_DEVICES"] = plan.gpus[own.job.num % len(plan.gpus)]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with signals_as_exceptions(signal.SIGUSR2):  # with which Slurm says that time is up
-            return _work_off(plan, task_function, hydra_context, config, own)
-    except (KeyboardInterrupt, Terminated):
-        # A launcher would send the exception home, where it is pickled together with Hydra's
-        # result, each holding the other: that never ends.
-        os._exit(1)
-    finally:
-        gc.unfreeze()  # or libraries tell at the end of what was not collected
-        close_storages()
-        if is_dead(plan.parent):  # nobody takes what joblib would send: it would wait for ever
-            os._exit(1)
-
-
-def _work_off(
-    plan: Plan,
-    task_function: TaskFunction,
-    hydra_context: HydraContext,
-    config: DictConfig,
-    own: Any,
-) -> int:
-    # Another seed for each worker and each start, or all would suggest the same.
-    seed_offset = 1_000_000 * plan.start + 1000 * plan.open().n_begun() + own.job.num
-    studies = plan.open(seed_offset)
+    number, n = HydraConfig.get().job.num, plan.settings.trials_per_worker
+    gpus = plan.gpus or (settings.gpus() if n > 1 else [])
+    gpus = [gpus[(number * n + i) % len(gpus)] for i in range(n)] if gpus else []
+    app = App(task_function, hydra_context, multiprocessing.get_start_method(allow_none=True))
     composer = Composer(hydra_context.config_loader, config, plan.composed)
-    distributions = plan.space.distributions if plan.phase == SEARCH else {}
-    n_done = n_outages = 0
-    while (plan.deadline is None or time.time() < plan.deadline) and not is_dead(plan.parent):
-        raise_received()
-        try:
-            if (taken := studies.take(distributions)) is None:
-                if studies.stop_reason() or studies.is_idle():
-                    break
-                studies.settle()
-                time.sleep(IDLE_SECONDS)
-                continue
-            run_trial(studies, *taken, plan, task_function, hydra_context, composer)
-        except (StorageInternalError, SQLAlchemyError):
-            n_outages += 1
-            if n_outages == MAX_OUTAGES:
-                raise
-            time.sleep(OUTAGE_SECONDS)
-            studies.requeue_own()
-            continue
-        # Each job sets logging up for its own folder; this is the worker's again.
-        configure_log(own.job_logging, own.verbose, hydra_context.execution_whitelist)
-        n_done, n_outages = n_done + 1, 0
-        if n_done == 1 and plan.parent["pid"] != str(os.getpid()):
-            gc.freeze()  # what trials import; to look through it again takes up to a tenth
-    return n_done
+    # Slurm says by SIGUSR2 that time is up. What is left is for the workers to come.
+    with (
+        suppress(KeyboardInterrupt, Terminated),
+        signals_as_exceptions(signal.SIGUSR2),
+        closing(Processes(app, n, gpus, plan.settings.isolate)) as processes,
+        closing_storages(),
+    ):
+        processes.import_modules([str(plan.settings.check).rpartition(".")[0]])
+        work_off(plan, processes, composer, number)
 
 
-def run_trial(
-    studies: Studies,
-    stratum: Stratum,
-    trial: Trial,
-    plan: Plan,
-    task_function: TaskFunction,
-    hydra_context: HydraContext,
-    composer: Composer,
-) -> None:
-    """Run one trial as a Hydra job of its own, and tell Optuna how it ended."""
-    seen = SweepTrial.adopt(
-        trial,
-        sweep=plan.name,
-        phase=plan.phase,
-        stratum=stratum.value,
-        name=stratum.label(trial),
-        parent_run_id=plan.mlflow and plan.mlflow.run_id,
-        launched_by=plan.parent,
-    )
-    api.set_current(seen)
-    try:
-        with (
-            child_runs(plan.mlflow, seen),
-            beating(trial, studies.heartbeat),
-            received_first(),
-        ):
-            config = compose(stratum, seen, plan, composer)
-            with put_back(), time_limit(plan.settings.trial_timeout):
-                value = run_quietly(task_function, hydra_context, config, seen)
-            if seen.was_pruned and not seen.was_advised:
-                seen.set_user_attr(GAVE_UP, True)
-            seen.was_pruned = seen.is_pruned(value)
-            values = None if seen.was_pruned else as_values(value, stratum.study.directions)
-        state = TrialState.PRUNED if values is None else TrialState.COMPLETE
-        stratum.study.tell(trial, values, state)
-    except (KeyboardInterrupt, Terminated):
-        studies.requeue(stratum, trial.number, "it was interrupted", counts=False)
-        raise
-    except StorageInternalError:  # it can't even be told of a failure
-        raise
-    except BaseException as error:
-        if is_outage(error):  # each further trial would fail by it
-            studies.requeue(stratum, trial.number, str(error), counts=False)
-            return studies.stop(str(error))
-        fail(stratum, seen, error)
-        if reason := too_many_failures(studies, plan):
-            studies.stop(reason)
-    finally:
-        api.set_current(None)
+def work_off(plan: Plan, processes: Processes, composer: Composer, number: int = 0) -> None:
+    """Do the trials of a phase that are left, as the worker with this number."""
+    # Another seed for each worker and each start, or all would suggest the same.
+    seed_offset = 1_000_000 * plan.start + 1000 * plan.open().n_begun() + number
+    Worker(plan, plan.open(seed_offset), processes, partial(compose, plan, composer)).run()
 
 
-def fail(stratum: Stratum, trial: Trial, error: BaseException) -> None:
-    """Tell Optuna that a trial failed, and keep why."""
-    # Another may have taken the trial for lost, and ended it.
-    with contextlib.suppress(UpdateFinishedTrialError):
-        lines = "".join(traceback.format_exception(error))
-        trial.set_user_attr(ERROR, without_password(lines))
-        # Its first line: Hydra appends one with a key.
-        line, *_ = "".join(traceback.format_exception_only(error)).splitlines()
-        trial.set_user_attr(WHY, without_password(line))
-        frames = traceback.extract_tb(error.__traceback__)[-1:]
-        where = [f"{frame.filename}:{frame.lineno}" for frame in frames]
-        trial.set_user_attr(WHERE, " ".join([type(error).__name__, *where]))
-        stratum.study.tell(trial.number, state=TrialState.FAIL)
-
-
-def compose(stratum: Stratum, trial: SweepTrial, plan: Plan, composer: Composer) -> DictConfig:
+def compose(plan: Plan, composer: Composer, stratum: Stratum, trial: Trial) -> DictConfig:
     """The config of the trial's job."""
     if plan.settings.custom_search_space and plan.phase == SEARCH:
         get_method(plan.settings.custom_search_space)(composer.config, trial)
@@ -198,33 +350,6 @@ def compose(stratum: Stratum, trial: SweepTrial, plan: Plan, composer: Composer)
     }
     overrides = [*plan.space.overrides(stratum.value, params), *plan.overrides]
     return composer.compose(overrides, stratum.label(trial), origin(trial))
-
-
-def as_values(value: Any, directions: Sequence[StudyDirection]) -> list[float]:
-    """The objectives as Optuna takes them. One may be infinitely bad, as of a training that
-    diverged.
-
-    Raises:
-        ValueError: they are not one number for each direction, or infinitely good.
-    """
-    n = len(directions)
-    is_several = (n > 1 or isinstance(value, Sequence)) and not isinstance(value, str | bytes)
-    try:
-        given = value if is_several else [value]
-        if any(isinstance(number, bytes) for number in given):
-            raise TypeError  # float() would read them
-        numbers = [float(number) for number in given]
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"the task function must return {n} number(s), not {value!r}") from None
-    if len(numbers) != n or any(map(math.isnan, numbers)):
-        raise ValueError(f"the task function must return {n} number(s), not {value!r}")
-    for number, direction in zip(numbers, directions, strict=True):
-        if number == (-math.inf if direction == StudyDirection.MINIMIZE else math.inf):
-            raise ValueError(
-                f"the task function returned {value!r}, which no trial can beat where it is to "
-                f"{direction.name.lower()}: it must return a finite number, or raise an error"
-            )
-    return numbers
 
 
 def too_many_failures(studies: Studies, plan: Plan) -> str:

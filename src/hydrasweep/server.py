@@ -1,0 +1,271 @@
+"""The process that the processes of trials are forked from.
+
+It imports what trials need and runs nothing itself, so that each fork begins as a new process
+would, without waiting for imports. Where forking is not safe, it runs the trials itself, one after
+another.
+"""
+
+import atexit
+import ctypes
+import importlib
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.types import HydraContext, TaskFunction
+
+# While modules are imported: MLflow's telemetry would start a thread, and torch would initialize
+# CUDA to answer whether there is a GPU. Neither survives a fork.
+WHILE_IMPORTING = {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+SAFE_THREADS = {"jemalloc_bg_thd"}  # pyarrow's allocator handles forks itself
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
+
+
+@dataclass(frozen=True)
+class App:
+    """What every trial of an app has in common."""
+
+    task_function: TaskFunction
+    hydra_context: HydraContext
+    start_method: str | None  # that the app has set for ``multiprocessing``
+
+
+class Started(NamedTuple):
+    """A job began in a process; ``obstacle`` says why it is the server itself, if it is."""
+
+    key: int
+    pid: int
+    obstacle: str
+
+
+class Ended(NamedTuple):
+    """The process of a job ended; ``result`` is None if it died before the job returned."""
+
+    key: int
+    exitcode: int | None
+    result: Any
+
+
+# A job is a function that is called with the app and other arguments. It returns its result, and
+# the names of modules that the server should import for those that follow.
+Job = Callable[..., tuple[Any, list[str]]]
+
+
+def fork_obstacle() -> str:
+    """Return the reason why this process should not be forked, or "" if forking is safe."""
+    if sys.platform != "linux":
+        return f"libraries of {sys.platform} don't survive it"
+    others = [t.name for t in threading.enumerate() if t is not threading.current_thread()]
+    if others:
+        return f"the process has threads ({', '.join(others)})"
+    torch: Any = sys.modules.get("torch")
+    if hasattr(torch, "cuda") and torch.cuda.is_initialized():
+        return "CUDA is in use"
+    if _native_threads():
+        # Libraries that are prepared for a fork, such as OpenBLAS, end their threads before it.
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            if (pid := os.fork()) == 0:
+                os._exit(0)
+        os.waitpid(pid, 0)
+    if names := _native_threads():
+        return f"a library has started threads ({', '.join(names)})"
+    return ""
+
+
+def _native_threads() -> list[str]:
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # it has ended
+            name = (task / "comm").read_text().strip()
+            if int(task.name) != threading.get_native_id() and name not in SAFE_THREADS:
+                names.append(name)
+    return names
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import the modules that can be imported."""
+    for name in names:
+        if name not in sys.modules:
+            with suppress(Exception):
+                importlib.import_module(name)
+    if "optuna.storages._rdb.models" in sys.modules:
+        from sqlalchemy.orm import configure_mappers
+
+        configure_mappers()  # or each process would spend a tenth of a second on it
+
+
+def loaded_modules() -> list[str]:
+    """Return the names of the imported modules, except for those of Python itself."""
+    tops = {*sys.stdlib_module_names, "__main__", "__mp_main__"}
+    return [name for name in sys.modules if name.partition(".")[0] not in tops]
+
+
+class Server:
+    """Runs jobs, each in a fork of this process if ``isolate`` is set and forking is safe.
+
+    It ends, and kills the processes of its jobs, when the other end of ``connection`` is closed.
+    """
+
+    def __init__(self, connection: Connection, app: App, isolate: bool) -> None:
+        self.connection = connection
+        self.app = app
+        self.isolate = isolate
+        self._context = multiprocessing.get_context("fork")
+        self._jobs: dict[int, tuple[BaseProcess, Connection]] = {}
+        self._tried: set[str] = set()  # modules that were not imported, or can't be
+        self._learning: tuple[BaseProcess, list[str]] | None = None
+
+    def serve(self) -> None:
+        """Run jobs until the connection is closed."""
+        os.setsid()  # the terminal's Ctrl-C is handled by the process at the other end
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        self._added = [name for name in WHILE_IMPORTING if name not in os.environ]
+        os.environ.update({name: WHILE_IMPORTING[name] for name in self._added})
+        woken, self._wakeup = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wakeup)
+        with suppress(EOFError, ConnectionError):
+            while True:
+                ready = wait([self.connection, woken])
+                if woken in ready:
+                    os.read(woken, 4096)
+                self._report_ended()
+                if self.connection in ready:
+                    self._handle(*self.connection.recv())
+        for process, _ in self._jobs.values():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid or 0, signal.SIGKILL)
+
+    def _handle(self, key: int | None, payload: Any) -> None:
+        if key is None:
+            import_modules(payload)
+        elif obstacle := fork_obstacle() if self.isolate else "hydra.sweeper.isolate=false":
+            self.connection.send(Started(key, os.getpid(), obstacle))
+            result, _ = _run(self.app, payload)
+            self.connection.send(Ended(key, 0, result))
+        else:
+            receiver, sender = self._context.Pipe(duplex=False)
+            process = self._fork(_run_and_send, sender, self.app, payload)
+            sender.close()
+            self._jobs[key] = process, receiver
+            self.connection.send(Started(key, process.pid or 0, ""))
+
+    def _fork(self, function: Callable[..., None], *args: Any) -> BaseProcess:
+        # Libraries look for this name to tell a main process from its workers.
+        process = self._context.Process(
+            target=self._begin, args=(os.getpid(), function, *args), name="MainProcess"
+        )
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            process.start()
+        return process
+
+    def _begin(self, server: int, function: Callable[..., None], *args: Any) -> None:
+        """Make this fork look like a new process, call the function, and end as Python does."""
+        os.setsid()  # for signals to reach the processes that the job starts, too
+        c_library = ctypes.CDLL(None)
+        c_library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # when the server dies
+        if os.getppid() != server:
+            os._exit(1)
+        signal.set_wakeup_fd(-1)
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        atexit._clear()
+        self.connection.close()
+        os.close(self._wakeup)
+        for _, receiver in self._jobs.values():
+            receiver.close()
+        for name in self._added:
+            os.environ.pop(name, None)
+        multiprocessing.set_start_method(self.app.start_method, force=True)
+        _reseed_numpy()
+        function(*args)
+        atexit._run_exitfuncs()
+        c_library.fflush(None)  # what C code has printed
+
+    def _report_ended(self) -> None:
+        for key, (process, receiver) in list(self._jobs.items()):
+            if process.exitcode is None:
+                continue
+            del self._jobs[key]
+            result, modules = None, []
+            with suppress(EOFError, ConnectionError):
+                if receiver.poll():
+                    result, modules = receiver.recv()
+            receiver.close()
+            self.connection.send(Ended(key, process.exitcode, result))
+            self._learn(modules)
+        if self._learning and self._learning[0].exitcode is not None:
+            process, modules = self._learning
+            self._learning = None
+            if process.exitcode == 0:
+                import_modules(modules)
+
+    def _learn(self, modules: list[str]) -> None:
+        """Import modules for the jobs to come, after a fork has shown that this is safe."""
+        new = [name for name in modules if name not in sys.modules and name not in self._tried]
+        if new and not self._learning:
+            self._tried.update(new)
+            self._learning = self._fork(_try_to_import, new), new
+
+
+def _run(app: App, payload: bytes) -> tuple[Any, list[str]]:
+    try:
+        job, args = pickle.loads(payload)
+        result: tuple[Any, list[str]] = job(app, *args)
+        return result
+    except BaseException:
+        traceback.print_exc()
+        return None, []
+
+
+def _run_and_send(sender: Connection, app: App, payload: bytes) -> None:
+    pid = os.getpid()
+    result = _run(app, payload)
+    if os.getpid() != pid:  # a process that the job forked, and that returned from it
+        os._exit(0)
+    sender.send(result)
+    sender.close()
+
+
+def _try_to_import(modules: list[str]) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    import_modules(modules)
+    sys.exit(bool(fork_obstacle()))
+
+
+def _reseed_numpy() -> None:
+    """Give NumPy's global generator the random state of a new process, unless the app seeded it
+    when it was imported."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy and "numpy.random" in sys.modules and numpy.random.get_bit_generator().seed_seq:
+        numpy.random.seed()
+
+
+def main(descriptor: int) -> None:
+    """Serve in a process that was not forked: the app comes through the connection."""
+    connection = Connection(descriptor)
+    sys.argv, state, app, isolate = pickle.loads(connection.recv_bytes())
+    from hydra.core.singleton import Singleton
+    from hydra.core.utils import setup_globals
+
+    setup_globals()
+    Singleton.set_state(state)
+    Server(connection, app, isolate).serve()
