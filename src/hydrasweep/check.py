@@ -3,7 +3,6 @@
 import itertools
 import shlex
 import statistics
-import sys
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from hydrasweep.errors import (
 )
 from hydrasweep.plan import Plan
 from hydrasweep.processes import Processes
-from hydrasweep.server import App, loaded_modules
+from hydrasweep.server import App
 from hydrasweep.space import as_word
 from hydrasweep.stratum import make_pruner, make_sampler
 from hydrasweep.studies import Studies
@@ -134,10 +133,10 @@ def _value(answer: Answer) -> Any:
 
 def _try(
     app: App, sweep: str, corners: Sequence[Corner], check: str | None, calibrate: str | None
-) -> tuple[Answer, list[str]]:
+) -> Answer:
     """Have the app check the corners; return the seconds that each is estimated to take."""
     del app
-    known, seconds = set(sys.modules), []
+    seconds = []
     words: Sequence[str] = ()
     try:
         if calibrate:
@@ -155,9 +154,8 @@ def _try(
     except Exception as error:
         if WANTS_TRACEBACK:
             traceback.print_exc()
-        return Answer(error=_refusal(error, words)), []
-    modules = [name for name in loaded_modules() if name not in known]
-    return Answer(seconds or [0.0] * len(corners)), modules
+        return Answer(error=_refusal(error, words))
+    return Answer(seconds or [0.0] * len(corners))
 
 
 def _job(config: DictConfig) -> DictConfig:
@@ -208,18 +206,18 @@ def _calibrated(
     return found
 
 
-def _measure(app: App, calibrate: str, configs: Sequence[DictConfig]) -> tuple[Answer, list[str]]:
+def _measure(app: App, calibrate: str, configs: Sequence[DictConfig]) -> Answer:
     """Have the app choose the settings that suit the machine."""
     del app
     try:
-        return Answer(dict(get_method(calibrate)(configs))), []
+        return Answer(dict(get_method(calibrate)(configs)))
     except UserError as error:
-        return Answer(error=error), []
+        return Answer(error=error)
     except Exception as error:
         if is_outage(error):
-            return Answer(error=Outage(without_password(str(error)))), []
+            return Answer(error=Outage(without_password(str(error))))
         given = f"hydra.sweeper.calibrate={calibrate}"
-        return Answer(error=UserError(f"{given}: {root_cause(error)}")), []
+        return Answer(error=UserError(f"{given}: {root_cause(error)}"))
 
 
 def composed(plan: Plan, stratum: str, composer: Composer) -> dict[str, str]:

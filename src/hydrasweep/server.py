@@ -7,6 +7,7 @@ another.
 
 import atexit
 import ctypes
+import gc
 import importlib
 import multiprocessing
 import os
@@ -59,9 +60,8 @@ class Ended(NamedTuple):
     result: Any
 
 
-# A job is a function that is called with the app and other arguments. It returns its result, and
-# the names of modules that the server should import for those that follow.
-Job = Callable[..., tuple[Any, list[str]]]
+# A job is a function that is called with the app and other arguments.
+Job = Callable[..., Any]
 
 
 def fork_obstacle() -> str:
@@ -156,8 +156,7 @@ class Server:
             import_modules(payload)
         elif obstacle := fork_obstacle() if self.isolate else "hydra.sweeper.isolate=false":
             self.connection.send(Started(key, os.getpid(), obstacle))
-            result, _ = _run(self.app, payload)
-            self.connection.send(Ended(key, 0, result))
+            self.connection.send(Ended(key, 0, _run(self.app, payload)))
         else:
             receiver, sender = self._context.Pipe(duplex=False)
             process = self._fork(_run_and_send, sender, self.app, payload)
@@ -170,6 +169,7 @@ class Server:
         process = self._context.Process(
             target=self._begin, args=(os.getpid(), function, *args), name="MainProcess"
         )
+        gc.freeze()  # collections in the fork need not look at what was imported
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             process.start()
         return process
@@ -224,23 +224,52 @@ class Server:
             self._learning = self._fork(_try_to_import, new), new
 
 
-def _run(app: App, payload: bytes) -> tuple[Any, list[str]]:
+def _run(app: App, payload: bytes) -> Any:
     try:
         job, args = pickle.loads(payload)
-        result: tuple[Any, list[str]] = job(app, *args)
-        return result
+        return job(app, *args)
     except BaseException:
         traceback.print_exc()
-        return None, []
+        return None
 
 
 def _run_and_send(sender: Connection, app: App, payload: bytes) -> None:
-    pid = os.getpid()
+    pid, imports = os.getpid(), _Imports()
     result = _run(app, payload)
     if os.getpid() != pid:  # a process that the job forked, and that returned from it
         os._exit(0)
-    sender.send(result)
+    sender.send((result, imports.names()))
     sender.close()
+
+
+class _Imports:
+    """Tells which modules a job imports that may be imported for all others.
+
+    Some modules look at environment variables when they are imported. So this leaves out those
+    that come after the job has set one, unless a module did so when it was imported.
+    """
+
+    def __init__(self) -> None:
+        self._known = set(sys.modules)
+        self._until_change: list[str] | None = None
+        sys.addaudithook(self._look)
+
+    def names(self) -> list[str]:
+        names = loaded_modules() if self._until_change is None else self._until_change
+        return [name for name in names if name not in self._known]
+
+    def _look(self, event: str, args: tuple[Any, ...]) -> None:
+        if event not in ("os.putenv", "os.unsetenv") or self._until_change is not None:
+            return
+        if os.environb.get(args[0]) == (args[1] if event == "os.putenv" else None):
+            return  # it stays as it is
+        frame, callers = sys._getframe(1), []
+        while frame.f_back and frame.f_code is not _run.__code__:
+            callers.append(str(frame.f_globals.get("__name__")))
+            frame = frame.f_back
+        caller = next((each for each in callers if each not in ("os", "collections.abc")), "")
+        if "importlib._bootstrap" not in callers and not caller.startswith("hydrasweep."):
+            self._until_change = loaded_modules()
 
 
 def _try_to_import(modules: list[str]) -> None:

@@ -124,8 +124,10 @@ def closing_storages() -> Iterator[None]:
         close_storages()
 
 
-def database(url: str | None) -> RDBStorage:
-    """An Optuna storage in a database, where each process keeps one connection.
+def database(url: str | None, is_known: bool = False) -> RDBStorage:
+    """An Optuna storage in a database, where each process keeps one connection. If another process
+    has checked it (``is_known``), this one trusts in that, which saves each trial a tenth of a
+    second.
 
     Raises:
         UserError: there is no URL, or the database doesn't answer.
@@ -133,7 +135,21 @@ def database(url: str | None) -> RDBStorage:
     known = read_url(url)
     with _reached(known):
         pool = {} if known.get_backend_name() == "sqlite" else _one_connection(known)
-        return RDBStorage(known.render_as_string(hide_password=False), engine_kwargs=pool)
+        return RDBStorage(
+            known.render_as_string(hide_password=False),
+            engine_kwargs=pool,
+            skip_compatibility_check=is_known,
+            skip_table_creation=is_known,
+        )
+
+
+def for_trials(node: DictConfig) -> DictConfig:
+    """The node of a storage that this process has opened, as trials get it: without references to
+    other settings."""
+    resolved: Any = OmegaConf.to_container(node, resolve=True)
+    if resolved["_target_"] == f"{__name__}.database":
+        resolved["is_known"] = True
+    return DictConfig(resolved)
 
 
 def _one_connection(url: URL) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from hydrasweep.errors import (
     signals_as_exceptions,
     without_password,
 )
-from hydrasweep.server import App, loaded_modules
+from hydrasweep.server import App
 from hydrasweep.storage import close_storages, open_storage
 from hydrasweep.stratum import ERROR, WHERE, WHY, make_pruner, make_sampler
 from hydrasweep.trial_runs import Context, child_runs
@@ -82,9 +82,8 @@ class Outcome:
     why: str = ""
 
 
-def run_trial(app: App, request: Request) -> tuple[Outcome, list[str]]:
-    """Run a trial in this process; return how it ended, and the modules that it imported."""
-    known = set(sys.modules)
+def run_trial(app: App, request: Request) -> Outcome:
+    """Run a trial in this process; return how it ended."""
     os.environ.pop("MLFLOW_RUN_ID", None)  # all trials would write to the run that it names
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     job = _Job(app, request)
@@ -105,15 +104,11 @@ def run_trial(app: App, request: Request) -> tuple[Outcome, list[str]]:
         api.set_current(None)
         with contextlib.suppress(Exception):
             close_storages()
-    if job.changed_environment:  # by which modules may choose what they do when they are imported
-        return outcome, []
-    return outcome, [name for name in loaded_modules() if name not in known]
+    return outcome
 
 
 class _Job:
     """The Hydra job of a trial."""
-
-    changed_environment = False
 
     def __init__(self, app: App, request: Request) -> None:
         self.app, self.request = app, request
@@ -172,7 +167,6 @@ class _Job:
 
     def _run_hydra_job(self) -> Any:
         """Return what the task function returned; None if it raised TrialPruned."""
-        environment = dict(os.environ)
 
         @functools.wraps(self.app.task_function)
         def task(cfg: DictConfig) -> Any:
@@ -186,8 +180,6 @@ class _Job:
             except BaseException:
                 traceback.print_exc()
                 raise
-            finally:
-                self.changed_environment = dict(os.environ) != environment
 
         ret = run_job(
             hydra_context=self.app.hydra_context,

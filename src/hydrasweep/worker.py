@@ -34,7 +34,7 @@ from hydrasweep.liveness import BEAT, is_dead
 from hydrasweep.plan import Plan
 from hydrasweep.processes import Processes, how_it_ended
 from hydrasweep.server import App, Ended, Job
-from hydrasweep.storage import closing_storages
+from hydrasweep.storage import closing_storages, for_trials
 from hydrasweep.stratum import LOST, WHERE, WHY, Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trial_process import Outcome, Request, Search, failure, run_trial
@@ -292,7 +292,7 @@ def _search(plan: Plan) -> Search:
         for node in (plan.settings.sampler, plan.settings.pruner)
     )
     return Search(
-        resolved(plan.storage),
+        for_trials(plan.storage),
         sampler,
         pruner,
         plan.settings.resumable,
