@@ -21,7 +21,8 @@ from hydrasweep.slips import advice
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, read-only, broken
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Slurm and others say by SIGUSR2 that time is up.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 # Has a traceback of any exception that comes while a connection goes back, a signal's as well.
 POOL_LOG = logging.getLogger("sqlalchemy.pool")
 
@@ -37,7 +38,7 @@ class Outage(UserError):
 
 
 class Terminated(SystemExit):
-    """SIGTERM came, or SIGHUP: the terminal was closed."""
+    """SIGTERM or SIGUSR2 came, or SIGHUP: the terminal was closed."""
 
 
 _received: KeyboardInterrupt | Terminated | None = None  # the signal that is to end this process
@@ -107,14 +108,14 @@ def environment(**variables: str) -> Iterator[None]:
 
 
 @contextmanager
-def signals_as_exceptions(*more: signal.Signals) -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM, SIGHUP and ``more`` raise an exception, so that what is open is closed;
+def signals_as_exceptions() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM, SIGHUP and SIGUSR2 raise an exception, so that what is open is closed;
     while that is being done, further ones are ignored. Puts the old handlers back."""
     global _received
     if threading.current_thread() is not threading.main_thread():  # only there can they be set
         yield
         return
-    before = {each: signal.getsignal(each) for each in (*SIGNALS, *more)}
+    before = {each: signal.getsignal(each) for each in SIGNALS}
     level, _received = POOL_LOG.level, None
     for each, handler in before.items():
         if handler != signal.SIG_IGN:  # as a shell sets it in the background

@@ -69,7 +69,7 @@ class HydraSweepSweeper(Sweeper):
         )
         if is_local(self.config):
             n = count_workers(chosen, self.config)
-        return Processes(app, n, gpus() if n > 1 else [], chosen.isolate)
+        return Processes(app, n, gpus() if n > 1 and len(gpus()) > 1 else [], chosen.isolate)
 
 
 ConfigStore.instance().store(

@@ -14,10 +14,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 from hydra.core.singleton import Singleton
 
 from hydrasweep import server
-from hydrasweep.errors import UserError, uninterrupted
+from hydrasweep.errors import Outage, UserError, uninterrupted
 from hydrasweep.server import App, Ended, Job, Started
 
 SECONDS_TO_END = 5  # that a server has to end by itself
@@ -26,9 +27,10 @@ SECONDS_TO_END = 5  # that a server has to end by itself
 class Processes:
     """Runs jobs in ``n_slots`` slots, each of them in a process of its own.
 
-    The processes are forked from one server; from one for each GPU where there are several, for
-    modules that ask for GPUs when they are imported. Where forking is not safe, ``obstacle`` says
-    why, and each slot has a server that runs the jobs itself.
+    The processes are forked from one server. If ``gpus`` names the GPU of each slot, they are
+    forked from one for each GPU, for modules that ask for GPUs when they are imported. Where
+    forking is not safe, ``obstacle`` says why, and each slot has a server that runs the jobs
+    itself.
     """
 
     def __init__(
@@ -36,11 +38,14 @@ class Processes:
     ) -> None:
         self.n_slots = n_slots
         self.obstacle = "" if isolate else "hydra.sweeper.isolate=false"
+        if isolate and sys.platform != "linux":
+            self.obstacle = server.fork_obstacle()
         self._app = app
-        self._gpus = list(gpus) if len(gpus) > 1 else [""]
+        self._gpus = list(gpus) or [""]
         self._isolate = isolate
         self._servers: dict[tuple[str, int], _Server] = {}
         self._slots: dict[int, tuple[_Server, int | None]] = {}  # with the process's id
+        self._ended: list[Ended] = []  # that ``wait`` has not returned yet
         self._modules: list[str] = []
         self._server(0)
 
@@ -76,36 +81,44 @@ class Processes:
 
     def wait(self, timeout: float) -> list[Ended]:
         """Wait until a job has ended, for at most ``timeout`` seconds; return those that have."""
-        ended: list[Ended] = []
         until = time.monotonic() + timeout
-        while not ended and (left := until - time.monotonic()) >= 0:
+        while not self._ended and (left := until - time.monotonic()) >= 0:
             servers = {each.connection: each for each in self._servers.values()}
             for connection in wait(list(servers), left):
                 with uninterrupted():
-                    ended += self._receive(servers[connection])  # type: ignore[index]
+                    self._receive(servers[connection])  # type: ignore[index]
+        ended, self._ended = self._ended, []
         return ended
 
-    def _receive(self, server: "_Server") -> list[Ended]:
+    def _receive(self, server: "_Server") -> None:
         try:
             message: Started | Ended = server.connection.recv()
         except (EOFError, ConnectionError):
-            return self._drop(server)
+            self._drop(server)
+            return
         if isinstance(message, Started):
             self._slots[message.key] = server, message.pid
             self.obstacle = self.obstacle or message.obstacle
-            return []
-        del self._slots[message.key]
-        return [message]
+            server.has_begun = True
+        else:
+            del self._slots[message.key]
+            self._ended.append(message)
 
-    def _drop(self, server: "_Server") -> list[Ended]:
-        """Forget a server that died; return its jobs, whose processes are ended."""
+    def _drop(self, server: "_Server") -> None:
+        """Forget a server that died, and end the processes of its jobs.
+
+        Raises:
+            Outage: it died before it began any.
+        """
         self._servers = {key: each for key, each in self._servers.items() if each is not server}
         jobs = [slot for slot, (each, _) in self._slots.items() if each is server]
         for slot in jobs:
             self.signal(slot, signal.SIGKILL)
             del self._slots[slot]
         code = server.close()
-        return [Ended(slot, code, None) for slot in jobs]
+        self._ended += [Ended(slot, code, None) for slot in jobs]
+        if not server.has_begun:
+            raise Outage(f"the process that starts the trials {how_it_ended(code)} at its start")
 
     def signal(self, slot: int, signum: int) -> bool:
         """Send a signal to a job's process, SIGKILL to all processes of the job; return False if
@@ -131,7 +144,7 @@ class Processes:
         while not (ended := self.wait(1.0)):
             pass
         if (result := ended[0].result) is None:
-            raise UserError(f"the process of {job.__name__} {how_it_ended(ended[0].exitcode)}")
+            raise UserError(f"the process that checks it {how_it_ended(ended[0].exitcode)}")
         return result
 
     def close(self) -> None:
@@ -147,9 +160,10 @@ class Processes:
 class _Server:
     """This process's side of a server."""
 
+    has_begun = False  # any job
+
     def __init__(self, app: App, gpu: str, isolate: bool, forks: bool) -> None:
         self.connection, other = multiprocessing.Pipe()
-        self.dumps: Callable[[Any], bytes] = pickle.dumps
         if forks:
             process = multiprocessing.get_context("fork").Process(
                 target=_serve, args=(self.connection, other, app)
@@ -157,10 +171,8 @@ class _Server:
             process.start()
             self._exitcode: Callable[[], int | None] = lambda: process.exitcode
             self._kill = process.kill
+            self.dumps = _pickled
         else:
-            import cloudpickle
-
-            self.dumps = cloudpickle.dumps  # what the app's script defines is sent by value
             environment = os.environ | {"PYTHONPATH": python_path()}
             environment |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
             code = f"from hydrasweep.server import main; main({other.fileno()})"
@@ -169,6 +181,7 @@ class _Server:
                 stdin=subprocess.DEVNULL, pass_fds=[other.fileno()], env=environment,
             )  # fmt: skip
             self._exitcode, self._kill = popen.poll, popen.kill
+            self.dumps = cloudpickle.dumps
             state = Singleton.get_state()
             self.connection.send_bytes(self.dumps((sys.argv, state, app, isolate)))
         other.close()
@@ -185,6 +198,15 @@ class _Server:
             if time.monotonic() > until:
                 self._kill()
         return self._exitcode()
+
+
+def _pickled(value: Any) -> bytes:
+    """For a fork of this process, which has the classes that the app's script defines. Of a worker
+    that a launcher has started, another script is the main module: they go by value there."""
+    try:
+        return pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError):
+        return bytes(cloudpickle.dumps(value))
 
 
 def _serve(near: Connection, far: Connection, app: App) -> None:

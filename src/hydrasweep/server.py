@@ -133,6 +133,7 @@ class Server:
         os.setsid()  # the terminal's Ctrl-C is handled by the process at the other end
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+        atexit._clear()  # the functions of the process that this one may be a fork of
         self._added = [name for name in WHILE_IMPORTING if name not in os.environ]
         os.environ.update({name: WHILE_IMPORTING[name] for name in self._added})
         woken, self._wakeup = os.pipe()
@@ -185,7 +186,6 @@ class Server:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        atexit._clear()
         self.connection.close()
         os.close(self._wakeup)
         for _, receiver in self._jobs.values():
@@ -234,11 +234,8 @@ def _run(app: App, payload: bytes) -> Any:
 
 
 def _run_and_send(sender: Connection, app: App, payload: bytes) -> None:
-    pid, imports = os.getpid(), _Imports()
-    result = _run(app, payload)
-    if os.getpid() != pid:  # a process that the job forked, and that returned from it
-        os._exit(0)
-    sender.send((result, imports.names()))
+    imports = _Imports()
+    sender.send((_run(app, payload), imports.names()))
     sender.close()
 
 

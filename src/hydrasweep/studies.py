@@ -30,6 +30,7 @@ from hydrasweep.stratum import (
     N_TRIALS,
     RETRIES,
     RETRY_OF,
+    WHY,
     Stratum,
     following,
     make_pruner,
@@ -205,16 +206,21 @@ class Studies:
                 attrs = {RETRY_OF: number, RETRIES: retries, LOST: why}
                 folder = stratum.label(trial) if self.resumable and resumes else None
                 study.add_trial(following(trial, folder, attrs))
+            elif not is_queued:
+                times = f"{why}, as {MAX_RETRIES} times before"
+                study._storage.set_trial_user_attr(trial._trial_id, WHY, times)
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
-    def requeue_own(self, running: Collection[int] = ()) -> None:
+    def requeue_own(self, running: Collection[int] = (), counts: bool = False) -> None:
         """Requeue the trials that this process has begun and does not run, by their ids."""
         own = identity().items()
         for stratum in self.strata:
             for trial in self._running(stratum):
                 is_own = own <= trial.user_attrs.get(OWNER, {}).items()
                 if is_own and trial._trial_id not in running:
-                    self.requeue(stratum, trial.number, "it could not be ended", False, is_own=True)
+                    self.requeue(
+                        stratum, trial.number, "it could not be ended", counts, is_own=True
+                    )
 
     def ended_badly(self) -> dict[str, str]:
         """By the labels of trials whose process may have had no time to close their run in MLflow,

@@ -7,7 +7,6 @@ import functools
 import logging
 import math
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -37,6 +36,8 @@ from hydrasweep.storage import close_storages, open_storage
 from hydrasweep.stratum import ERROR, WHERE, WHY, make_pruner, make_sampler
 from hydrasweep.trial_runs import Context, child_runs
 from hydrasweep.trials import GAVE_UP, SweepTrial
+
+_replaced: list[Any] = []  # standard streams, which would close their descriptors when collected
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def run_trial(app: App, request: Request) -> Outcome:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     job = _Job(app, request)
     try:
-        with signals_as_exceptions(signal.SIGUSR2), received_first():
+        with signals_as_exceptions(), received_first():
             outcome = job.run()
             raise_received()  # the task function may have caught it
     except (KeyboardInterrupt, Terminated):
@@ -150,6 +151,7 @@ class _Job:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(AttributeError, OSError, ValueError):
                 stream.flush()
+        _replaced.append((sys.stdin, sys.stdout, sys.stderr))
         file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         null = os.open(os.devnull, os.O_RDONLY)
         for number, descriptor in enumerate((null, file, file)):
@@ -168,6 +170,8 @@ class _Job:
     def _run_hydra_job(self) -> Any:
         """Return what the task function returned; None if it raised TrialPruned."""
 
+        pid = os.getpid()
+
         @functools.wraps(self.app.task_function)
         def task(cfg: DictConfig) -> Any:
             self._configure_logging()
@@ -180,6 +184,11 @@ class _Job:
             except BaseException:
                 traceback.print_exc()
                 raise
+            finally:
+                if os.getpid() != pid:  # a fork of this process; the trial is not its own
+                    if error := sys.exception():
+                        traceback.print_exception(error)
+                    os._exit(1 if error else 0)
 
         ret = run_job(
             hydra_context=self.app.hydra_context,

@@ -40,22 +40,9 @@ class Context:
 def child_runs(context: Context | None, trial: SweepTrial) -> Iterator[None]:
     """Make children of the sweep's run of all runs that begin here, closed at the end with the
     status that tells what happened: FAILED of a trial that raised, KILLED of an interrupted one. A
-    pruned one has the tag ``state``: MLflow has no such status, and KILLED looks like a crash."""
-    if context is None:
-        yield
-        return
-    tags = {
-        **json.loads(os.environ.get(CONTEXT) or "{}"),
-        **{PARENT: context.run_id, "mlflow.runName": trial.name, TRIAL: trial.name},
-        **{"study": trial.sweep, "phase": trial.phase, "stratum": trial.stratum},
-    }
-    given = {CONTEXT: json.dumps(tags)}
-    if context.uri and URI not in os.environ:
-        given[URI] = context.uri
-    if trial.is_resumed:
-        with suppress(Exception), environment(**given, **settings()):
-            given |= _earlier_run(context, trial)
-    status = "FAILED"
+    pruned one has the tag ``state``: MLflow has no such status, and KILLED looks like a crash.
+    Without a ``context`` they are closed alone."""
+    given, status = _variables(context, trial) if context else {}, "FAILED"
     with environment(**given):
         try:
             yield
@@ -68,6 +55,22 @@ def child_runs(context: Context | None, trial: SweepTrial) -> Iterator[None]:
                 # The trial's result counts, whatever MLflow makes of it.
                 with suppress(Exception), environment(**settings()):
                     _close(context, trial, status)
+
+
+def _variables(context: Context, trial: SweepTrial) -> dict[str, str]:
+    """The environment variables by which MLflow makes children of a trial's runs."""
+    tags = {
+        **json.loads(os.environ.get(CONTEXT) or "{}"),
+        **{PARENT: context.run_id, "mlflow.runName": trial.name, TRIAL: trial.name},
+        **{"study": trial.sweep, "phase": trial.phase, "stratum": trial.stratum},
+    }
+    given = {CONTEXT: json.dumps(tags)}
+    if context.uri and URI not in os.environ:
+        given[URI] = context.uri
+    if trial.is_resumed:
+        with suppress(Exception), environment(**given, **settings()):
+            given |= _earlier_run(context, trial)
+    return given
 
 
 def _earlier_run(context: Context, trial: SweepTrial) -> dict[str, str]:
@@ -83,13 +86,16 @@ def _earlier_run(context: Context, trial: SweepTrial) -> dict[str, str]:
     return {}
 
 
-def _close(context: Context, trial: SweepTrial, status: str) -> None:
+def _close(context: Context | None, trial: SweepTrial, status: str) -> None:
     import mlflow
 
-    if elsewhere := _elsewhere(context, mlflow.active_run() or mlflow.last_active_run()):
-        trial.set_user_attr(f"{NOTE}mlflow", elsewhere)
+    last = mlflow.active_run() or mlflow.last_active_run()
     while mlflow.active_run():
         mlflow.end_run(status)
+    if not context:
+        return
+    if elsewhere := _elsewhere(context, last):
+        trial.set_user_attr(f"{NOTE}mlflow", elsewhere)
     if status != "FINISHED" or trial.was_pruned:
         client = mlflow.MlflowClient()
         for run in children(client, context.run_id, f"tags.{TRIAL} = '{trial.name}'"):

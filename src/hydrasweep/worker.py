@@ -162,20 +162,18 @@ class Worker:
     def _start(self, slot: int, stratum: Stratum, trial: Trial) -> None:
         now = self.clock.monotonic()
         run = _Running(stratum, trial, now, now + self.studies.heartbeat)
+        seed = 1_000_000 * self.plan.start + SEED_IN_TRIAL + trial.number
         try:
-            config = self.compose(stratum, trial)
-        except (StorageInternalError, KeyboardInterrupt, Terminated):
+            request = Request(
+                self._search, self.compose(stratum, trial), stratum.study.study_name,
+                trial._trial_id, seed, stratum.value, stratum.label(trial),
+            )  # fmt: skip
+            self.processes.start(slot, run_trial, request)
+            self._running[slot] = run
+        except (StorageInternalError, SQLAlchemyError, Outage, KeyboardInterrupt, Terminated):
             raise
         except BaseException as error:
             self._tell(run, TrialState.FAIL, attrs=failure(error))
-            return
-        seed = 1_000_000 * self.plan.start + SEED_IN_TRIAL + trial.number
-        request = Request(
-            self._search, config, stratum.study.study_name, trial._trial_id, seed,
-            stratum.value, stratum.label(trial),
-        )  # fmt: skip
-        self._running[slot] = run
-        self.processes.start(slot, run_trial, request)
 
     def _watch(self) -> None:
         """Give signs of life of the running trials, and end those that take too long."""
@@ -259,7 +257,7 @@ class Worker:
 
     def _end_all(self, error: BaseException) -> None:
         """End the running trials, after the grace period by force, and have them tried again."""
-        signum = signal.SIGTERM
+        signum, is_signal = signal.SIGTERM, isinstance(error, KeyboardInterrupt | Terminated)
         if isinstance(error, KeyboardInterrupt):
             signum = signal.SIGINT
         elif isinstance(error, Terminated) and isinstance(error.code, int) and error.code > 128:
@@ -276,7 +274,7 @@ class Worker:
         with suppress(StorageInternalError, SQLAlchemyError, OSError, Outage):
             for ended in list(self._ended):
                 self._record(ended)
-            self.studies.requeue_own()
+            self.studies.requeue_own(counts=not is_signal)
 
     def _without_end(self) -> set[int]:
         return self._running.keys() - {ended.key for ended in self._ended}
@@ -317,13 +315,13 @@ def work(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     number, n = HydraConfig.get().job.num, plan.settings.trials_per_worker
     gpus = plan.gpus or (settings.gpus() if n > 1 else [])
-    gpus = [gpus[(number * n + i) % len(gpus)] for i in range(n)] if gpus else []
+    gpus = [gpus[(number * n + i) % len(gpus)] for i in range(n)] if len(gpus) > 1 else []
     app = App(task_function, hydra_context, multiprocessing.get_start_method(allow_none=True))
     composer = Composer(hydra_context.config_loader, config, plan.composed)
-    # Slurm says by SIGUSR2 that time is up. What is left is for the workers to come.
+    # After a signal, what is left is for the workers to come.
     with (
         suppress(KeyboardInterrupt, Terminated),
-        signals_as_exceptions(signal.SIGUSR2),
+        signals_as_exceptions(),
         closing(Processes(app, n, gpus, plan.settings.isolate)) as processes,
         closing_storages(),
     ):

@@ -50,6 +50,13 @@ import signal
 import sys
 import time
 
+MAIN = os.getpid()
+
+def end_sweep(signum):
+    # To the sweep's own process. Then wait for what it does with its trials.
+    os.kill(MAIN, signum)
+    time.sleep(60)
+
 @hydra.main(config_path="conf", config_name="config")
 def task(cfg):
 {body}

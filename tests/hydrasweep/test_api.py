@@ -73,7 +73,7 @@ class StopsAt(optuna.pruners.BasePruner):
 
 
 def trial_of(study):
-    return SweepTrial.adopt(study.ask({"x": FloatDistribution(0, 1)}), sweep="s")
+    return SweepTrial(study, study.ask({"x": FloatDistribution(0, 1)})._trial_id, sweep="s")
 
 
 @pytest.fixture

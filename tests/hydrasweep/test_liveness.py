@@ -1,16 +1,14 @@
 """Whether the worker of a trial lives: by its process here, by its heartbeats elsewhere."""
 
 import subprocess
-import time
 
 import psutil
 import pytest
 from opened import HeldLock, begin, journal, open_studies
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from hydrasweep import liveness
-from hydrasweep.liveness import BEAT, N_MISSED, OWNER, SECONDS, SLACK, beating, identity, is_dead
+from hydrasweep.liveness import BEAT, N_MISSED, OWNER, SECONDS, SLACK, identity, is_dead
 from hydrasweep.storage import close_storages
 from hydrasweep.stratum import RETRY_OF
 
@@ -137,28 +135,3 @@ def test_heartbeat_while_the_lock_is_awaited_keeps_a_worker_alive(studies, clock
     studies.lock = HeldLock(lambda: trial.set_user_attr(BEAT, 1))
     studies.settle()
     assert [each.state for _, each in studies.trials()] == [TrialState.RUNNING]
-
-
-def test_heartbeats_end_with_the_trial(studies):
-    stratum, trial = begin(studies)
-
-    def n_beats():
-        return stratum.study.get_trials()[0].user_attrs.get(BEAT, 0)
-
-    with beating(trial, 0.01):
-        until = time.monotonic() + 10
-        while n_beats() < 3 and time.monotonic() < until:
-            time.sleep(0.01)
-    n = n_beats()
-    assert n >= 3
-    time.sleep(0.05)
-    assert n_beats() == n
-
-
-def test_heartbeats_of_a_trial_that_others_requeued_are_ignored(studies):
-    stratum, trial = begin(studies)
-    studies.requeue(stratum, trial.number, "it was silent", counts=False)
-    with beating(trial, 0.001):
-        time.sleep(0.05)
-    with pytest.raises(UpdateFinishedTrialError):
-        trial.report(0.5, 1)

@@ -167,7 +167,7 @@ def test_running_sweep_is_shown_and_neither_resumed_nor_deleted(verb, app, tmp_p
 
 
 ENDS = {
-    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", ""),
+    "killed": ("end_sweep(signal.SIGKILL)", ""),
     "stopped": ("raise hydrasweep.Outage('the disk is full')", "the disk is full"),
 }
 
@@ -198,7 +198,7 @@ def test_resumed_sweep_replaces_the_process_and_imports_no_optional_package(verb
     """Its exit code and its way to resume are those of the sweep itself."""
     body = """
         if hydrasweep.trial().number:
-            os.kill(os.getpid(), signal.SIGINT)
+            end_sweep(signal.SIGINT)
         return cfg.x
     """
     main = """try:

@@ -120,13 +120,20 @@ def test_plan_leaves_out_what_the_sweep_does_not_have():
     assert "/sweeps" not in text  # the address of a storage elsewhere may have a password
 
 
-def test_plan_says_that_the_basic_launcher_has_one_worker_and_nothing_is_searched():
-    made, config = plan(
-        "hydra/launcher=basic", "hydra.sweeper.n_workers=3", space=Space.parse([], None)
-    )
-    text = output.describe(made, config, 20, 1, {})
-    assert re.search(r"\b1 worker\b.*basic.*hydra/launcher=joblib.*\b3\b", text)
-    assert len(text.splitlines()) == 5
+@pytest.mark.parametrize(
+    ("words", "n_workers", "text"),
+    [
+        (["hydra/launcher=basic"], 3, "3 at once"),
+        (["hydra/launcher=joblib"], 1, "1 worker (joblib)"),
+        (["hydra/launcher=joblib", "hydra.sweeper.trials_per_worker=8"], 2, "2 workers (joblib) "
+         "with 8 at once each"),
+    ],
+)  # fmt: skip
+def test_plan_says_how_many_trials_run_at_once_and_that_nothing_is_searched(words, n_workers, text):
+    made, config = plan(*words, space=Space.parse([], None))
+    shown = output.describe(made, config, 20, n_workers, {})
+    assert f"20 trials, {text}, " in shown
+    assert len(shown.splitlines()) == 5
 
 
 def test_plan_shows_how_much_a_pruner_that_pauses_saves():

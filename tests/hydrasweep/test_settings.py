@@ -99,11 +99,12 @@ def workers(monkeypatch):
     """``workers(JOBLIB, n_jobs=3)`` counts the workers on a machine of eight cores."""
     monkeypatch.setattr(settings, "count_cores", lambda: 8)
 
-    def counted(launcher, *, n_workers=None, n_jobs=None, gpus=""):
+    def counted(launcher, *, n_workers=None, n_jobs=None, gpus="", launcher_n_jobs=-1):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         settings.gpus.cache_clear()
         chosen = OmegaConf.create({"n_workers": n_workers, "n_jobs": n_jobs})
-        config = OmegaConf.create({"hydra": {"launcher": {"_target_": launcher}}})
+        node = {"_target_": launcher} | ({"n_jobs": launcher_n_jobs} if launcher == JOBLIB else {})
+        config = OmegaConf.create({"hydra": {"launcher": node}})
         return settings.count_workers(chosen, config)
 
     yield counted
@@ -113,7 +114,11 @@ def workers(monkeypatch):
 def test_there_is_a_worker_for_each_gpu_or_core_unless_a_number_is_set(
     workers,
 ):
-    assert workers(BASIC, n_workers=5) == 1
+    assert workers(BASIC) == workers(BASIC, gpus="0,1") == 1
+    assert workers(BASIC, n_workers=5) == workers(BASIC, n_jobs=5) == 5
+    assert workers(BASIC, n_workers="auto") == 8
+    assert workers(BASIC, n_workers="auto", gpus="0,1") == 2
+    assert workers(JOBLIB, launcher_n_jobs=3) == 3
     assert workers(JOBLIB, n_workers=5, n_jobs=3, gpus="0,1") == 5
     assert workers(JOBLIB, n_jobs=3, gpus="0,1") == 3
     assert workers(JOBLIB, gpus="0,1") == 2

@@ -315,7 +315,7 @@ def test_interrupted_trial_is_repeated_without_a_limit(again):
     studies.fill(1)
     for _ in range(MAX_RETRIES + 2):
         stratum, trial = begin(studies)
-        studies.requeue(stratum, trial.number, "it was interrupted", counts=False)
+        studies.requeue(stratum, trial.number, "it was interrupted", counts=False, is_own=True)
     assert (studies.n_finished(), n_to_do(studies)) == (0, [1])
 
 

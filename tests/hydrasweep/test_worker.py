@@ -1,70 +1,19 @@
-"""What workers do with return values, failures and output of task functions."""
+"""What workers do when trials fail, storages fail and trials take too long."""
 
-import math
 import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from apps import CONFIG, SQLITE
+from apps import SQLITE
 from omegaconf import OmegaConf
-from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from hydrasweep.plan import Plan
 from hydrasweep.space import Space
 from hydrasweep.storage import close_storages
-from hydrasweep.stratum import ERROR, WHERE, WHY
-from hydrasweep.worker import as_values, too_many_failures
-
-MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
-
-# Return values
-
-
-@pytest.mark.parametrize(
-    ("value", "values"),
-    [
-        (1, [1.0]),
-        (0.5, [0.5]),
-        (np.float32(0.5), [0.5]),
-        ("2", [2.0]),
-        ([0.5], [0.5]),
-        ((1, 2.5), [1.0, 2.5]),
-    ],
-)
-def test_numbers_are_objectives(value, values):
-    assert as_values(value, [MINIMIZE] * len(values)) == values
-
-
-@pytest.mark.parametrize("value", [None, "abc", math.nan, [1, 2], [], {"a": 1}])
-def test_other_values_are_refused_with_what_was_expected(value):
-    for wrong, n in ((value, 1), (1.0, 2), ([1, math.nan], 2)):
-        with pytest.raises(ValueError, match=f"{n} number") as error:
-            as_values(wrong, [MINIMIZE] * n)
-        assert repr(wrong) in str(error.value)
-
-
-def test_objective_may_be_infinitely_bad_but_not_infinitely_good():
-    inf = math.inf
-    assert as_values(inf, [MINIMIZE]) == [inf]
-    assert as_values(-inf, [MAXIMIZE]) == [-inf]
-    assert as_values([inf, -inf], [MINIMIZE, MAXIMIZE]) == [inf, -inf]
-    for value, directions in ((-inf, [MINIMIZE]), (inf, [MAXIMIZE]), ([1, inf], [MAXIMIZE] * 2)):
-        with pytest.raises(ValueError, match="inf") as error:
-            as_values(value, directions)
-        assert repr(value) in str(error.value)
-
-
-def test_diverged_trial_is_the_worst_one_also_in_the_report(app):
-    task = app("return math.inf if cfg.x > 0.7 else -math.inf if cfg.x < -0.5 else cfg.x")
-    done = task("hydra.sweeper.report=true", code=0)
-    (failed,) = (t for t in done.trials() if t.state == TrialState.FAIL)
-    assert "-inf" in failed.user_attrs[WHY]
-    assert next(trial.value for trial in done.trials() if trial.values) == math.inf
-    assert math.isfinite(done.study().best_value)
-    assert (done.folder / "sweep" / "report.html").exists()
-
+from hydrasweep.stratum import ERROR, RETRIES, WHERE, WHY
+from hydrasweep.studies import MAX_RETRIES
+from hydrasweep.worker import too_many_failures
 
 # The number of failures that a sweep accepts
 
@@ -153,7 +102,7 @@ def test_requeued_trials_do_not_count_as_failures(plan):
     studies = ran(plan, 0.5, "E: 1")
     taken = studies.take({})
     assert taken is not None
-    studies.requeue(taken[0], taken[1].number, "it was interrupted", counts=False)
+    studies.requeue(taken[0], taken[1].number, "it was interrupted", counts=False, is_own=True)
     assert reason(studies, plan, max_failures=1) == ""
     assert "max_failures=0" in reason(studies, plan, max_failures=0)
 
@@ -226,54 +175,69 @@ def test_outage_stops_the_sweep_and_fails_no_trial(app, tmp_path):
 
 
 def test_clock_that_is_set_back_does_no_harm(app):
-    body = """
-        import psutil
-        from optuna.storages.journal import _storage as storage
-        if cfg.x < 0:
-            psutil._psplatform.boot_time = lambda: 0.0
-            storage.datetime = Earlier
-        return cfg.x
-    """
     more = """
 from datetime import datetime, timedelta
+from itertools import count
+
+import psutil
+from optuna.storages.journal import _storage
+
+hours = count()
 
 class Earlier(datetime):
     @classmethod
     def now(cls, tz=None):
-        return datetime.now(tz) - timedelta(hours=1)
+        return datetime.now(tz) - timedelta(hours=next(hours))
+
+_storage.datetime = Earlier
+psutil._psplatform.boot_time = lambda: 3600.0 * next(hours)
 """
-    done = app(body, more=more)(code=0)
+    done = app("return cfg.x", more=more)(code=0)
     assert done.states() == ["COMPLETE"] * 4
     assert min(float(row["duration_s"]) for row in done.table()) >= 0
     assert any(t.duration.total_seconds() < 0 for t in done.trials() if t.duration)
 
 
 FAST_RETRIES = """
-import hydrasweep.launch
 import hydrasweep.worker
 
-hydrasweep.launch.MAX_BARREN_LAUNCHES = 2
 hydrasweep.worker.OUTAGE_SECONDS = 0.01
 """
 
 
-def test_trials_are_requeued_when_the_storage_fails_for_a_moment(app):
+def test_trial_is_repeated_when_the_storage_fails_in_its_process(app):
     body = """
         trial = hydrasweep.trial()
-        calls = {0: (trial.storage, "set_trial_intermediate_value"), 1: (trial.study, "tell")}
-        owner, name = calls.get(trial.number, (None, ""))
         def fail(*args, **kwargs):
-            delattr(owner, name)
             raise optuna.exceptions.StorageInternalError("no answer")
-        if owner:
-            setattr(owner, name, fail)
+        if trial.number == 0:
+            trial.storage.set_trial_intermediate_value = fail
         hydrasweep.report(cfg.x, 1)
         return cfg.x
     """
     done = app(body, more=FAST_RETRIES)(code=0)
     assert done.states() == ["COMPLETE"] * 4
-    assert [trial.number for trial in done.lost()] == [0, 1]
-    assert all(t.params in [trial.params for trial in done.trials()] for t in done.lost())
+    (lost,) = done.lost()
+    assert (lost.number, lost.params) == (0, done.trials()[0].params)
+
+
+def test_worker_tells_again_what_the_storage_did_not_take(app):
+    more = """
+from optuna.study import Study
+
+tell = Study.tell
+
+def fail_once(self, trial, *args, **kwargs):
+    if self.study_name != "s":  # one in which the sampler is tried
+        return tell(self, trial, *args, **kwargs)
+    Study.tell = tell
+    raise optuna.exceptions.StorageInternalError("no answer")
+
+Study.tell = fail_once
+"""
+    done = app("return cfg.x", more=FAST_RETRIES + more)(code=0)
+    assert done.states() == ["COMPLETE"] * 4
+    assert done.lost() == []
 
 
 def test_storage_that_cannot_be_written_ends_the_sweep(app):
@@ -333,73 +297,177 @@ def test_storage_that_is_locked_for_long_stops_the_sweep(app, tmp_path):
     assert done.states() == ["COMPLETE"] * 4
 
 
-# Output, child processes and logs of trials
+# Signs of life
 
 
-WRITES = """
-    import ctypes
-    import logging
-    logging.getLogger(__name__).info("logs %s", cfg.x)
-    print("prints", cfg.x)
-    print("complains", cfg.x, file=sys.stderr)
-    os.write(1, b"by its number\\n")
-    os.system("echo by a shell; echo a shell complains >&2")
-    ctypes.CDLL(None).printf(b"in C\\n")
-    if os.fork() == 0:
-        if cfg.x < 0:
-            raise RuntimeError("the child's")
-        return 7.0
-    os.wait()
+def test_worker_gives_signs_of_life_of_all_its_trials(app):
+    body = """
+        trial = hydrasweep.trial()
+        beats = lambda: trial.study.trials[trial.number].user_attrs.get("hydrasweep.beat", 0)
+        until = time.monotonic() + 20
+        while beats() < 3:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        return cfg.x
+    """
+    done = app(body)("hydra.sweeper.heartbeat=0.1", "hydra.sweeper.n_workers=2", code=0)
+    assert done.states() == ["COMPLETE"] * 4
+
+
+def test_process_of_a_trial_that_others_have_requeued_is_ended(app):
+    body = """
+        trial = hydrasweep.trial()
+        if trial.number == 0:
+            trial.study.tell(0, state=optuna.trial.TrialState.FAIL)
+            time.sleep(60)
+        return cfg.x
+    """
+    done = app(body)("hydra.sweeper.heartbeat=0.1", code=0)
+    assert done.states() == ["FAIL"] + ["COMPLETE"] * 3
+
+
+# Signals and time limits
+
+
+KINDS = ("SIGKILL", "SIGTERM", "SIGUSR2", "KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trial_that_is_ended_from_outside_is_repeated(app, kind):
+    """The kernel, a cluster or a library's KeyboardInterrupt may end a trial's process."""
+    body = f"""
+        if not os.path.exists("ended"):
+            open("ended", "w").close()
+            if "{kind}" == "KeyboardInterrupt":
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.{kind if kind in KINDS[:3] else "SIGTERM"})
+            time.sleep(60)
+        return cfg.x
+    """
+    done = app(body)(code=0)
+    assert done.states() == ["COMPLETE"] * 4
+    (lost,) = done.lost()
+    assert (lost.number, lost.state) == (0, TrialState.FAIL)
+    assert lost.params == done.trials()[0].params
+    assert "Traceback" not in done.out + done.err
+
+
+def test_trial_that_is_killed_each_time_fails_and_says_why(app):
+    """As one that needs more memory than there is."""
+    done = app("if cfg.x < 0: os.kill(os.getpid(), signal.SIGKILL)\nreturn cfg.x")(
+        "hydra.sweeper.n_trials=2", code=0
+    )
+    assert done.states() == ["COMPLETE", "FAIL"]
+    assert len(done.lost()) == MAX_RETRIES == done.trials()[1].user_attrs[RETRIES]
+    (line,) = (line for line in done.out.splitlines() if " FAIL " in line)
+    assert "SIGKILL" in line
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("os.abort()", "SIGABRT"),
+        ("os._exit(3)", "exit code 3"),
+        ("os._exit(0)", "exit code 0"),
+    ],
+)
+def test_trial_whose_process_crashes_fails_alone(app, how, why):
+    done = app(f"if cfg.x < -0.5: {how}\nreturn cfg.x")("hydra.sweeper.n_workers=2", code=0)
+    assert sorted(done.states()) == ["COMPLETE"] * 3 + ["FAIL"]
+    (failed,) = (trial for trial in done.trials() if trial.state == TrialState.FAIL)
+    assert why in failed.user_attrs[WHY]
+    assert done.lost() == []
+
+
+CATCHES = {
+    "returns": "return cfg.x",
+    "exits": "sys.exit(1)",
+    "raises": "raise RuntimeError",
+    "prunes": "raise optuna.TrialPruned",
+}
+
+
+@pytest.mark.parametrize("how", CATCHES)
+def test_trial_that_was_interrupted_is_repeated_whatever_its_task_function_does(app, how):
+    body = f"""
+        if cfg.x < 0 and not os.path.exists("interrupted"):
+            open("interrupted", "w").close()
+            try:
+                end_sweep(signal.SIGINT)
+            except KeyboardInterrupt:
+                {CATCHES[how]}
+        return cfg.x
+    """
+    task = app(body)
+    done = task(code=130)
+    assert done.states() == ["COMPLETE"] + ["WAITING"] * 3
+    done = task(code=0)
+    assert done.states() == ["COMPLETE"] * 4
+    assert [trial.user_attrs[RETRIES] for trial in done.trials()[1:2]] == [0]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR2"])
+def test_running_trials_get_the_signal_and_can_save_their_state(app, tmp_path, name):
+    """All of them, also one that handles the signal itself."""
+    body = f"""
+        def save(signum, frame):
+            open(f"saved-{{hydrasweep.trial().number}}", "w").write(signal.Signals(signum).name)
+            sys.exit(1)
+        signal.signal(signal.{name}, save)
+        open(f"begun-{{hydrasweep.trial().number}}", "w").close()
+        while not (os.path.exists("begun-0") and os.path.exists("begun-1")):
+            time.sleep(0.01)
+        if hydrasweep.trial().number == 0:
+            end_sweep(signal.{"SIGTERM" if name == "SIGUSR2" else name})
+        time.sleep(60)
+    """
+    done = app(body.replace("signal.SIGUSR2", "signal.SIGTERM"))("hydra.sweeper.n_workers=2")
+    assert done.code in (130, 143)
+    sent = "SIGTERM" if name == "SIGUSR2" else name
+    assert [(tmp_path / f"saved-{i}").read_text() for i in range(2)] == [sent] * 2
+    assert done.states() == ["WAITING"] * 4
+
+
+IGNORES = """
+    def ignore(signum, frame):
+        open("ignored", "w").close()
+    for each in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, ignore)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and cfg.x < -0.5:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
     return cfg.x
 """
 
 
-def check_logs(done):
-    """Output of trials is in their logs and not on the screen, which has a line for each trial.
-    Child processes that return from the task function have ended there."""
-    assert done.code == 0, done.err
-    assert len(done.study().trials) == 4
-    assert done.out.count("4 COMPLETE") == 1
-    events = [line for line in done.out.splitlines() if " 0 steps " in line]
-    assert [line.split()[2] for line in events] == ["COMPLETE"] * 4
-    for trial in done.trials():
-        log, x = done.log(f"{trial.number:03d}"), trial.params["x"]
-        assert trial.value == x
-        assert ("RuntimeError: the child's" in log) == (x < 0)
-        for text in ("by its number", "by a shell", "a shell complains", "in C"):
-            assert log.count(text) == 1, log
-            assert text not in done.out + done.err
-        for text in (f"logs {x}", f"prints {x}", f"complains {x}"):
-            assert log.count(text) == 1, log
-            assert text not in done.out + done.err
+def test_trial_that_ignores_signals_is_ended_at_its_time_limit(app):
+    done = app(IGNORES)("hydra.sweeper.trial_timeout=1.5", "hydra.sweeper.grace_period=0.5", code=0)
+    assert done.states() == ["COMPLETE"] * 3 + ["FAIL"]
+    why = done.trials()[3].user_attrs[WHY]
+    assert "trial_timeout=1.5" in why
+    assert (done.folder / "ignored").exists()
+    assert 1.5 <= float(done.table()[3]["duration_s"]) < 30
 
 
-def test_output_of_trials_and_their_children_goes_to_the_trials_logs(app):
-    done = app(WRITES, main="task(); print('after')")()
-    check_logs(done)
-    assert done.out.startswith("Study s: 4 trials")
-    assert done.out.endswith("after\n")
+def test_interrupted_sweep_ends_after_the_grace_period(app):
+    body = IGNORES.replace("    until =", "    if cfg.x < -0.5: os.kill(MAIN, 2)\n    until =")
+    began = time.monotonic()
+    done = app(body)("hydra.sweeper.grace_period=0.5", code=130)
+    assert time.monotonic() - began < 30
+    assert done.states() == ["COMPLETE"] * 3 + ["WAITING"]
 
 
-@pytest.mark.slow
-def test_output_of_trials_in_workers_goes_to_the_trials_logs(app):
-    workers = ("hydra/launcher=joblib", "hydra.sweeper.n_workers=2")
-    check_logs(app(WRITES)(*workers, fresh=True))
-
-
-def test_logging_that_an_app_configures_stays_as_it_is(app):
-    """Here to a file of another name beside the console, as in many templates."""
+def test_trial_may_use_the_alarm_and_end_itself_by_it(app):
     body = """
-        import logging
-        logging.getLogger(__name__).info("logs %s", cfg.x)
-        return cfg.x
+        def beat(signum, frame):
+            raise ValueError("my own alarm")
+        signal.signal(signal.SIGALRM, beat)
+        signal.alarm(1)
+        time.sleep(20)
     """
-    config = CONFIG.replace(
-        "hydra:\n",
-        "hydra:\n  job_logging:\n    handlers:\n"
-        "      file: {filename: '${hydra.runtime.output_dir}/own.log'}\n",
-    )
-    done = app(body, config)("hydra.sweeper.n_trials=2", code=0)
-    for trial in done.trials():
-        own = done.folder / "sweep" / f"{trial.number:03d}" / "own.log"
-        assert own.read_text().count(f"logs {trial.params['x']}") == 1
+    done = app(body)("hydra.sweeper.trial_timeout=30", "hydra.sweeper.n_trials=1", code=1)
+    assert "my own alarm" in done.trials()[0].user_attrs[WHY]

@@ -14,7 +14,7 @@ BODY = """
         if n and hydrasweep.report(cfg.x, n):
             if not os.path.exists("killed"):
                 open("killed", "w").close()
-                os.kill(os.getpid(), signal.SIGKILL)
+                end_sweep(signal.SIGKILL)
             return cfg.x
         if n == 9:
             return cfg.x

@@ -115,7 +115,7 @@ def test_status_of_a_run_is_how_its_trial_ended(app, client, tmp_path):
                 raise optuna.TrialPruned
             if cfg.kind == "is_interrupted" and not os.path.exists(interrupted):
                 open(interrupted, "w").close()
-                os.kill(os.getpid(), signal.SIGINT)
+                end_sweep(signal.SIGINT)
         if cfg.kind == "returns_nothing":
             return None
         os.chdir("/")  # where no store is
@@ -163,7 +163,7 @@ def test_run_whose_process_died_is_marked_failed_at_the_next_start(app, client):
         with mlflow.start_run():
             if not os.path.exists("killed"):
                 open("killed", "w").close()
-                os.kill(os.getpid(), signal.SIGKILL)
+                end_sweep(signal.SIGKILL)
             assert mlflow.search_runs(filter_string="tags.trial = '000'").status[0] == "FAILED"
         return cfg.x
     """
@@ -317,3 +317,27 @@ def test_concurrent_starts_create_one_store(app, tmp_path, monkeypatch):
     assert {run.info.status for run in runs} == {"FINISHED"}
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_each_trial_has_a_run_of_its_own_although_the_environment_names_one(
+    app, client, monkeypatch, records
+):
+    """As Azure ML and ``mlflow run`` do. The trials leave their runs open."""
+    outer = client.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", outer)
+    body = """
+        import mlflow
+        run = mlflow.start_run()
+        mlflow.log_param("x", cfg.x)
+        return cfg.x
+    """
+    done = app(body)(*([MLFLOW] if records else []), "hydra.sweeper.n_trials=3", code=0)
+    assert done.states() == ["COMPLETE"] * 3
+    runs = {run.info.run_id: run for run in client.search_runs(["0"])}
+    assert not runs[outer].data.params
+    trials = [run for run in runs.values() if "x" in run.data.params]
+    assert len(trials) == 3
+    assert {run.info.status for run in trials} == {"FINISHED"}
+    assert len({run.data.tags.get("mlflow.parentRunId") for run in trials}) == 1
+    assert all(("mlflow.parentRunId" in run.data.tags) == records for run in trials)
