@@ -5,7 +5,7 @@ Every Hydra app in the environment imports this module at its start: nothing hea
 
 import multiprocessing
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -15,9 +15,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydrasweep.errors import plain_exit
-from hydrasweep.processes import Processes
-from hydrasweep.server import App
 from hydrasweep.settings import SweeperConf, check_settings, count_workers, gpus, is_local
+
+
+if TYPE_CHECKING:
+    from hydrasweep.processes import Processes
 
 
 class HydraSweepSearchPath(SearchPathPlugin):
@@ -58,9 +60,12 @@ class HydraSweepSweeper(Sweeper):
                 from hydrasweep.sweep import Sweep  # and with it Optuna
             Sweep(self.config, self.hydra_context, self.task_function, processes).run(arguments)
 
-    def _processes(self) -> Processes:
+    def _processes(self) -> "Processes":
         """Processes in which trials run at once on this machine; with another launcher than the
         basic one, in which the sweep is checked."""
+        from hydrasweep.processes import Processes
+        from hydrasweep.server import App
+
         chosen, n = self.config.hydra.sweeper, 1
         app = App(
             self.task_function,

@@ -1,6 +1,7 @@
 """Whether the worker of a trial lives: by its process here, by its heartbeats elsewhere."""
 
 import subprocess
+import time
 
 import psutil
 import pytest
