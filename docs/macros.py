@@ -35,7 +35,10 @@ HEADINGS = {
     "A sweep that runs": (
         "hydrasweep.sweep", "hydrasweep.launch", "hydrasweep.files", "hydrasweep.monitor",
     ),
-    "A trial": ("hydrasweep.worker", "hydrasweep.trial_process", "hydrasweep.processes", "hydrasweep.trials"),
+    "A trial": (
+        "hydrasweep.worker", "hydrasweep.processes", "hydrasweep.trial_process",
+        "hydrasweep.trials",
+    ),
     "MLflow": ("hydrasweep.tracking", "hydrasweep.registry"),
     "`python -m hydrasweep` and `hydrasweep.load`": (
         "hydrasweep.__main__", "hydrasweep.folders", "hydrasweep.loaded", "hydrasweep.page",

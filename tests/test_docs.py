@@ -112,7 +112,7 @@ def test_getting_started_does_as_it_says(tmp_path):
     app, printed = Project(tmp_path), {}
     for line in OWN_APP:
         _, _, *words = shlex.split(line)
-        if words[:1] == ["-m"] and "joblib" not in line:
+        if words[:1] == ["-m"]:
             sweep = apps.run(tmp_path, tuple(words[1:]))
             assert sweep.code == 0, sweep.err
             printed[line] = sweep.out.splitlines()

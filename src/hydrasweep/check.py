@@ -5,7 +5,7 @@ import shlex
 import statistics
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +18,9 @@ from hydrasweep import api, settings
 from hydrasweep.compose import Composer, flat
 from hydrasweep.errors import (
     WANTS_TRACEBACK,
-    Outage,
     UserError,
     is_outage,
     root_cause,
-    without_password,
 )
 from hydrasweep.plan import Plan
 from hydrasweep.processes import Processes
@@ -39,10 +37,9 @@ N_PROPOSED = 12  # more than samplers choose at random before they begin
 
 @dataclass(frozen=True)
 class Corner:
-    """A config at a corner of the search space, which a process tries."""
+    """Overrides at a corner of the search space."""
 
-    config: DictConfig
-    words: Sequence[str]  # the overrides that it was composed with
+    words: Sequence[str]
     phase: str
 
 
@@ -51,7 +48,7 @@ class Answer:
     """What a function of the app returned in another process; or its ``error``."""
 
     value: Any = None
-    error: UserError | None = None
+    error: Exception | None = None
 
 
 def try_corners(
@@ -62,31 +59,39 @@ def try_corners(
     meanwhile: Callable[[], None],
 ) -> dict[str, float]:
     """Compose each stratum at the corners of the space and try it in another process; return the
-    seconds that a trial of each is estimated to take, where the check can tell.
+    seconds that a trial of each is estimated to take, where the check can tell. Do something else
+    ``meanwhile``.
 
     Raises:
         UserError: naming the corner and what is wrong with it.
     """
     _try_parts(plan)
-    corners: dict[str, list[Corner]] = {}
-    for stratum in plan.space.strata:
-        # The largest values first: what works with them, a check may spare the others.
-        points = reversed([*plan.space.corners()])
-        words = [plan.space.overrides(stratum, point) for point in points]
-        corners[stratum] = [_corner(each, SEARCH, config, composer) for each in words]
-        for point in itertools.islice(_choices(plan, composer), MAX_COMPOSED):
-            composer.compose(plan.space.overrides(stratum, point), "check", 0)
+    points = [*plan.space.corners()][::-1]  # what works with large values, a check may spare others
+    corners = {
+        stratum: [Corner(plan.space.overrides(stratum, point), SEARCH) for point in points]
+        for stratum in plan.space.strata
+    }
     final = []
     if settings.confirms(plan.settings):  # what would else be found wrong at the end
-        final = [_corner([*words[0], *plan.settings.confirm.final], FINAL, config, composer)]
-    chosen = plan.settings
-    if not chosen.check and not chosen.calibrate:
-        meanwhile()
-        return dict.fromkeys(plan.space.strata, 0.0)
+        words = corners[plan.space.strata[-1]][0].words
+        final = [Corner([*words, *plan.settings.confirm.final], FINAL)]
     tried = [*itertools.chain(*corners.values()), *final]
-    answer = processes.call(
-        _try, plan.name, tried, chosen.check, chosen.calibrate, meanwhile=meanwhile
-    )
+
+    def compose() -> None:
+        for corner in tried:
+            try:
+                _composed(corner, config, composer)
+            except Exception as error:
+                raise _refusal(error, corner.words) from error
+        for stratum in plan.space.strata:
+            for point in itertools.islice(_choices(plan, composer), MAX_COMPOSED):
+                composer.compose(plan.space.overrides(stratum, point), "check", 0)
+        meanwhile()
+
+    if not plan.settings.check and not plan.settings.calibrate:
+        compose()
+        return dict.fromkeys(plan.space.strata, 0.0)
+    answer = processes.call(_try, plan.name, config, tried, meanwhile=compose)
     seconds = iter(_value(answer))
     return {
         stratum: statistics.fmean(itertools.islice(seconds, len(corners[stratum])))
@@ -108,21 +113,18 @@ def _try_parts(plan: Plan) -> None:
         raise UserError(f"hydra.sweeper.{part}: {error}") from error
 
 
-def _corner(words: Sequence[str], phase: str, config: DictConfig, composer: Composer) -> Corner:
-    try:
-        trial = composer.compose(words, label="check", number=0)
-    except Exception as error:
-        raise _refusal(error, words) from error
+def _composed(corner: Corner, config: DictConfig, composer: Composer) -> DictConfig:
+    trial = composer.compose(corner.words, label="check", number=0)
     with open_dict(trial):
         trial.hydra.runtime.output_dir = str(config.hydra.sweep.dir)
-    return Corner(trial, words, phase)
+    return trial
 
 
-def _refusal(error: Exception, words: Sequence[str]) -> UserError:
+def _refusal(error: Exception, words: Sequence[str]) -> Exception:
     if is_outage(error):
-        return Outage(without_password(str(error)))
+        return error
     told = str(error) if isinstance(error, UserError) else root_cause(error)
-    return UserError(f"{told}\nThis was found in trying: {shlex.join(words)}" if words else told)
+    return UserError(f"{told}\nThis was found in trying: {shlex.join(words)}")
 
 
 def _value(answer: Answer) -> Any:
@@ -131,30 +133,25 @@ def _value(answer: Answer) -> Any:
     return answer.value
 
 
-def _try(
-    app: App, sweep: str, corners: Sequence[Corner], check: str | None, calibrate: str | None
-) -> Answer:
+def _try(app: App, sweep: str, config: DictConfig, corners: Sequence[Corner]) -> Answer:
     """Have the app check the corners; return the seconds that each is estimated to take."""
-    del app
-    seconds = []
-    words: Sequence[str] = ()
+    composer, seconds = Composer(app.hydra_context.config_loader, config), []
+    check, calibrate = config.hydra.sweeper.check, config.hydra.sweeper.calibrate
     try:
         if calibrate:
-            try:
-                get_method(calibrate)
-            except Exception as error:
-                raise UserError(f"hydra.sweeper.calibrate: {error}") from error
-        for corner in corners:
-            if not check:
-                break
-            words = corner.words
-            HydraConfig.instance().set_config(corner.config)
-            api.set_current(SweepTrial.outside(sweep=sweep, phase=corner.phase, name="check"))
-            seconds.append(float(get_method(check)(_job(corner.config))))
+            get_method(calibrate)
     except Exception as error:
-        if WANTS_TRACEBACK:
-            traceback.print_exc()
-        return Answer(error=_refusal(error, words))
+        return Answer(error=UserError(f"hydra.sweeper.calibrate: {error}"))
+    for corner in corners if check else ():
+        try:
+            trial = _composed(corner, config, composer)
+            HydraConfig.instance().set_config(trial)
+            api.set_current(SweepTrial.outside(sweep=sweep, phase=corner.phase, name="check"))
+            seconds.append(float(get_method(check)(_job(trial))))
+        except Exception as error:
+            if WANTS_TRACEBACK:
+                traceback.print_exc()
+            return Answer(error=_refusal(error, corner.words))
     return Answer(seconds or [0.0] * len(corners))
 
 
@@ -185,37 +182,33 @@ def calibrate(plan: Plan, search: Studies, composer: Composer, processes: Proces
     """
     if not plan.settings.calibrate:
         return plan
-    found = {}
     with search.lock:  # of several starts, one measures
-        for stratum in search.strata:
-            words = stratum.study.user_attrs.get(CALIBRATED)
-            if words is None:
-                chosen = _calibrated(plan, stratum.value, composer, processes)
+        known: dict[str, Any] = {
+            each.value: each.study.user_attrs.get(CALIBRATED) for each in search.strata
+        }
+        if new := [stratum for stratum in search.strata if known[stratum.value] is None]:
+            configs = [_at_corners(plan, stratum.value, composer) for stratum in new]
+            answer = processes.call(_measure, plan.settings.calibrate, configs)
+            for stratum, chosen in zip(new, _value(answer), strict=True):
                 words = [f"{key}={as_word(value)}" for key, value in chosen.items()]
                 stratum.study.set_user_attr(CALIBRATED, words)
-            found[stratum.value] = words
-    return replace(plan, space=replace(plan.space, calibrated=found))
+                known[stratum.value] = words
+    return replace(plan, space=replace(plan.space, calibrated=known))
 
 
-def _calibrated(
-    plan: Plan, stratum: str, composer: Composer, processes: Processes
-) -> Mapping[str, Any]:
+def _at_corners(plan: Plan, stratum: str, composer: Composer) -> list[DictConfig]:
     words = [plan.space.overrides(stratum, corner) for corner in plan.space.corners()]
-    configs = [_job(composer.compose(each, label="check", number=0)) for each in words]
-    found: Mapping[str, Any] = _value(processes.call(_measure, plan.settings.calibrate, configs))
-    return found
+    return [_job(composer.compose(each, label="check", number=0)) for each in words]
 
 
-def _measure(app: App, calibrate: str, configs: Sequence[DictConfig]) -> Answer:
-    """Have the app choose the settings that suit the machine."""
+def _measure(app: App, calibrate: str, strata: Sequence[Sequence[DictConfig]]) -> Answer:
+    """Have the app choose the settings that suit the machine, for each stratum."""
     del app
     try:
-        return Answer(dict(get_method(calibrate)(configs)))
-    except UserError as error:
-        return Answer(error=error)
+        return Answer([dict(get_method(calibrate)(configs)) for configs in strata])
     except Exception as error:
-        if is_outage(error):
-            return Answer(error=Outage(without_password(str(error))))
+        if is_outage(error) or isinstance(error, UserError):
+            return Answer(error=error)
         given = f"hydra.sweeper.calibrate={calibrate}"
         return Answer(error=UserError(f"{given}: {root_cause(error)}"))
 

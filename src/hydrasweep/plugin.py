@@ -17,7 +17,6 @@ from omegaconf import DictConfig
 from hydrasweep.errors import plain_exit
 from hydrasweep.settings import SweeperConf, check_settings, count_workers, gpus, is_local
 
-
 if TYPE_CHECKING:
     from hydrasweep.processes import Processes
 

@@ -33,6 +33,14 @@ from hydrasweep.trials import CONFIRM, FINAL, MARK, PHASES, SEARCH
 from hydrasweep.worker import work_off
 
 
+# Imported while the app checks the sweep; the last one only if the sweep is recorded in MLflow.
+USED_NEXT = (
+    "optuna.storages._rdb.models",
+    "alembic.command",
+    "mlflow.store.tracking.sqlalchemy_store",
+)
+
+
 class Sweep:
     """What ``HydraSweepSweeper.sweep`` runs."""
 
@@ -81,8 +89,9 @@ class Sweep:
 
     def _import_meanwhile(self) -> None:
         """Import what this process and the trials need next, while the app checks the sweep."""
-        if self.settings.mlflow and not self.settings.dry_run:
-            importlib.import_module("mlflow")
+        if not self.settings.dry_run:
+            for name in USED_NEXT[: len(USED_NEXT) if self.settings.mlflow else 2]:
+                importlib.import_module(name)
         self.processes.import_modules(loaded_modules())
 
     def _plan(self, arguments: Sequence[str]) -> Plan:

@@ -85,7 +85,7 @@ def test_search_file_may_have_the_other_settings_of_the_document(tmp_path):
     (app, *plan), *_ = commands()
     assert "dry_run=true" in plan[-1]
     printed = project.run(*plan, app=app)
-    assert "Study lr: 6 trials, 2 workers" in printed
+    assert "Study lr: 6 trials, 2 at once" in printed
     assert "3 fresh seeds" in printed
     assert not list(project.folder.rglob("study.db"))
 
@@ -103,7 +103,7 @@ def test_all_commands_of_the_document(tmp_path):
         project.run(*words, app=app)
     sweeps = sorted(path.parent for path in (project.folder / "logs").rglob("trials.csv"))
     parallel, confirmed, reported = (path for path in sweeps if path.name != "lr")
-    assert len(list((parallel / "workers").iterdir())) == 2
+    assert OmegaConf.load(parallel / "multirun.yaml").hydra.sweeper.n_workers == 2
     assert (confirmed / "best" / "overall.yaml").exists()
     assert (reported / "report.html").exists()
 

@@ -363,6 +363,13 @@ def test_trial_that_is_killed_each_time_fails_and_says_why(app):
     assert "SIGKILL" in line
 
 
+QUIET = """
+import faulthandler
+
+faulthandler.disable()  # pytest's
+"""
+
+
 @pytest.mark.parametrize(
     ("how", "why"),
     [
@@ -373,7 +380,9 @@ def test_trial_that_is_killed_each_time_fails_and_says_why(app):
     ],
 )
 def test_trial_whose_process_crashes_fails_alone(app, how, why):
-    done = app(f"if cfg.x < -0.5: {how}\nreturn cfg.x")("hydra.sweeper.n_workers=2", code=0)
+    done = app(f"if cfg.x < -0.5: {how}\nreturn cfg.x", more=QUIET)(
+        "hydra.sweeper.n_workers=2", code=0
+    )
     assert sorted(done.states()) == ["COMPLETE"] * 3 + ["FAIL"]
     (failed,) = (trial for trial in done.trials() if trial.state == TrialState.FAIL)
     assert why in failed.user_attrs[WHY]

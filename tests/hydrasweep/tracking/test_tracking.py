@@ -334,7 +334,8 @@ def test_each_trial_has_a_run_of_its_own_although_the_environment_names_one(
     """
     done = app(body)(*([MLFLOW] if records else []), "hydra.sweeper.n_trials=3", code=0)
     assert done.states() == ["COMPLETE"] * 3
-    runs = {run.info.run_id: run for run in client.search_runs(["0"])}
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    runs = {run.info.run_id: run for run in client.search_runs(experiments)}
     assert not runs[outer].data.params
     trials = [run for run in runs.values() if "x" in run.data.params]
     assert len(trials) == 3
