@@ -32,7 +32,6 @@ from hydrasweep.trial_runs import whole
 from hydrasweep.trials import CONFIRM, FINAL, MARK, PHASES, SEARCH
 from hydrasweep.worker import work_off
 
-
 # Imported while the app checks the sweep; the last one only if the sweep is recorded in MLflow.
 USED_NEXT = (
     "optuna.storages._rdb.models",
