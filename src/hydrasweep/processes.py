@@ -21,6 +21,7 @@ from hydrasweep import server
 from hydrasweep.errors import Outage, UserError, uninterrupted
 from hydrasweep.server import App, Ended, Job, Started
 
+MAX_DEAD = 3  # servers in a row that died before they began a job
 SECONDS_TO_END = 5  # that a server has to end by itself
 
 
@@ -47,6 +48,7 @@ class Processes:
         self._slots: dict[int, tuple[_Server, int | None]] = {}  # with the process's id
         self._ended: list[Ended] = []  # that ``wait`` has not returned yet
         self._modules: list[str] = []
+        self._n_dead = 0  # servers, since one began a job
         self._server(0)
 
     def _server(self, slot: int) -> "_Server":
@@ -99,7 +101,7 @@ class Processes:
         if isinstance(message, Started):
             self._slots[message.key] = server, message.pid
             self.obstacle = self.obstacle or message.obstacle
-            server.has_begun = True
+            self._n_dead = 0
         else:
             del self._slots[message.key]
             self._ended.append(message)
@@ -108,7 +110,7 @@ class Processes:
         """Forget a server that died, and end the processes of its jobs.
 
         Raises:
-            Outage: it died before it began any.
+            Outage: several died, one after another, before they began any.
         """
         self._servers = {key: each for key, each in self._servers.items() if each is not server}
         jobs = [slot for slot, (each, _) in self._slots.items() if each is server]
@@ -117,7 +119,8 @@ class Processes:
             del self._slots[slot]
         code = server.close()
         self._ended += [Ended(slot, code, None) for slot in jobs]
-        if not server.has_begun:
+        self._n_dead += 1
+        if self._n_dead == MAX_DEAD:
             raise Outage(f"the process that starts the trials {how_it_ended(code)} at its start")
 
     def signal(self, slot: int, signum: int) -> bool:
@@ -159,8 +162,6 @@ class Processes:
 
 class _Server:
     """This process's side of a server."""
-
-    has_begun = False  # any job
 
     def __init__(self, app: App, gpu: str, isolate: bool, forks: bool) -> None:
         self.connection, other = multiprocessing.Pipe()
