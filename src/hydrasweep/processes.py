@@ -169,7 +169,7 @@ class _Server:
             process = multiprocessing.get_context("fork").Process(
                 target=_serve, args=(self.connection, other, app)
             )
-            process.start()
+            server.start(process)
             self._exitcode: Callable[[], int | None] = lambda: process.exitcode
             self._kill = process.kill
             self.dumps = _pickled

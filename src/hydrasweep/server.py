@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -113,6 +113,25 @@ def loaded_modules() -> list[str]:
     return [name for name in sys.modules if name.partition(".")[0] not in tops]
 
 
+def start(process: BaseProcess) -> None:
+    """Start a fork of this process, which Python warns of where libraries have threads."""
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        process.start()
+
+
+@dataclass
+class _Running:
+    process: BaseProcess
+    receiver: Connection  # of its result
+    result: Any = None
+    modules: Sequence[str] = ()  # that it imported
+
+    def receive(self) -> None:
+        with suppress(EOFError, ConnectionError):
+            self.result, self.modules = self.receiver.recv()
+        self.receiver.close()
+
+
 class Server:
     """Runs jobs, each in a fork of this process if ``isolate`` is set and forking is safe.
 
@@ -124,7 +143,7 @@ class Server:
         self.app = app
         self.isolate = isolate
         self._context = multiprocessing.get_context("fork")
-        self._jobs: dict[int, tuple[BaseProcess, Connection]] = {}
+        self._jobs: dict[int, _Running] = {}
         self._tried: set[str] = set()  # modules that were not imported, or can't be
         self._learning: tuple[BaseProcess, list[str]] | None = None
 
@@ -142,15 +161,19 @@ class Server:
         signal.set_wakeup_fd(self._wakeup)
         with suppress(EOFError, ConnectionError):
             while True:
-                ready = wait([self.connection, woken])
+                receivers = [job.receiver for job in self._jobs.values() if not job.receiver.closed]
+                ready = wait([self.connection, woken, *receivers])
                 if woken in ready:
                     os.read(woken, 4096)
+                for job in self._jobs.values():
+                    if job.receiver in ready:
+                        job.receive()
                 self._report_ended()
                 if self.connection in ready:
                     self._handle(*self.connection.recv())
-        for process, _ in self._jobs.values():
+        for job in self._jobs.values():
             with suppress(ProcessLookupError):
-                os.killpg(process.pid or 0, signal.SIGKILL)
+                os.killpg(job.process.pid or 0, signal.SIGKILL)
 
     def _handle(self, key: int | None, payload: Any) -> None:
         if key is None:
@@ -162,7 +185,7 @@ class Server:
             receiver, sender = self._context.Pipe(duplex=False)
             process = self._fork(_run_and_send, sender, self.app, payload)
             sender.close()
-            self._jobs[key] = process, receiver
+            self._jobs[key] = _Running(process, receiver)
             self.connection.send(Started(key, process.pid or 0, ""))
 
     def _fork(self, function: Callable[..., None], *args: Any) -> BaseProcess:
@@ -171,8 +194,7 @@ class Server:
             target=self._begin, args=(os.getpid(), function, *args), name="MainProcess"
         )
         gc.freeze()  # collections in the fork need not look at what was imported
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-            process.start()
+        start(process)
         return process
 
     def _begin(self, server: int, function: Callable[..., None], *args: Any) -> None:
@@ -188,8 +210,8 @@ class Server:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self.connection.close()
         os.close(self._wakeup)
-        for _, receiver in self._jobs.values():
-            receiver.close()
+        for job in self._jobs.values():
+            job.receiver.close()
         for name in self._added:
             os.environ.pop(name, None)
         multiprocessing.set_start_method(self.app.start_method, force=True)
@@ -199,24 +221,22 @@ class Server:
         c_library.fflush(None)  # what C code has printed
 
     def _report_ended(self) -> None:
-        for key, (process, receiver) in list(self._jobs.items()):
-            if process.exitcode is None:
+        for key, job in list(self._jobs.items()):
+            if job.process.exitcode is None:
                 continue
             del self._jobs[key]
-            result, modules = None, []
-            with suppress(EOFError, ConnectionError):
-                if receiver.poll():
-                    result, modules = receiver.recv()
-            receiver.close()
-            self.connection.send(Ended(key, process.exitcode, result))
-            self._learn(modules)
+            if not job.receiver.closed and job.receiver.poll():
+                job.receive()
+            job.receiver.close()
+            self.connection.send(Ended(key, job.process.exitcode, job.result))
+            self._learn(job.modules)
         if self._learning and self._learning[0].exitcode is not None:
             process, modules = self._learning
             self._learning = None
             if process.exitcode == 0:
                 import_modules(modules)
 
-    def _learn(self, modules: list[str]) -> None:
+    def _learn(self, modules: Sequence[str]) -> None:
         """Import modules for the jobs to come, after a fork has shown that this is safe."""
         new = [name for name in modules if name not in sys.modules and name not in self._tried]
         if new and not self._learning:

@@ -1,8 +1,10 @@
 """The server that trials are forked from: what it imports, and when it may be forked."""
 
 import threading
+from contextlib import closing
 
 from hydrasweep import server
+from hydrasweep.processes import Processes
 
 SLOW = """
 import os
@@ -61,3 +63,13 @@ def test_process_with_another_thread_is_not_forked():
     thread.join()
     assert "mine" in found
     assert "mine" not in before
+
+
+def return_a_megabyte(app):
+    del app
+    return "x" * 1_000_000
+
+
+def test_result_of_a_job_may_be_larger_than_a_pipe_takes():
+    with closing(Processes(server.App(print, None, None))) as processes:
+        assert len(processes.call(return_a_megabyte)) == 1_000_000
