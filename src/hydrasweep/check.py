@@ -66,7 +66,7 @@ def try_corners(
         UserError: naming the corner and what is wrong with it.
     """
     _try_parts(plan)
-    points = [*plan.space.corners()][::-1]  # what works with large values, a check may spare others
+    points = [*plan.space.corners()][::-1]  # if large values work, a check may skip others
     corners = {
         stratum: [Corner(plan.space.overrides(stratum, point), SEARCH) for point in points]
         for stratum in plan.space.strata

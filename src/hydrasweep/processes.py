@@ -58,7 +58,8 @@ class Processes:
             # Only the first can be a fork: later on, this process has open files and connections.
             forks = self._isolate and not gpu and not self._servers and not server.fork_obstacle()
             self._servers[key] = _Server(self._app, gpu, self._isolate, forks)
-            self._servers[key].send(None, self._modules)
+            with suppress(ConnectionError):  # the first job will tell
+                self._servers[key].send(None, self._modules)
         return self._servers[key]
 
     def import_modules(self, names: Iterable[str]) -> None:
@@ -74,9 +75,8 @@ class Processes:
         while True:
             server = self._server(slot)
             try:
-                with uninterrupted():
-                    server.send(slot, server.dumps((job, args)))
-                    self._slots[slot] = server, None
+                server.send(slot, server.dumps((job, args)))
+                self._slots[slot] = server, None
                 return
             except ConnectionError:  # it has died since it was last looked at
                 self._drop(server)
@@ -85,6 +85,8 @@ class Processes:
         """Wait until a job has ended, for at most ``timeout`` seconds; return those that have."""
         until = time.monotonic() + timeout
         while not self._ended and (left := until - time.monotonic()) >= 0:
+            for each in [each for each in self._servers.values() if each.has_ended()]:
+                self._drop(each)  # a process that its job has left may hold the connection open
             servers = {each.connection: each for each in self._servers.values()}
             for connection in wait(list(servers), left):
                 with uninterrupted():
@@ -114,19 +116,23 @@ class Processes:
         """
         self._servers = {key: each for key, each in self._servers.items() if each is not server}
         jobs = [slot for slot, (each, _) in self._slots.items() if each is server]
+        had_begun = any(self._slots[slot][1] for slot in jobs)
         for slot in jobs:
             self.signal(slot, signal.SIGKILL)
             del self._slots[slot]
         code = server.close()
         self._ended += [Ended(slot, code, None) for slot in jobs]
-        self._n_dead += 1
+        self._n_dead = 0 if had_begun else self._n_dead + 1
         if self._n_dead == MAX_DEAD:
-            raise Outage(f"the process that starts the trials {how_it_ended(code)} at its start")
+            raise Outage(
+                f"the process that starts the trials {how_it_ended(code)} before it began any, "
+                f"{MAX_DEAD} times in a row"
+            )
 
     def signal(self, slot: int, signum: int) -> bool:
         """Send a signal to a job's process, SIGKILL to all processes of the job; return False if
         the process has not begun."""
-        _, pid = self._slots[slot]
+        _, pid = self._slots.get(slot, (None, None))
         if pid is None:
             return False
         with suppress(ProcessLookupError, PermissionError):
@@ -147,11 +153,13 @@ class Processes:
         while not (ended := self.wait(1.0)):
             pass
         if (result := ended[0].result) is None:
-            raise UserError(f"the process that checks it {how_it_ended(ended[0].exitcode)}")
+            raise UserError(f"the process that checks the sweep {how_it_ended(ended[0].exitcode)}")
         return result
 
     def close(self) -> None:
         """End all processes."""
+        for slot in self._slots:
+            self.signal(slot, signal.SIGKILL)
         for each in self._servers.values():
             each.connection.close()
         for each in self._servers.values():
@@ -183,12 +191,17 @@ class _Server:
             )  # fmt: skip
             self._exitcode, self._kill = popen.poll, popen.kill
             self.dumps = cloudpickle.dumps
-            state = Singleton.get_state()
-            self.connection.send_bytes(self.dumps((sys.argv, state, app, isolate)))
         other.close()
+        if not forks:
+            state = Singleton.get_state()
+            with suppress(ConnectionError):
+                self.connection.send_bytes(self.dumps((sys.argv, state, app, isolate)))
 
     def send(self, key: int | None, payload: Any) -> None:
         self.connection.send((key, payload))
+
+    def has_ended(self) -> bool:
+        return self._exitcode() is not None and not self.connection.poll()
 
     def close(self) -> int | None:
         """End the process; return its exit code."""
@@ -202,8 +215,8 @@ class _Server:
 
 
 def _pickled(value: Any) -> bytes:
-    """For a fork of this process, which has the classes that the app's script defines. Of a worker
-    that a launcher has started, another script is the main module: they go by value there."""
+    """Pickle a value for a fork of this process, which knows the classes of the app's script. A
+    worker that a launcher started has another main module. There, classes go by value."""
     try:
         return pickle.dumps(value)
     except (pickle.PicklingError, AttributeError):
@@ -217,7 +230,7 @@ def _serve(near: Connection, far: Connection, app: App) -> None:
 
 def how_it_ended(exitcode: int | None) -> str:
     """Say how a process ended that did not return a result."""
-    if exitcode is not None and exitcode < 0:
+    if exitcode in {-each for each in signal.Signals}:
         return f"was ended by {signal.Signals(-exitcode).name}"
     return f"ended with exit code {exitcode}"
 

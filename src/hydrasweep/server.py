@@ -9,12 +9,14 @@ import atexit
 import ctypes
 import gc
 import importlib
+import logging
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +33,7 @@ from hydra.types import HydraContext, TaskFunction
 # CUDA to answer whether there is a GPU. Neither survives a fork.
 WHILE_IMPORTING = {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 SAFE_THREADS = {"jemalloc_bg_thd"}  # pyarrow's allocator handles forks itself
+MULTI_THREADED = "This process .* is multi-threaded"  # Python's warning
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
 
@@ -75,12 +78,16 @@ def fork_obstacle() -> str:
     if hasattr(torch, "cuda") and torch.cuda.is_initialized():
         return "CUDA is in use"
     if _native_threads():
-        # Libraries that are prepared for a fork, such as OpenBLAS, end their threads before it.
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        # Libraries such as OpenBLAS stop their threads before a fork. So fork once and look again.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", MULTI_THREADED, DeprecationWarning)
             if (pid := os.fork()) == 0:
                 os._exit(0)
         os.waitpid(pid, 0)
-    if names := _native_threads():
+    until = time.monotonic() + 0.2  # the system may list a thread that has ended for a moment
+    while (names := _native_threads()) and time.monotonic() < until:
+        time.sleep(0.01)
+    if names:
         return f"a library has started threads ({', '.join(names)})"
     return ""
 
@@ -88,7 +95,7 @@ def fork_obstacle() -> str:
 def _native_threads() -> list[str]:
     names = []
     for task in Path("/proc/self/task").iterdir():
-        with suppress(FileNotFoundError):  # it has ended
+        with suppress(OSError):  # it has ended
             name = (task / "comm").read_text().strip()
             if int(task.name) != threading.get_native_id() and name not in SAFE_THREADS:
                 names.append(name)
@@ -99,7 +106,7 @@ def import_modules(names: Iterable[str]) -> None:
     """Import the modules that can be imported."""
     for name in names:
         if name not in sys.modules:
-            with suppress(Exception):
+            with suppress(Exception, SystemExit):
                 importlib.import_module(name)
     if "optuna.storages._rdb.models" in sys.modules:
         from sqlalchemy.orm import configure_mappers
@@ -110,12 +117,13 @@ def import_modules(names: Iterable[str]) -> None:
 def loaded_modules() -> list[str]:
     """Return the names of the imported modules, except for those of Python itself."""
     tops = {*sys.stdlib_module_names, "__main__", "__mp_main__"}
-    return [name for name in sys.modules if name.partition(".")[0] not in tops]
+    return [name for name in list(sys.modules) if name.partition(".")[0] not in tops]
 
 
 def start(process: BaseProcess) -> None:
     """Start a fork of this process, which Python warns of where libraries have threads."""
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", MULTI_THREADED, DeprecationWarning)
         process.start()
 
 
@@ -130,6 +138,11 @@ class _Running:
         with suppress(EOFError, ConnectionError):
             self.result, self.modules = self.receiver.recv()
         self.receiver.close()
+
+
+def _kill(process: BaseProcess) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid or 0, signal.SIGKILL)
 
 
 class Server:
@@ -153,6 +166,7 @@ class Server:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         atexit._clear()  # the functions of the process that this one may be a fork of
+        atexit.register(logging.shutdown)
         self._added = [name for name in WHILE_IMPORTING if name not in os.environ]
         os.environ.update({name: WHILE_IMPORTING[name] for name in self._added})
         woken, self._wakeup = os.pipe()
@@ -171,9 +185,11 @@ class Server:
                 self._report_ended()
                 if self.connection in ready:
                     self._handle(*self.connection.recv())
-        for job in self._jobs.values():
-            with suppress(ProcessLookupError):
-                os.killpg(job.process.pid or 0, signal.SIGKILL)
+        processes = [job.process for job in self._jobs.values()]
+        if self._learning:
+            processes.append(self._learning[0])
+        for process in processes:
+            _kill(process)
 
     def _handle(self, key: int | None, payload: Any) -> None:
         if key is None:
@@ -197,12 +213,12 @@ class Server:
         start(process)
         return process
 
-    def _begin(self, server: int, function: Callable[..., None], *args: Any) -> None:
+    def _begin(self, server_pid: int, function: Callable[..., None], *args: Any) -> None:
         """Make this fork look like a new process, call the function, and end as Python does."""
         os.setsid()  # for signals to reach the processes that the job starts, too
         c_library = ctypes.CDLL(None)
         c_library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # when the server dies
-        if os.getppid() != server:
+        if os.getppid() != server_pid:
             os._exit(1)
         signal.set_wakeup_fd(-1)
         for each in SIGNALS:
@@ -217,6 +233,7 @@ class Server:
         multiprocessing.set_start_method(self.app.start_method, force=True)
         _reseed_numpy()
         function(*args)
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         c_library.fflush(None)  # what C code has printed
 
@@ -225,6 +242,8 @@ class Server:
             if job.process.exitcode is None:
                 continue
             del self._jobs[key]
+            if job.process.exitcode:
+                _kill(job.process)  # what it has started
             if not job.receiver.closed and job.receiver.poll():
                 job.receive()
             job.receiver.close()
@@ -260,23 +279,23 @@ def _run_and_send(sender: Connection, app: App, payload: bytes) -> None:
 
 
 class _Imports:
-    """Tells which modules a job imports that may be imported for all others.
+    """Records which modules a job imports, so that the server can import them for later jobs.
 
-    Some modules look at environment variables when they are imported. So this leaves out those
-    that come after the job has set one, unless a module did so when it was imported.
+    It leaves out modules that are imported after the job changed an environment variable, because
+    they may depend on it. Changes that a module makes while it is imported don't count.
     """
 
     def __init__(self) -> None:
         self._known = set(sys.modules)
-        self._until_change: list[str] | None = None
+        self._before_change: list[str] | None = None
         sys.addaudithook(self._look)
 
     def names(self) -> list[str]:
-        names = loaded_modules() if self._until_change is None else self._until_change
+        names = loaded_modules() if self._before_change is None else self._before_change
         return [name for name in names if name not in self._known]
 
     def _look(self, event: str, args: tuple[Any, ...]) -> None:
-        if event not in ("os.putenv", "os.unsetenv") or self._until_change is not None:
+        if event not in ("os.putenv", "os.unsetenv") or self._before_change is not None:
             return
         if os.environb.get(args[0]) == (args[1] if event == "os.putenv" else None):
             return  # it stays as it is
@@ -286,7 +305,7 @@ class _Imports:
             frame = frame.f_back
         caller = next((each for each in callers if each not in ("os", "collections.abc")), "")
         if "importlib._bootstrap" not in callers and not caller.startswith("hydrasweep."):
-            self._until_change = loaded_modules()
+            self._before_change = loaded_modules()
 
 
 def _try_to_import(modules: list[str]) -> None:
@@ -301,8 +320,10 @@ def _reseed_numpy() -> None:
     """Give NumPy's global generator the random state of a new process, unless the app seeded it
     when it was imported."""
     numpy: Any = sys.modules.get("numpy")
-    if numpy and "numpy.random" in sys.modules and numpy.random.get_bit_generator().seed_seq:
-        numpy.random.seed()
+    if numpy and "numpy.random" in sys.modules:
+        generator = numpy.random.get_bit_generator()
+        if getattr(generator, "seed_seq", None):  # not after numpy.random.seed()
+            numpy.random.seed()
 
 
 def main(descriptor: int) -> None:

@@ -231,6 +231,16 @@ def reason(error: BaseException) -> str:
     return f"{type(said).__name__}: {said}".splitlines()[0] if said else root_cause(error)
 
 
+def check_file(node: DictConfig) -> None:
+    """Look whether the file of an SQLite storage is still there.
+
+    Raises:
+        Outage: it was deleted.
+    """
+    if (path := sqlite_file(node)) and not path.exists():
+        raise Outage(f"{path} was deleted while the sweep ran, and its trials with it")
+
+
 def url_of(node: DictConfig) -> URL | None:
     """The URL of a storage in a database."""
     return read_url(node.url) if "url" in node else None

@@ -219,7 +219,7 @@ class Studies:
                 is_own = own <= trial.user_attrs.get(OWNER, {}).items()
                 if is_own and trial._trial_id not in running:
                     self.requeue(
-                        stratum, trial.number, "it could not be ended", counts, is_own=True
+                        stratum, trial.number, "its worker stopped running it", counts, is_own=True
                     )
 
     def ended_badly(self) -> dict[str, str]:

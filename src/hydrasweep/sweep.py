@@ -32,12 +32,9 @@ from hydrasweep.trial_runs import whole
 from hydrasweep.trials import CONFIRM, FINAL, MARK, PHASES, SEARCH
 from hydrasweep.worker import work_off
 
-# Imported while the app checks the sweep; the last one only if the sweep is recorded in MLflow.
-USED_NEXT = (
-    "optuna.storages._rdb.models",
-    "alembic.command",
-    "mlflow.store.tracking.sqlalchemy_store",
-)
+# Imported while the app checks the sweep.
+USED_NEXT = ("optuna.storages._rdb.models", "alembic.command")
+USED_WITH_MLFLOW = ("mlflow.store.tracking.sqlalchemy_store",)
 
 
 class Sweep:
@@ -75,7 +72,7 @@ class Sweep:
                 n_trials = self._n_trials(plan)
                 first = [line for each in self.first for line in each.told]
                 if obstacle := self.processes.obstacle:
-                    first.append(f"trials of a worker share a process: {obstacle}")
+                    first.append(f"trials don't run in processes of their own: {obstacle}")
                 print(output.describe(plan, self.config, n_trials, n_workers, estimates, first))
                 if self.settings.dry_run or not n_trials:
                     return
@@ -88,9 +85,10 @@ class Sweep:
 
     def _import_meanwhile(self) -> None:
         """Import what this process and the trials need next, while the app checks the sweep."""
-        if not self.settings.dry_run:
-            for name in USED_NEXT[: len(USED_NEXT) if self.settings.mlflow else 2]:
-                importlib.import_module(name)
+        if self.settings.dry_run:
+            return
+        for name in [*USED_NEXT, *(USED_WITH_MLFLOW if self.settings.mlflow else ())]:
+            importlib.import_module(name)
         self.processes.import_modules(loaded_modules())
 
     def _plan(self, arguments: Sequence[str]) -> Plan:
@@ -280,8 +278,7 @@ class Sweep:
                     )
             finally:
                 run.settle(studies.ended_badly())
-        if (path := storage.sqlite_file(plan.storage)) and not path.exists():
-            raise Outage(f"{path} was deleted while the sweep ran, and its trials with it")
+        storage.check_file(plan.storage)
         if reason := studies.stop_reason():
             raise Outage(f"the sweep was stopped: {reason}")
 

@@ -106,7 +106,7 @@ class SweepTrial(Trial):
         """
         raise_received()
         if os.getppid() != self._parent:
-            raise KeyboardInterrupt("the worker of this trial died")
+            raise KeyboardInterrupt("the process that started this trial has ended")
         if len(self.study.directions) > 1:  # Optuna takes no reports on several objectives
             self.set_user_attr(STEP, self._count(step))
             return False

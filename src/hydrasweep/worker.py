@@ -29,12 +29,13 @@ from hydrasweep.errors import (
     raise_received,
     received_first,
     signals_as_exceptions,
+    uninterrupted,
 )
 from hydrasweep.liveness import BEAT, is_dead
 from hydrasweep.plan import Plan
 from hydrasweep.processes import Processes, how_it_ended
 from hydrasweep.server import App, Ended, Job
-from hydrasweep.storage import closing_storages, for_trials
+from hydrasweep.storage import check_file, closing_storages, for_trials
 from hydrasweep.stratum import LOST, WHERE, WHY, Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trial_process import Outcome, Request, Search, failure, run_trial
@@ -104,8 +105,8 @@ class Worker:
         self._n_outages = 0
 
     def run(self) -> None:
-        """Work until no trial is left, and those of other workers have ended: a trial whose worker
-        dies is left again.
+        """Work until no trial is left. Also wait for the trials of other workers, because a trial
+        must be run again if its worker dies.
 
         Raises:
             KeyboardInterrupt, Terminated: after a signal, when the running trials have ended.
@@ -128,9 +129,10 @@ class Worker:
             for ended in list(self._ended):
                 self._record(ended)
             self._watch()
+            check_file(self.plan.storage)
             is_open = self._start_trials()
             if not self._running:
-                if is_open is False or self.studies.is_idle():
+                if not is_open or self.studies.is_idle():
                     return False
                 self.studies.settle()
         except (StorageInternalError, SQLAlchemyError) as error:
@@ -148,7 +150,7 @@ class Worker:
             self.studies.requeue_own({run.trial._trial_id for run in self._running.values()})
 
     def _start_trials(self) -> bool:
-        """Start trials in the free slots; return False if no trial may begin any more."""
+        """Start trials in the free slots. Return False if no further trial may begin."""
         for slot in range(self.processes.n_slots):
             if slot in self._running:
                 continue
@@ -168,8 +170,9 @@ class Worker:
                 self._search, self.compose(stratum, trial), stratum.study.study_name,
                 trial._trial_id, seed, stratum.value, stratum.label(trial),
             )  # fmt: skip
-            self.processes.start(slot, run_trial, request)
-            self._running[slot] = run
+            with uninterrupted():
+                self.processes.start(slot, run_trial, request)
+                self._running[slot] = run
         except (StorageInternalError, SQLAlchemyError, Outage, KeyboardInterrupt, Terminated):
             raise
         except BaseException as error:
@@ -185,6 +188,7 @@ class Worker:
                 run.n_beats += 1
                 try:
                     run.trial.set_user_attr(BEAT, run.n_beats)
+                    self._n_outages = 0
                 except UpdateFinishedTrialError:  # another worker has taken it for lost
                     self.processes.signal(slot, signal.SIGKILL)
             if not run.why_ended and limit is not None and now >= run.began + limit:
@@ -209,8 +213,10 @@ class Worker:
         """Tell Optuna how a trial ended. If the storage fails, this is to be called again."""
         run = self._running[ended.key]
         outcome = ended.result or Outcome("died")
-        if run.why_ended == "interrupted" or outcome.kind == "storage":
+        if run.why_ended == "interrupted":
             self._requeue(run, "it was interrupted")
+        elif outcome.kind == "storage":
+            self._requeue(run, "the storage failed", counts=True)
         elif run.why_ended == "timeout":
             limit = f"{self.plan.settings.trial_timeout:g}"
             why = f"TimeoutError: it took longer than hydra.sweeper.trial_timeout={limit} s"
@@ -262,21 +268,22 @@ class Worker:
             signum = signal.SIGINT
         elif isinstance(error, Terminated) and isinstance(error.code, int) and error.code > 128:
             signum = signal.Signals(error.code - 128)
-        for slot in self._without_end():
+        for slot in self._still_running():
             self._running[slot].why_ended = "interrupted"
         told: set[int] = set()  # slots
         until = self.clock.monotonic() + self.plan.settings.grace_period
-        while (running := self._without_end()) and self.clock.monotonic() < until + KILL_SECONDS:
+        while (running := self._still_running()) and self.clock.monotonic() < until + KILL_SECONDS:
             if self.clock.monotonic() >= until:
                 signum, told = signal.SIGKILL, set()
             told |= {s for s in running - told if self.processes.signal(s, signum)}
-            self._ended += self.processes.wait(0.1)
+            with suppress(Outage):
+                self._ended += self.processes.wait(0.1)
         with suppress(StorageInternalError, SQLAlchemyError, OSError, Outage):
             for ended in list(self._ended):
                 self._record(ended)
             self.studies.requeue_own(counts=not is_signal)
 
-    def _without_end(self) -> set[int]:
+    def _still_running(self) -> set[int]:
         return self._running.keys() - {ended.key for ended in self._ended}
 
 

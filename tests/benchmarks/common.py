@@ -85,9 +85,9 @@ def ratio(above: list[float], below: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
-def python(*words: str, store: Path | None = None, **environment: str) -> str:
-    """Run Python in the repository's root and return its output. With ``store``, MLflow's store
-    and all outputs are in that folder."""
+def python(*words: str, store: Path | None = None, code: int = 0, **environment: str) -> str:
+    """Run Python in the repository's root, which ends with an exit code, and return its output.
+    With ``store``, MLflow's store and all outputs are in that folder."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(HERE)])}
     if store:
         env |= {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
@@ -95,6 +95,6 @@ def python(*words: str, store: Path | None = None, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, env=env | environment, capture_output=True, text=True
     )
-    if done.returncode:
+    if done.returncode != code:
         raise RuntimeError(f"{words} ended with {done.returncode}:\n{done.stderr}")
     return done.stdout

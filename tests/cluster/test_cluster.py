@@ -193,7 +193,7 @@ def assert_whole(sweep):
     unkept = {
         f"{label.partition('-')[0]}-{trial.user_attrs[RETRY_OF]:03d}"
         for label, trial in sweep.all_trials().items()
-        if trial.user_attrs.get(LOST) == "it could not be ended"
+        if trial.user_attrs.get(LOST) in ("its worker stopped running it", "the storage failed")
     }
     finished = {name for name, status in statuses.items() if status == "FINISHED"}
     assert finished - unkept == set(trials) - unkept

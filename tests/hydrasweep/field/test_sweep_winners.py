@@ -83,8 +83,8 @@ def test_search_that_ran_out_of_time_is_confirmed_and_continues(app):
     Source: github.com/optuna/optuna/issues/5158
     Right: the best trial so far is confirmed, and the same command continues the search later.
     """
-    task = app("time.time = lambda: 1e12\nreturn cfg.x")
-    done = task(*CONFIRM, TWO, "hydra.sweeper.timeout=60", code=0)
+    task = app("time.sleep(1)\nreturn cfg.x")
+    done = task(*CONFIRM, TWO, "hydra.sweeper.timeout=0.5", code=0)
     assert done.states() == ["COMPLETE", "WAITING"]
     winner = results(done).winners.all
     assert (winner.params.x, winner.confirm.n) == (done.trials()[0].params["x"], 1)
