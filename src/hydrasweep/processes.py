@@ -186,7 +186,7 @@ class _Server:
             environment |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
             code = f"from hydrasweep.server import main; main({other.fileno()})"
             popen = subprocess.Popen(
-                [sys.executable, "-c", code],
+                [sys.executable, "-P", "-c", code],
                 stdin=subprocess.DEVNULL, pass_fds=[other.fileno()], env=environment,
             )  # fmt: skip
             self._exitcode, self._kill = popen.poll, popen.kill

@@ -135,9 +135,15 @@ class _Running:
     modules: Sequence[str] = ()  # that it imported
 
     def receive(self) -> None:
-        with suppress(EOFError, ConnectionError):
+        with suppress(Exception):  # it died while it sent, or sent what can't be read
             self.result, self.modules = self.receiver.recv()
         self.receiver.close()
+
+
+def _end_with_parent() -> None:
+    """Let the system kill this process when its parent dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _kill(process: BaseProcess) -> None:
@@ -162,6 +168,7 @@ class Server:
 
     def serve(self) -> None:
         """Run jobs until the connection is closed."""
+        _end_with_parent()
         os.setsid()  # the terminal's Ctrl-C is handled by the process at the other end
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
@@ -195,6 +202,7 @@ class Server:
         if key is None:
             import_modules(payload)
         elif obstacle := fork_obstacle() if self.isolate else "hydra.sweeper.isolate=false":
+            self._restore_environment()
             self.connection.send(Started(key, os.getpid(), obstacle))
             self.connection.send(Ended(key, 0, _run(self.app, payload)))
         else:
@@ -216,8 +224,7 @@ class Server:
     def _begin(self, server_pid: int, function: Callable[..., None], *args: Any) -> None:
         """Make this fork look like a new process, call the function, and end as Python does."""
         os.setsid()  # for signals to reach the processes that the job starts, too
-        c_library = ctypes.CDLL(None)
-        c_library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # when the server dies
+        _end_with_parent()
         if os.getppid() != server_pid:
             os._exit(1)
         signal.set_wakeup_fd(-1)
@@ -228,14 +235,18 @@ class Server:
         os.close(self._wakeup)
         for job in self._jobs.values():
             job.receiver.close()
-        for name in self._added:
-            os.environ.pop(name, None)
+        self._restore_environment()
         multiprocessing.set_start_method(self.app.start_method, force=True)
         _reseed_numpy()
         function(*args)
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        c_library.fflush(None)  # what C code has printed
+        gc.collect()  # closes files that nobody has closed
+        ctypes.CDLL(None).fflush(None)  # what C code has printed
+
+    def _restore_environment(self) -> None:
+        for name in self._added:
+            os.environ.pop(name, None)
 
     def _report_ended(self) -> None:
         for key, job in list(self._jobs.items()):

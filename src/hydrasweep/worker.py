@@ -154,6 +154,7 @@ class Worker:
         for slot in range(self.processes.n_slots):
             if slot in self._running:
                 continue
+            self._watch()  # to ask a sampler may take long
             if self.plan.deadline is not None and self.clock.time() >= self.plan.deadline:
                 return False
             if (taken := self.studies.take(self._distributions)) is None:
@@ -192,9 +193,11 @@ class Worker:
                 except UpdateFinishedTrialError:  # another worker has taken it for lost
                     self.processes.signal(slot, signal.SIGKILL)
             if not run.why_ended and limit is not None and now >= run.began + limit:
-                run.why_ended = "timeout"
-                run.kill_at = now + self.plan.settings.grace_period
-                self.processes.signal(slot, signal.SIGTERM)
+                if self.processes.signal(slot, signal.SIGTERM):
+                    run.why_ended = "timeout"
+                    run.kill_at = now + self.plan.settings.grace_period
+                else:  # its process has not begun
+                    run.began = now
             if run.kill_at is not None and now >= run.kill_at:
                 self.processes.signal(slot, signal.SIGKILL)
 

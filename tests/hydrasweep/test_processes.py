@@ -27,6 +27,8 @@ def test_trial_leaves_nothing_to_the_next_one(app):
         assert "leaked" not in os.environ
         assert state["trials"] == 0
         assert os.getcwd() == start
+        import psutil
+        hydrasweep.record(memory=psutil.Process().memory_info().rss / 1e6)
         state["trials"] += 1
         os.environ["leaked"] = "1"
         os.chdir("/")
@@ -35,12 +37,14 @@ def test_trial_leaves_nothing_to_the_next_one(app):
         optuna.logging.set_verbosity(optuna.logging.DEBUG)
         sys.modules["leaked"] = sys
         sys.path.clear()
-        cycle = [bytearray(50_000_000)]
+        cycle = [bytearray(b"1" * 50_000_000)]
         cycle.append(cycle)
         return cfg.x
     """
     done = app(body, more="state = {'trials': 0}\nstart = os.getcwd()")(code=0)
     assert done.states() == ["COMPLETE"] * 4
+    memory = [float(row["memory"]) for row in done.table()]
+    assert max(memory) < min(memory) + 25
 
 
 @pytest.mark.parametrize("isolate", ["true", "false"])

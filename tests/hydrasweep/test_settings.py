@@ -22,6 +22,9 @@ from hydrasweep.errors import UserError
         ("hydra.sweeper.direction=[minimize,up]", ["hydra.sweeper.direction=up"]),
         ("hydra.sweeper.n_workers=0", ["hydra.sweeper.n_workers=0"]),
         ("hydra.sweeper.n_jobs=-1", ["hydra.sweeper.n_jobs=-1"]),
+        ("hydra.sweeper.n_workers=all", ["hydra.sweeper.n_workers=all", "auto"]),
+        ("hydra.sweeper.trials_per_worker=0", ["hydra.sweeper.trials_per_worker=0"]),
+        ("hydra.sweeper.grace_period=-1", ["hydra.sweeper.grace_period=-1"]),
         ("hydra.sweeper.n_trials=-1", ["hydra.sweeper.n_trials=-1"]),
         ("hydra.sweeper.stratify=kind", ["hydra.sweeper.stratify=kind"]),
         ("hydra.sweeper.pruner=median", ["hydra/sweeper/pruner=median"]),
@@ -41,6 +44,20 @@ def test_wrong_setting_is_refused_before_anything_runs(app, override, texts):
         assert text in done.err
     assert "Traceback" not in done.err
     assert not (done.folder / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "texts"),
+    [
+        (["hydra.launcher.backend=multiprocessing"], ["hydra/launcher=basic", "n_workers"]),
+        (["hydra.launcher.n_jobs=3", "hydra.sweeper.n_workers=2"], ["n_jobs=3", "n_workers (2)"]),
+        (["hydra.launcher.n_jobs=-2"], ["n_jobs=-2"]),
+    ],
+)
+def test_settings_of_joblib_that_do_not_fit_are_refused(app, overrides, texts):
+    done = app("return cfg.x")("hydra/launcher=joblib", *overrides, in_process=True, code=1)
+    for text in texts:
+        assert text in done.err
 
 
 def test_refusal_ends_the_command_with_one_message(app):
