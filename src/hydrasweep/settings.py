@@ -169,7 +169,7 @@ def check_settings(settings: DictConfig, config: DictConfig) -> None:
         raise UserError(f"hydra.sweeper.trial_timeout={limit}: must be null or above 0")
     for key in ("n_workers", "n_jobs", "trials_per_worker"):
         asked = settings[key]
-        is_number = type(asked) is int and asked > 0
+        is_number = str(asked).isdigit() and int(asked) > 0  # a text, of ${oc.env:NAME}
         if not (is_number or asked is None or (key, asked) == ("n_workers", "auto")):
             raise UserError(f"hydra.sweeper.{key}={asked}: {_ALLOWED[key]}")
     if settings.grace_period < 0:
@@ -320,7 +320,8 @@ def count_workers(settings: DictConfig, config: DictConfig) -> int:
 
 
 def _asked(settings: DictConfig) -> Any:
-    return settings.n_workers if settings.n_workers is not None else settings.n_jobs
+    asked = settings.n_workers if settings.n_workers is not None else settings.n_jobs
+    return int(asked) if str(asked).isdigit() else asked
 
 
 def count_cores() -> int:

@@ -134,6 +134,7 @@ def test_there_is_a_worker_for_each_gpu_or_core_unless_a_number_is_set(
     assert workers(BASIC) == workers(BASIC, gpus="0,1") == 1
     assert workers(BASIC, n_workers=5) == workers(BASIC, n_jobs=5) == 5
     assert workers(BASIC, n_workers="auto") == 8
+    assert workers(BASIC, n_workers="3") == 3  # of ${oc.env:SLURM_CPUS_PER_TASK}
     assert workers(BASIC, n_workers="auto", gpus="0,1") == 2
     assert workers(JOBLIB, launcher_n_jobs=3) == 3
     assert workers(JOBLIB, n_workers=5, n_jobs=3, gpus="0,1") == 5
