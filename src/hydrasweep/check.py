@@ -16,12 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 from hydrasweep import api, settings
 from hydrasweep.compose import Composer, flat
-from hydrasweep.errors import (
-    WANTS_TRACEBACK,
-    UserError,
-    is_outage,
-    root_cause,
-)
+from hydrasweep.errors import WANTS_TRACEBACK, UserError, is_outage, root_cause
 from hydrasweep.plan import Plan
 from hydrasweep.processes import Processes
 from hydrasweep.server import App
@@ -80,7 +75,7 @@ def try_corners(
     def compose() -> None:
         for corner in tried:
             try:
-                _composed(corner, config, composer)
+                composer.compose(corner.words, "check", 0)
             except Exception as error:
                 raise _refusal(error, corner.words) from error
         for stratum in plan.space.strata:
@@ -113,13 +108,6 @@ def _try_parts(plan: Plan) -> None:
         raise UserError(f"hydra.sweeper.{part}: {error}") from error
 
 
-def _composed(corner: Corner, config: DictConfig, composer: Composer) -> DictConfig:
-    trial = composer.compose(corner.words, label="check", number=0)
-    with open_dict(trial):
-        trial.hydra.runtime.output_dir = str(config.hydra.sweep.dir)
-    return trial
-
-
 def _refusal(error: Exception, words: Sequence[str]) -> Exception:
     if is_outage(error):
         return error
@@ -144,7 +132,9 @@ def _try(app: App, sweep: str, config: DictConfig, corners: Sequence[Corner]) ->
         return Answer(error=UserError(f"hydra.sweeper.calibrate: {error}"))
     for corner in corners if check else ():
         try:
-            trial = _composed(corner, config, composer)
+            trial = composer.compose(corner.words, "check", 0)
+            with open_dict(trial):
+                trial.hydra.runtime.output_dir = str(config.hydra.sweep.dir)
             HydraConfig.instance().set_config(trial)
             api.set_current(SweepTrial.outside(sweep=sweep, phase=corner.phase, name="check"))
             seconds.append(float(get_method(check)(_job(trial))))

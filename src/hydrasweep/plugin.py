@@ -3,7 +3,6 @@
 Every Hydra app in the environment imports this module at its start: nothing heavy belongs here.
 """
 
-import multiprocessing
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -66,11 +65,7 @@ class HydraSweepSweeper(Sweeper):
         from hydrasweep.server import App
 
         chosen, n = self.config.hydra.sweeper, 1
-        app = App(
-            self.task_function,
-            self.hydra_context,
-            multiprocessing.get_start_method(allow_none=True),
-        )
+        app = App(self.task_function, self.hydra_context)
         if is_local(self.config):
             n = count_workers(chosen, self.config)
         return Processes(app, n, gpus() if n > 1 and len(gpus()) > 1 else [], chosen.isolate)

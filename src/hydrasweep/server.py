@@ -21,7 +21,8 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -44,7 +45,9 @@ class App:
 
     task_function: TaskFunction
     hydra_context: HydraContext
-    start_method: str | None  # that the app has set for ``multiprocessing``
+    start_method: str | None = field(  # that the app has set for ``multiprocessing``
+        default_factory=partial(multiprocessing.get_start_method, allow_none=True)
+    )
 
 
 class Started(NamedTuple):
@@ -241,7 +244,7 @@ class Server:
         function(*args)
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        gc.collect()  # closes files that nobody has closed
+        gc.collect()  # close files that the job has left open
         ctypes.CDLL(None).fflush(None)  # what C code has printed
 
     def _restore_environment(self) -> None:

@@ -116,14 +116,6 @@ def close_storages() -> None:
             backend.engine.dispose()
 
 
-@contextmanager
-def closing_storages() -> Iterator[None]:
-    try:
-        yield
-    finally:
-        close_storages()
-
-
 def database(url: str | None, is_known: bool = False) -> RDBStorage:
     """An Optuna storage in a database, where each process keeps one connection. If another process
     has checked it (``is_known``), this one trusts in that, which saves each trial a tenth of a

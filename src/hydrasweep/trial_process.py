@@ -70,7 +70,7 @@ class Request:
 class Outcome:
     """How a trial ended. ``kind`` is
 
-    - "told": with ``values``, or pruned (None);
+    - "returned": with ``values``, or pruned (None);
     - "failed": with an error, which the attributes describe;
     - "interrupted": by a signal or a KeyboardInterrupt;
     - "outage": by a disk or a server that failed, as ``why`` says;
@@ -142,7 +142,7 @@ class _Job:
             gave_up = trial.was_pruned and not trial.was_advised
             trial.was_pruned = trial.is_pruned(value)
             values = None if trial.was_pruned else as_values(value, study.directions)
-        return Outcome("told", values, {GAVE_UP: True} if gave_up else {})
+        return Outcome("returned", values, {GAVE_UP: True} if gave_up else {})
 
     def _write_to_log(self) -> None:
         """Make the trial's log the standard output and error of this process, and of those that it
@@ -169,7 +169,6 @@ class _Job:
 
     def _run_hydra_job(self) -> Any:
         """Return what the task function returned; None if it raised TrialPruned."""
-
         pid = os.getpid()
 
         @functools.wraps(self.app.task_function)

@@ -1,7 +1,6 @@
 """What a worker does: it takes trials, starts a process for each, watches the processes, and
 records how the trials ended; until none is left."""
 
-import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +34,7 @@ from hydrasweep.liveness import BEAT, is_dead
 from hydrasweep.plan import Plan
 from hydrasweep.processes import Processes, how_it_ended
 from hydrasweep.server import App, Ended, Job
-from hydrasweep.storage import check_file, closing_storages, for_trials
+from hydrasweep.storage import check_file, close_storages, for_trials
 from hydrasweep.stratum import LOST, WHERE, WHY, Stratum
 from hydrasweep.studies import Studies
 from hydrasweep.trial_process import Outcome, Request, Search, failure, run_trial
@@ -224,7 +223,7 @@ class Worker:
             limit = f"{self.plan.settings.trial_timeout:g}"
             why = f"TimeoutError: it took longer than hydra.sweeper.trial_timeout={limit} s"
             self._tell(run, TrialState.FAIL, attrs={WHY: why, WHERE: "TimeoutError"})
-        elif outcome.kind == "told":
+        elif outcome.kind == "returned":
             state = TrialState.PRUNED if outcome.values is None else TrialState.COMPLETE
             self._tell(run, state, outcome.values, outcome.attrs)
         elif outcome.kind == "failed":
@@ -273,12 +272,13 @@ class Worker:
             signum = signal.Signals(error.code - 128)
         for slot in self._still_running():
             self._running[slot].why_ended = "interrupted"
-        told: set[int] = set()  # slots
+        signalled: set[int] = set()  # slots
         until = self.clock.monotonic() + self.plan.settings.grace_period
         while (running := self._still_running()) and self.clock.monotonic() < until + KILL_SECONDS:
             if self.clock.monotonic() >= until:
-                signum, told = signal.SIGKILL, set()
-            told |= {s for s in running - told if self.processes.signal(s, signum)}
+                signum, signalled = signal.SIGKILL, set()
+            unsignalled = running - signalled
+            signalled |= {slot for slot in unsignalled if self.processes.signal(slot, signum)}
             with suppress(Outage):
                 self._ended += self.processes.wait(0.1)
         with suppress(StorageInternalError, SQLAlchemyError, OSError, Outage):
@@ -326,17 +326,19 @@ def work(
     number, n = HydraConfig.get().job.num, plan.settings.trials_per_worker
     gpus = plan.gpus or (settings.gpus() if n > 1 else [])
     gpus = [gpus[(number * n + i) % len(gpus)] for i in range(n)] if len(gpus) > 1 else []
-    app = App(task_function, hydra_context, multiprocessing.get_start_method(allow_none=True))
+    app = App(task_function, hydra_context)
     composer = Composer(hydra_context.config_loader, config, plan.composed)
-    # After a signal, what is left is for the workers to come.
+    # After a signal this worker returns, and the sweep starts others for the trials that are left.
     with (
         suppress(KeyboardInterrupt, Terminated),
         signals_as_exceptions(),
         closing(Processes(app, n, gpus, plan.settings.isolate)) as processes,
-        closing_storages(),
     ):
         processes.import_modules([str(plan.settings.check).rpartition(".")[0]])
-        work_off(plan, processes, composer, number)
+        try:
+            work_off(plan, processes, composer, number)
+        finally:
+            close_storages()
 
 
 def work_off(plan: Plan, processes: Processes, composer: Composer, number: int = 0) -> None:

@@ -57,6 +57,14 @@ def end_sweep(signum):
     os.kill(MAIN, signum)
     time.sleep(60)
 
+def meet(n):
+    # Wait until so many trials have begun.
+    open(f"begun-{{hydrasweep.trial().number}}", "w").close()
+    until = time.monotonic() + 30
+    while len([name for name in os.listdir() if name.startswith("begun-")]) < n:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
 @hydra.main(config_path="conf", config_name="config")
 def task(cfg):
 {body}

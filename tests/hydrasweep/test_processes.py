@@ -61,11 +61,7 @@ def test_trials_have_a_process_of_their_own_unless_they_share_one(app, isolate):
 def test_trials_that_share_processes_run_in_as_many_as_there_are_slots(app):
     body = """
         hydrasweep.record(pid=os.getpid())
-        until = time.monotonic() + 30
-        open(f"begun-{hydrasweep.trial().number}", "w").close()
-        while len([n for n in os.listdir() if n.startswith("begun-")]) < 2:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        meet(2)
         return cfg.x
     """
     done = app(body)("hydra.sweeper.isolate=false", "hydra.sweeper.n_workers=2", code=0)
@@ -124,11 +120,7 @@ def test_each_trial_and_each_module_sees_its_own_gpu(app, tmp_path, monkeypatch)
     body = """
         import looks
         hydrasweep.record(gpu=int(looks.SEEN), now=int(os.environ["CUDA_VISIBLE_DEVICES"]))
-        until = time.monotonic() + 30
-        open(f"begun-{hydrasweep.trial().number}", "w").close()
-        while len([n for n in os.listdir() if n.startswith("begun-")]) < 2:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        meet(2)
         return cfg.x
     """
     done = app(body)("hydra.sweeper.n_workers=auto", fresh=True, code=0)

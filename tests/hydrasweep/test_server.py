@@ -71,5 +71,5 @@ def return_a_megabyte(app):
 
 
 def test_result_of_a_job_may_be_larger_than_a_pipe_takes():
-    with closing(Processes(server.App(print, None, None))) as processes:
+    with closing(Processes(server.App(print, None))) as processes:
         assert len(processes.call(return_a_megabyte)) == 1_000_000
